@@ -1,0 +1,333 @@
+/*
+ * mfa: flash attention behind one C ABI.
+ *
+ * On Apple silicon the work runs on the GPU through Metal; everywhere else on the CPU. The same call gives
+ * the same answer on both. Memory beyond inputs and outputs does not grow with Nq * Nkv.
+ *
+ * Two tiers:
+ *   1. Simple: flat calls over buffers (mfa_attention_forward and friends).
+ *   2. Descriptor: mfa_attention_forward_desc takes a struct that reaches every feature. The simple tier is a
+ *      few lines over it.
+ *
+ * Conventions, stated once:
+ *   - Functions that can fail return mfa_status_t; 0 is success. On failure no output is written and
+ *     mfa_last_error_message() says which argument was wrong, what it was and what was expected.
+ *   - Outputs come last. Destroy functions accept NULL and return nothing.
+ *   - A context and its buffers may be used from several threads at once; destroying a handle while another
+ *     thread uses it is the caller's mistake. Error message and latency are kept per thread.
+ *   - Descriptor structs begin with struct_size and only ever grow at the end. Start from the MFA_..._INIT of
+ *     the header you compile with: a newer library fills in what your struct does not have; an older library
+ *     refuses (MFA_ERROR_UNSUPPORTED) a struct whose unknown tail is not all zero, since zero is the default
+ *     of every field added later.
+ *   - Nothing here prints, exits or aborts.
+ *
+ * C99, valid C++.
+ */
+#ifndef MFA_H
+#define MFA_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define MFA_VERSION_MAJOR 0
+#define MFA_VERSION_MINOR 1
+#define MFA_VERSION_PATCH 0
+
+#if defined(__GNUC__) || defined(__clang__)
+#define MFA_API __attribute__((visibility("default")))
+#else
+#define MFA_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---------------------------------------------------------------- status */
+
+typedef int32_t mfa_status_t;
+typedef mfa_status_t mfa_error_t; /* the name that the first clients used */
+
+#define MFA_SUCCESS 0
+#define MFA_ERROR_INVALID_ARGS 1
+#define MFA_ERROR_MEMORY_ALLOCATION 2
+#define MFA_ERROR_DEVICE_NOT_SUPPORTED 3
+#define MFA_ERROR_KERNEL_COMPILATION 4
+#define MFA_ERROR_EXECUTION_FAILED 5
+#define MFA_ERROR_UNSUPPORTED 6
+
+/* ------------------------------------------------------------ precisions */
+
+typedef int32_t mfa_precision_t;
+
+#define MFA_PRECISION_DEFAULT (-1) /* only where a field says so */
+#define MFA_PRECISION_FP16 0
+#define MFA_PRECISION_BF16 1
+#define MFA_PRECISION_FP32 2
+#define MFA_PRECISION_INT8 3
+#define MFA_PRECISION_INT4 4
+#define MFA_PRECISION_BOOL 5 /* one byte an element, 0 is false; masks only */
+
+/* --------------------------------------------------------------- handles */
+
+typedef struct mfa_context *mfa_context_t;
+typedef struct mfa_buffer *mfa_buffer_t;
+
+/* -------------------------------------------------------------- contexts */
+
+#define MFA_BACKEND_AUTO 0 /* MFA_BACKEND ("cpu" or "metal") if set, else Metal if present, else the CPU */
+#define MFA_BACKEND_CPU 1
+#define MFA_BACKEND_METAL 2
+
+#define MFA_CPU_ISA_AUTO 0 /* MFA_CPU_ISA (a name below in lower case) if set, else the best the machine has */
+#define MFA_CPU_ISA_SCALAR 1
+#define MFA_CPU_ISA_AVX2 2
+#define MFA_CPU_ISA_AVX512 3
+#define MFA_CPU_ISA_NEON 4
+
+/* Calls that the chosen backend cannot run are run by the CPU backend instead of failing with
+   MFA_ERROR_UNSUPPORTED; the plan says so. */
+#define MFA_CONTEXT_ALLOW_CPU_FALLBACK 1u
+
+typedef struct mfa_context_options {
+    uint32_t struct_size;
+    int32_t backend;     /* MFA_BACKEND_...; fixed for the life of the context */
+    int32_t device;      /* Metal device index; 0 is the default device */
+    int32_t num_threads; /* most CPU threads a call may use; 0: MFA_NUM_THREADS if set, else all that the
+                            process may run on (affinity mask, cgroup quota) */
+    int32_t cpu_isa;     /* MFA_CPU_ISA_... */
+    uint32_t flags;      /* MFA_CONTEXT_... or 0 */
+} mfa_context_options_t;
+
+#define MFA_CONTEXT_OPTIONS_INIT { (uint32_t)sizeof(mfa_context_options_t), 0, 0, 0, 0, 0u }
+
+/* What a context turned out to be. Strings end in NUL and are cut to fit. */
+typedef struct mfa_context_info {
+    uint32_t struct_size;
+    int32_t backend;
+    int32_t num_threads;
+    int32_t cpu_isa;
+    uint32_t flags;
+    char backend_name[16]; /* "cpu", "metal" */
+    char isa_name[16];     /* "scalar", "avx2", "avx512", "avx512bf16", "neon", or the GPU family */
+    char device_name[96];
+} mfa_context_info_t;
+
+#define MFA_CONTEXT_INFO_INIT { (uint32_t)sizeof(mfa_context_info_t), 0, 0, 0, 0u, "", "", "" }
+
+/**
+ * Creates a context with every option at auto.
+ * @param context  receives the handle; not written on failure
+ * @return MFA_SUCCESS; INVALID_ARGS if context is NULL or an MFA_... variable in the environment has a value
+ *         that cannot be used; DEVICE_NOT_SUPPORTED if the environment asks for a device or ISA that is absent
+ */
+MFA_API mfa_status_t mfa_create_context(mfa_context_t *context);
+
+/** As mfa_create_context, with options; NULL means all at auto. Options set by the caller win over the
+    environment. */
+MFA_API mfa_status_t mfa_create_context_with_options(const mfa_context_options_t *options,
+                                                     mfa_context_t *context);
+
+/** Gives up the handle. Buffers keep what they need of the context alive. NULL is allowed. */
+MFA_API void mfa_destroy_context(mfa_context_t context);
+
+/** Fills in `info`, whose struct_size the caller has set (MFA_CONTEXT_INFO_INIT). */
+MFA_API mfa_status_t mfa_context_describe(mfa_context_t context, mfa_context_info_t *info);
+
+/** Frees the workspaces that the context keeps between calls. Calls in flight keep theirs. */
+MFA_API mfa_status_t mfa_context_trim(mfa_context_t context);
+
+/* --------------------------------------------------------------- buffers */
+
+/**
+ * Allocates zeroed memory that the context's device can use without a copy.
+ * @param size_bytes  0 is allowed; contents are then not to be read
+ * @return INVALID_ARGS, MEMORY_ALLOCATION
+ */
+MFA_API mfa_status_t mfa_create_buffer(mfa_context_t context, size_t size_bytes, mfa_buffer_t *buffer);
+
+/**
+ * Wraps memory of the caller's, which must stay valid until the buffer is destroyed and is never freed here.
+ * The memory may be read-only if the buffer is only ever used as an input.
+ * @param data  any address aligned to the element size; NULL only if size_bytes is 0
+ */
+MFA_API mfa_status_t mfa_buffer_from_ptr(mfa_context_t context, void *data, size_t size_bytes,
+                                         mfa_buffer_t *buffer);
+
+/** The address of the first byte, for reading and writing by the CPU; NULL for a NULL buffer. */
+MFA_API void *mfa_buffer_contents(mfa_buffer_t buffer);
+
+/** Size in bytes as given at creation; 0 for a NULL buffer. */
+MFA_API size_t mfa_buffer_size(mfa_buffer_t buffer);
+
+/** Whether the device works on the memory itself. Always true on the CPU backend; false for a NULL buffer. */
+MFA_API bool mfa_buffer_is_zero_copy(mfa_buffer_t buffer);
+
+/** NULL is allowed. */
+MFA_API void mfa_destroy_buffer(mfa_buffer_t buffer);
+
+/* --------------------------------------------------------- simple tier */
+
+/**
+ * out = softmax(softmax_scale * q k^T) v
+ *
+ * Operands are packed, layout [batch, seq, heads, head_dim]; a transposed one is [batch, heads, head_dim, seq].
+ * Queries have seq_len_q rows, keys and values seq_len_kv. 0 is allowed for batch_size and both lengths.
+ *
+ * @param softmax_scale  literal: 0 means 0. Usually 1/sqrt(head_dim).
+ * @param causal  row i sees keys up to i + seq_len_kv - seq_len_q (aligned bottom-right)
+ * @param input_precision  of q, k and v: FP16, BF16 or FP32
+ * @param intermediate_precision  FP32 forbids rounding the softmax weights below float32 before they multiply
+ *        v; FP16 or BF16 lets them be rounded to the input precision, never lower. Sums are float32 always.
+ * @param output_precision  of out: FP16, BF16 or FP32
+ * @return INVALID_ARGS (a buffer that is NULL, of another context or too small, head_dim or num_heads 0,
+ *         an output that overlaps another operand, an unknown precision), UNSUPPORTED, MEMORY_ALLOCATION,
+ *         EXECUTION_FAILED
+ */
+MFA_API mfa_status_t mfa_attention_forward(
+    mfa_context_t context, mfa_buffer_t q, mfa_buffer_t k, mfa_buffer_t v, mfa_buffer_t out,
+    uint32_t batch_size, uint32_t seq_len_q, uint32_t seq_len_kv, uint32_t num_heads, uint16_t head_dim,
+    float softmax_scale, bool causal, mfa_precision_t input_precision, mfa_precision_t intermediate_precision,
+    mfa_precision_t output_precision, bool transpose_q, bool transpose_k, bool transpose_v, bool transpose_o);
+
+/** As mfa_attention_forward; also writes logsumexp: float32 (batch, heads, seq_q), natural log, -inf for a row
+    that sees no key. */
+MFA_API mfa_status_t mfa_attention_forward_with_lse(
+    mfa_context_t context, mfa_buffer_t q, mfa_buffer_t k, mfa_buffer_t v, mfa_buffer_t out,
+    mfa_buffer_t logsumexp, uint32_t batch_size, uint32_t seq_len_q, uint32_t seq_len_kv, uint32_t num_heads,
+    uint16_t head_dim, float softmax_scale, bool causal, mfa_precision_t input_precision,
+    mfa_precision_t intermediate_precision, mfa_precision_t output_precision, bool transpose_q,
+    bool transpose_k, bool transpose_v, bool transpose_o);
+
+/* ------------------------------------------------------ descriptor tier */
+
+/*
+ * A tensor of four dimensions. Sizes and strides count elements; strides may be zero (broadcast) or negative in
+ * inputs. An output's strides must reach each element once: sorted by magnitude, each must exceed the extent
+ * of those before it. Memory is either `data` or, if `buffer` is set, `byte_offset` bytes into that buffer, in
+ * which case data must be NULL and bounds are checked. Addresses are aligned to the element size.
+ */
+typedef struct mfa_tensor {
+    uint32_t struct_size;
+    int32_t precision;
+    void *data;
+    mfa_buffer_t buffer;
+    uint64_t byte_offset;
+    int64_t shape[4];
+    int64_t stride[4];
+} mfa_tensor_t;
+
+#define MFA_TENSOR_INIT \
+    { (uint32_t)sizeof(mfa_tensor_t), MFA_PRECISION_FP32, NULL, NULL, 0, { 0, 0, 0, 0 }, { 0, 0, 0, 0 } }
+
+/* Where row i stands among the keys: at key i + offset. Causal masks, windows and ALiBi count from there. */
+#define MFA_ALIGN_NONE 0         /* legal only if none of them is used */
+#define MFA_ALIGN_TOP_LEFT 1     /* offset 0 (PyTorch's scaled_dot_product_attention) */
+#define MFA_ALIGN_BOTTOM_RIGHT 2 /* offset Nkv - Nq (FlashAttention) */
+
+#define MFA_ATTENTION_CAUSAL 1u        /* row i sees no key after i + offset */
+#define MFA_ATTENTION_LITERAL_SCALE 2u /* softmax_scale 0 means 0, not the default */
+
+/*
+ * One attention call. With B batches, H query heads, Hkv key/value heads (H a multiple of Hkv), Nq and Nkv rows:
+ *
+ *   score(i, j) = softcap(softmax_scale * q_i . k_j) - alibi_slope * |i + offset - j| + additive_mask(i, j)
+ *   out_i = sum over visible j of softmax_j(score(i, j)) * v_j
+ *
+ * A key j is visible to row i if it lies inside causal and window bounds, bool_mask is true there and
+ * additive_mask is not exactly -inf there. A row with no visible key, or with no score above -inf, gives
+ * output 0 and logsumexp -inf. Query head h reads key/value head h / (H / Hkv).
+ * NaN in a visible score reaches its row; what a row cannot see does not, except that a non-finite
+ * value row may spread to rows that share a tile with one that sees it.
+ *
+ * Sources: online softmax after Milakov and Gimelshein (2018), tiling after FlashAttention-2 (Dao, 2023),
+ * ALiBi after Press et al. (2021), sinks as in gpt-oss, softcap as in Gemma 2.
+ */
+typedef struct mfa_attention_desc {
+    uint32_t struct_size;
+    uint32_t flags;                     /* MFA_ATTENTION_... */
+    const mfa_tensor_t *query;          /* (B, H, Nq, D)     FP16, BF16 or FP32, D >= 1 */
+    const mfa_tensor_t *key;            /* (B, Hkv, Nkv, D)  as query */
+    const mfa_tensor_t *value;          /* (B, Hkv, Nkv, Dv) as query, Dv >= 1 */
+    const mfa_tensor_t *out;            /* (B, H, Nq, Dv)    FP16, BF16 or FP32; written */
+    const mfa_tensor_t *logsumexp;      /* (B, H, Nq, 1)     FP32; written; NULL: not wanted */
+    const mfa_tensor_t *bool_mask;      /* BOOL, true = attend; each size is full or 1; NULL: none */
+    const mfa_tensor_t *additive_mask;  /* FP16, BF16 or FP32; each size is full or 1; NULL: none */
+    const mfa_tensor_t *alibi_slopes;   /* (B or 1, H, 1, 1) FP32; NULL: none */
+    const mfa_tensor_t *sinks;          /* (1, H, 1, 1) FP32: one more logit a head, in the softmax's
+                                           denominator and the logsumexp only; NULL: none */
+    float softmax_scale;                /* 0: 1/sqrt(D), unless MFA_ATTENTION_LITERAL_SCALE; may be negative */
+    float softcap;                      /* softcap * tanh(score / softcap) before biases; 0: off */
+    int32_t alignment;                  /* MFA_ALIGN_... */
+    int32_t intermediate_precision;     /* FP32 forbids rounding softmax weights below float32;
+                                           MFA_PRECISION_DEFAULT, FP16, BF16: as low as the inputs' */
+    int64_t window_left;                /* row i sees keys from i + offset - window_left; -1: unbounded */
+    int64_t window_right;               /* and up to i + offset + window_right, inclusive; -1: unbounded */
+} mfa_attention_desc_t;
+
+#define MFA_ATTENTION_DESC_INIT                                                                          \
+    {                                                                                                    \
+        (uint32_t)sizeof(mfa_attention_desc_t), 0u, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \
+            0.0f, 0.0f, MFA_ALIGN_NONE, MFA_PRECISION_DEFAULT, -1, -1                                    \
+    }
+
+/** How a call would run. Strings end in NUL and are cut to fit. */
+typedef struct mfa_plan {
+    uint32_t struct_size;
+    int32_t status;           /* MFA_SUCCESS, or what the call would return, with `reason` */
+    int32_t backend;          /* MFA_BACKEND_CPU or MFA_BACKEND_METAL: the one that would run it */
+    int32_t fallback;         /* 1 if that is not the context's own backend */
+    int32_t tile_queries;     /* query rows and keys that one inner step works on */
+    int32_t tile_keys;
+    int32_t key_splits;       /* parts that the keys are split into, combined afterwards */
+    int32_t num_threads;      /* CPU threads at the most */
+    uint64_t workspace_bytes; /* memory that the call takes beside its operands */
+    char kernel[64];
+    char isa[16];
+    char reason[256];         /* of a refusal or a fallback, else empty */
+} mfa_plan_t;
+
+#define MFA_PLAN_INIT { (uint32_t)sizeof(mfa_plan_t), 0, 0, 0, 0, 0, 0, 0, 0, "", "", "" }
+
+/**
+ * Runs one attention call and waits for it.
+ * @param desc  read during the call only, with the tensors it points to
+ * @return INVALID_ARGS (sizes that disagree, an output that overlaps an operand, sizes that overflow 64 bits,
+ *         an unknown flag, ...), UNSUPPORTED, MEMORY_ALLOCATION, EXECUTION_FAILED
+ */
+MFA_API mfa_status_t mfa_attention_forward_desc(mfa_context_t context, const mfa_attention_desc_t *desc);
+
+/**
+ * Says how mfa_attention_forward_desc would run `desc`, without running it; tensor memory is not touched.
+ * @param plan  filled in up to its struct_size
+ * @return as the call for a descriptor that is wrong in itself; MFA_SUCCESS otherwise, with plan->status and
+ *         plan->reason for one that the backend refuses
+ */
+MFA_API mfa_status_t mfa_attention_forward_plan(mfa_context_t context, const mfa_attention_desc_t *desc,
+                                                mfa_plan_t *plan);
+
+/* ------------------------------------------------------------ questions */
+
+/** The name of a status code; a static string, never freed. */
+MFA_API const char *mfa_error_string(mfa_status_t status);
+
+/** Detail of this thread's last failure on any context, empty if there was none; valid until this thread's
+    next failure. context may be NULL. */
+MFA_API const char *mfa_last_error_message(mfa_context_t context);
+
+/** Whether there is a Metal device that mfa can use. */
+MFA_API bool mfa_is_device_supported(void);
+
+/** Version of the library; each pointer may be NULL. */
+MFA_API void mfa_get_version(int *major, int *minor, int *patch);
+
+/** Seconds that this thread's last successful attention call took: GPU time on Metal, wall time on the CPU
+    backend; 0 before the first. context may be NULL. */
+MFA_API double mfa_get_gpu_latency(mfa_context_t context);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* MFA_H */

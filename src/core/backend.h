@@ -1,0 +1,35 @@
+/* What a backend offers to the core. registry.c is the only file that names backends. */
+#ifndef MFA_CORE_BACKEND_H
+#define MFA_CORE_BACKEND_H
+
+#include "core/problem.h"
+
+typedef struct mfai_memory {
+    void *contents;  /* address for the CPU */
+    void *handle;    /* the backend's own */
+    bool zero_copy;
+} mfai_memory_t;
+
+typedef struct mfai_backend {
+    const char *name;
+    int32_t id; /* MFA_BACKEND_... */
+
+    /* Whether a device is there; if not, *reason (when not NULL) becomes a static string. */
+    bool (*is_available)(const char **reason);
+
+    /* Opens the device. The environment fills in what `options` left at auto. */
+    mfa_status_t (*open)(const mfa_context_options_t *options, void **device);
+    void (*close)(void *device);
+    void (*describe)(void *device, mfa_context_info_t *info);
+    void (*trim)(void *device);
+
+    /* Zeroed memory of the backend's if data is NULL, else the caller's memory. */
+    mfa_status_t (*memory_open)(void *device, void *data, size_t size, mfai_memory_t *memory);
+    void (*memory_close)(void *device, mfai_memory_t *memory);
+
+    /* Fills in the plan, or refuses with MFA_ERROR_UNSUPPORTED and a message. */
+    mfa_status_t (*forward_plan)(void *device, const mfai_problem_t *problem, mfa_plan_t *plan);
+    mfa_status_t (*forward)(void *device, const mfai_problem_t *problem, double *seconds);
+} mfai_backend_t;
+
+#endif

@@ -1,0 +1,71 @@
+#include "core/buffer.h"
+
+#include <stdlib.h>
+
+#include "core/context.h"
+
+struct mfa_buffer {
+    mfa_context_t context;
+    size_t size;
+    mfai_memory_t memory;
+};
+
+static mfa_status_t open_buffer(mfa_context_t context, void *data, size_t size, mfa_buffer_t *handle) {
+    mfa_buffer_t buffer = calloc(1, sizeof *buffer);
+    if (buffer == NULL)
+        return mfai_fail(MFA_ERROR_MEMORY_ALLOCATION, "no memory for a buffer");
+    mfa_status_t status = context->backend->memory_open(context->device, data, size, &buffer->memory);
+    if (status != MFA_SUCCESS) {
+        free(buffer);
+        return status;
+    }
+    mfai_context_retain(context);
+    buffer->context = context;
+    buffer->size = size;
+    *handle = buffer;
+    return MFA_SUCCESS;
+}
+
+mfa_status_t mfa_create_buffer(mfa_context_t context, size_t size_bytes, mfa_buffer_t *buffer) {
+    MFA_REQUIRE(context != NULL, "context is NULL");
+    MFA_REQUIRE(buffer != NULL, "buffer is NULL, expected an address to write the handle to");
+    MFA_REQUIRE(size_bytes <= PTRDIFF_MAX, "size_bytes is %zu, expected at most %td", size_bytes, PTRDIFF_MAX);
+    return open_buffer(context, NULL, size_bytes, buffer);
+}
+
+mfa_status_t mfa_buffer_from_ptr(mfa_context_t context, void *data, size_t size_bytes, mfa_buffer_t *buffer) {
+    static char nothing;
+    MFA_REQUIRE(context != NULL, "context is NULL");
+    MFA_REQUIRE(buffer != NULL, "buffer is NULL, expected an address to write the handle to");
+    MFA_REQUIRE(size_bytes <= PTRDIFF_MAX, "size_bytes is %zu, expected at most %td", size_bytes, PTRDIFF_MAX);
+    MFA_REQUIRE(data != NULL || size_bytes == 0, "data is NULL, but size_bytes is %zu", size_bytes);
+    return open_buffer(context, data != NULL ? data : &nothing, size_bytes, buffer);
+}
+
+void *mfa_buffer_contents(mfa_buffer_t buffer) {
+    return buffer != NULL ? buffer->memory.contents : NULL;
+}
+
+size_t mfa_buffer_size(mfa_buffer_t buffer) {
+    return buffer != NULL ? buffer->size : 0;
+}
+
+bool mfa_buffer_is_zero_copy(mfa_buffer_t buffer) {
+    return buffer != NULL && buffer->memory.zero_copy;
+}
+
+void mfa_destroy_buffer(mfa_buffer_t buffer) {
+    if (buffer == NULL)
+        return;
+    buffer->context->backend->memory_close(buffer->context->device, &buffer->memory);
+    mfai_context_release(buffer->context);
+    free(buffer);
+}
+
+mfa_context_t mfai_buffer_context(mfa_buffer_t buffer) {
+    return buffer->context;
+}
+
+void *mfai_buffer_handle(mfa_buffer_t buffer) {
+    return buffer->memory.handle;
+}

@@ -1,0 +1,136 @@
+#include "core/tensor.h"
+
+#include <inttypes.h>
+
+#include "core/buffer.h"
+#include "core/versioned.h"
+
+int64_t mfai_precision_size(int32_t precision) {
+    switch (precision) {
+    case MFA_PRECISION_FP32:
+        return 4;
+    case MFA_PRECISION_FP16:
+    case MFA_PRECISION_BF16:
+        return 2;
+    default:
+        return 1;
+    }
+}
+
+const char *mfai_precision_name(int32_t precision) {
+    static const char *const names[] = {"FP16", "BF16", "FP32", "INT8", "INT4", "BOOL"};
+    return precision >= 0 && precision < (int32_t)(sizeof names / sizeof *names) ? names[precision] : "unknown";
+}
+
+bool mfai_view_is_empty(const mfai_view_t *view) {
+    return view->shape[0] == 0 || view->shape[1] == 0 || view->shape[2] == 0 || view->shape[3] == 0;
+}
+
+/* Lowest and highest byte offset of an element, and one past it: fails if any of that leaves 63 bits. */
+static bool byte_extent(const mfai_view_t *view, int64_t *lowest, int64_t *end) {
+    int64_t element = mfai_precision_size(view->precision);
+    int64_t low = 0, high = 0, count = 1;
+    for (int axis = 0; axis < 4; ++axis) {
+        int64_t reach;
+        if (__builtin_mul_overflow(count, view->shape[axis], &count) ||
+            __builtin_mul_overflow(view->shape[axis] - 1, view->stride[axis], &reach) ||
+            __builtin_mul_overflow(reach, element, &reach) ||
+            __builtin_add_overflow(reach < 0 ? low : high, reach, reach < 0 ? &low : &high))
+            return false;
+    }
+    *lowest = low;
+    return !__builtin_mul_overflow(count, element, &count) && !__builtin_add_overflow(high, element, end);
+}
+
+static mfa_status_t locate(const char *name, mfa_context_t context, const mfa_tensor_t *tensor, mfai_view_t *view) {
+    int64_t lowest, end;
+    MFA_REQUIRE(byte_extent(view, &lowest, &end),
+                "%s: shape (%" PRId64 ", %" PRId64 ", %" PRId64 ", %" PRId64 ") with its strides overflows 64 bits", name,
+                view->shape[0], view->shape[1], view->shape[2], view->shape[3]);
+    bool empty = mfai_view_is_empty(view);
+    if (tensor->buffer == NULL) {
+        MFA_REQUIRE(tensor->byte_offset == 0, "%s.byte_offset is %" PRIu64 " but %s.buffer is NULL", name,
+                    tensor->byte_offset, name);
+        MFA_REQUIRE(empty || tensor->data != NULL, "%s.data and %s.buffer are both NULL", name, name);
+        view->data = tensor->data;
+    } else {
+        MFA_REQUIRE(tensor->data == NULL, "%s.data and %s.buffer are both set", name, name);
+        MFA_REQUIRE(mfai_buffer_context(tensor->buffer) == context, "%s.buffer belongs to another context", name);
+        size_t size = mfa_buffer_size(tensor->buffer);
+        uint64_t offset = tensor->byte_offset;
+        MFA_REQUIRE(empty || (offset <= size && (uint64_t)(-lowest) <= offset && (uint64_t)end <= size - offset),
+                    "%s reaches from byte %" PRId64 " to %" PRId64 " around offset %" PRIu64
+                    " of a buffer of %zu bytes",
+                    name, lowest, end, offset, size);
+        view->buffer = tensor->buffer;
+        view->data = empty ? NULL : (char *)mfa_buffer_contents(tensor->buffer) + offset;
+    }
+    int64_t element = mfai_precision_size(view->precision);
+    MFA_REQUIRE((uintptr_t)view->data % (uintptr_t)element == 0, "%s is at address %p, not aligned to its %" PRId64 "-byte elements",
+                name, (void *)view->data, element);
+    return MFA_SUCCESS;
+}
+
+mfa_status_t mfai_view_import(const char *name, mfa_context_t context, const mfa_tensor_t *tensor, unsigned precisions,
+                              mfai_view_t *view) {
+    *view = (mfai_view_t){0};
+    if (tensor == NULL)
+        return MFA_SUCCESS;
+    mfa_tensor_t known = MFA_TENSOR_INIT;
+    MFA_TRY(mfai_struct_import(name, tensor, sizeof known, sizeof known, &known));
+    view->present = true;
+    view->precision = known.precision;
+    MFA_REQUIRE(known.precision >= 0 && known.precision <= MFA_PRECISION_BOOL, "%s.precision is %d, not an MFA_PRECISION_...",
+                name, known.precision);
+    MFA_REQUIRE(precisions & MFAI_PRECISION_BIT(known.precision), "%s.precision is %s, which it cannot be", name,
+                mfai_precision_name(known.precision));
+    for (int axis = 0; axis < 4; ++axis) {
+        MFA_REQUIRE(known.shape[axis] >= 0, "%s.shape[%d] is %" PRId64 ", expected 0 or more", name, axis, known.shape[axis]);
+        view->shape[axis] = known.shape[axis];
+        /* The stride of a single element is never followed, so it may be anything. */
+        view->stride[axis] = known.shape[axis] > 1 ? known.stride[axis] : 0;
+    }
+    return locate(name, context, &known, view);
+}
+
+mfa_status_t mfai_view_expect(const char *name, mfai_view_t *view, const int64_t shape[4], bool broadcast) {
+    for (int axis = 0; axis < 4; ++axis) {
+        if (broadcast && view->shape[axis] == 1) {
+            view->shape[axis] = shape[axis];
+            continue;
+        }
+        MFA_REQUIRE(view->shape[axis] == shape[axis],
+                    "%s has shape (%" PRId64 ", %" PRId64 ", %" PRId64 ", %" PRId64 "), expected (%" PRId64 ", %" PRId64
+                    ", %" PRId64 ", %" PRId64 ")%s",
+                    name, view->shape[0], view->shape[1], view->shape[2], view->shape[3], shape[0], shape[1], shape[2],
+                    shape[3], broadcast ? " or 1 in any place" : "");
+    }
+    return MFA_SUCCESS;
+}
+
+mfa_status_t mfai_view_expect_injective(const char *name, const mfai_view_t *view) {
+    if (mfai_view_is_empty(view))
+        return MFA_SUCCESS;
+    int order[4] = {0, 1, 2, 3};
+    uint64_t step[4];
+    for (int axis = 0; axis < 4; ++axis)
+        step[axis] = view->stride[axis] < 0 ? -(uint64_t)view->stride[axis] : (uint64_t)view->stride[axis];
+    for (int i = 1; i < 4; ++i)
+        for (int j = i; j > 0 && step[order[j]] < step[order[j - 1]]; --j) {
+            int swapped = order[j];
+            order[j] = order[j - 1];
+            order[j - 1] = swapped;
+        }
+    uint64_t reach = 0;
+    for (int i = 0; i < 4; ++i) {
+        int axis = order[i];
+        if (view->shape[axis] == 1)
+            continue;
+        MFA_REQUIRE(step[axis] > reach,
+                    "%s: stride %" PRId64 " of dimension %d does not exceed the extent of the dimensions inside it, so "
+                    "elements of the output would share memory",
+                    name, view->stride[axis], axis);
+        reach += step[axis] * (uint64_t)(view->shape[axis] - 1);
+    }
+    return MFA_SUCCESS;
+}

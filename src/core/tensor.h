@@ -1,0 +1,42 @@
+/* One operand, checked: what the rest of the library sees of an mfa_tensor_t. */
+#ifndef MFA_CORE_TENSOR_H
+#define MFA_CORE_TENSOR_H
+
+#include "core/status.h"
+
+typedef struct mfai_view {
+    bool present;
+    int32_t precision;
+    char *data;          /* address of element 0, 0, 0, 0; may be NULL if the view is empty */
+    mfa_buffer_t buffer; /* where data lies, or NULL for memory of the caller's */
+    int64_t shape[4];
+    int64_t stride[4]; /* in elements; 0 where a size of 1 is broadcast */
+} mfai_view_t;
+
+#define MFAI_PRECISION_BIT(precision) (1u << (precision))
+#define MFAI_FLOATING \
+    (MFAI_PRECISION_BIT(MFA_PRECISION_FP16) | MFAI_PRECISION_BIT(MFA_PRECISION_BF16) | MFAI_PRECISION_BIT(MFA_PRECISION_FP32))
+
+/* Bytes an element takes; only for precisions of whole bytes. */
+int64_t mfai_precision_size(int32_t precision);
+const char *mfai_precision_name(int32_t precision);
+
+/*
+ * Checks `tensor` (which may come from an older header) and describes it in `view`. A NULL tensor gives a view that
+ * is not present.
+ * @param name        of the argument, for messages
+ * @param context     whose buffers it may use
+ * @param precisions  allowed ones, as MFAI_PRECISION_BITs
+ */
+mfa_status_t mfai_view_import(const char *name, mfa_context_t context, const mfa_tensor_t *tensor, unsigned precisions,
+                              mfai_view_t *view);
+
+/* Checks that the view has this shape; where `broadcast`, a size of 1 is stretched with stride 0. */
+mfa_status_t mfai_view_expect(const char *name, mfai_view_t *view, const int64_t shape[4], bool broadcast);
+
+/* Checks that each element of an output has an address of its own. */
+mfa_status_t mfai_view_expect_injective(const char *name, const mfai_view_t *view);
+
+bool mfai_view_is_empty(const mfai_view_t *view);
+
+#endif

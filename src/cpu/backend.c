@@ -1,0 +1,98 @@
+/* The CPU backend: opening it, and memory, which is the process's own. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/backend.h"
+#include "cpu/device.h"
+#include "cpu/features.h"
+#include "cpu/forward.h"
+
+static bool is_available(const char **reason) {
+    (void)reason;
+    return true;
+}
+
+static mfa_status_t thread_count(int32_t wanted, int *count) {
+    *count = wanted;
+    if (wanted > 0)
+        return MFA_SUCCESS;
+    const char *text = getenv("MFA_NUM_THREADS");
+    if (text == NULL || *text == '\0') {
+        *count = mfai_cpu_count();
+        return MFA_SUCCESS;
+    }
+    char *end;
+    errno = 0;
+    long value = strtol(text, &end, 10);
+    MFA_REQUIRE(*end == '\0' && errno == 0 && value >= 1 && value <= INT32_MAX,
+                "environment variable MFA_NUM_THREADS is \"%s\", expected a whole number from 1", text);
+    *count = (int)value;
+    return MFA_SUCCESS;
+}
+
+static mfa_status_t open_device(const mfa_context_options_t *options, void **handle) {
+    mfai_cpu_device_t device = {0};
+    MFA_TRY(mfai_cpu_isa_choose(options->cpu_isa, &device.isa));
+    MFA_TRY(thread_count(options->num_threads, &device.num_threads));
+    mfai_cpu_device_t *opened = malloc(sizeof *opened);
+    if (opened == NULL)
+        return mfai_fail(MFA_ERROR_MEMORY_ALLOCATION, "no memory for a CPU device");
+    *opened = device;
+    mfai_workspace_list_init(&opened->workspaces);
+    *handle = opened;
+    return MFA_SUCCESS;
+}
+
+static void close_device(void *handle) {
+    mfai_cpu_device_t *device = handle;
+    mfai_workspace_list_close(&device->workspaces);
+    free(device);
+}
+
+static void describe(void *handle, mfa_context_info_t *info) {
+    const mfai_cpu_device_t *device = handle;
+    info->num_threads = device->num_threads;
+    info->cpu_isa = device->isa->id;
+    snprintf(info->backend_name, sizeof info->backend_name, "cpu");
+    snprintf(info->isa_name, sizeof info->isa_name, "%s", device->isa->name);
+    mfai_cpu_name(info->device_name, sizeof info->device_name);
+}
+
+static void trim(void *handle) {
+    mfai_cpu_device_t *device = handle;
+    mfai_workspace_list_trim(&device->workspaces);
+}
+
+/* handle is set if the memory is ours to free. */
+static mfa_status_t memory_open(void *device, void *data, size_t size, mfai_memory_t *memory) {
+    (void)device;
+    *memory = (mfai_memory_t){.contents = data, .zero_copy = true};
+    if (data != NULL)
+        return MFA_SUCCESS;
+    if (posix_memalign(&memory->contents, 64, size > 0 ? size : 1) != 0)
+        return mfai_fail(MFA_ERROR_MEMORY_ALLOCATION, "no memory for a buffer of %zu bytes", size);
+    memset(memory->contents, 0, size);
+    memory->handle = memory->contents;
+    return MFA_SUCCESS;
+}
+
+static void memory_close(void *device, mfai_memory_t *memory) {
+    (void)device;
+    free(memory->handle);
+}
+
+const mfai_backend_t mfai_cpu_backend = {
+    .name = "cpu",
+    .id = MFA_BACKEND_CPU,
+    .is_available = is_available,
+    .open = open_device,
+    .close = close_device,
+    .describe = describe,
+    .trim = trim,
+    .memory_open = memory_open,
+    .memory_close = memory_close,
+    .forward_plan = mfai_cpu_forward_plan,
+    .forward = mfai_cpu_forward,
+};

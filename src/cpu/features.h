@@ -1,0 +1,18 @@
+/* What the processor offers, asked at run time. */
+#ifndef MFA_CPU_FEATURES_H
+#define MFA_CPU_FEATURES_H
+
+#include <stdbool.h>
+
+bool mfai_cpu_has_avx2(void);       /* with FMA and F16C */
+bool mfai_cpu_has_avx512(void);     /* F, BW, DQ, VL */
+bool mfai_cpu_has_avx512bf16(void); /* the above and BF16 */
+bool mfai_cpu_has_neon(void);
+
+/* The processor's name, or a general word. */
+void mfai_cpu_name(char *name, int size);
+
+/* Processors this process may use: the affinity mask, cut by the cgroup's CPU quota; at least 1. */
+int mfai_cpu_count(void);
+
+#endif

@@ -1,0 +1,156 @@
+/* Plans a forward call for the CPU: kernel, partition and scratch memory, then runs its tasks. */
+#include "cpu/forward.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <time.h>
+
+#include "cpu/generic_begin.h"
+#include "cpu/threads.h"
+
+enum {
+    WANTED_TASKS = 24,          /* enough for balance on common widths, few enough that packing is shared */
+    LEAST_SUB_BLOCKS = 4,       /* query sub-blocks in a chunk: each chunk packs the keys anew */
+    MOST_SUB_BLOCKS = 20,
+    CHUNK_FLOATS = 1 << 18,     /* queries and sums of a chunk: 1 MiB, about a second-level cache */
+    BLOCK_FLOATS = 1 << 17,     /* packed keys and values of a block */
+    MOST_BLOCK_KEYS = 256,
+    LEAST_SPLIT_KEYS = 512,
+    MOST_HEAD_DIM = 1 << 20,
+};
+
+static int64_t round_up(int64_t n, int64_t multiple) {
+    return (n + multiple - 1) / multiple * multiple;
+}
+
+static int64_t ceil_div(int64_t n, int64_t divisor) {
+    return (n + divisor - 1) / divisor;
+}
+
+static int64_t clamp(int64_t n, int64_t least, int64_t most) {
+    return n < least ? least : n > most ? most : n;
+}
+
+static const mfai_forward_kernel_t *choose_kernel(const mfai_cpu_isa_t *isa, const mfai_problem_t *p) {
+    const bool pairs = isa->forward_bf16 != NULL && p->query.precision == MFA_PRECISION_BF16 && !p->exact_weights;
+    return pairs ? isa->forward_bf16 : isa->forward_f32;
+}
+
+static mfai_forward_shape_t find_shape(const mfai_problem_t *p, const mfai_forward_tile_t *tile) {
+    mfai_forward_shape_t s = {0};
+    const int64_t heads = p->batch * p->kv_heads;
+    s.rows = p->group * p->query_count;
+    s.query_words = round_up(ceil_div(p->head_dim, tile->word_depth), tile->lanes);
+    s.value_width = round_up(p->value_dim, tile->panel);
+    const int64_t words = s.query_words + s.value_width;
+
+    const int64_t most_rows = clamp(CHUNK_FLOATS / words, tile->sub_rows, (int64_t)MOST_SUB_BLOCKS * tile->sub_rows);
+    const int64_t least_rows = clamp((int64_t)LEAST_SUB_BLOCKS * tile->sub_rows, tile->sub_rows, most_rows);
+    s.chunk_rows = round_up(clamp(ceil_div(heads * s.rows, WANTED_TASKS), least_rows, most_rows), tile->sub_rows);
+    s.chunks = ceil_div(s.rows, s.chunk_rows);
+    s.chunk_rows = s.chunks > 0 ? round_up(ceil_div(s.rows, s.chunks), tile->sub_rows) : tile->sub_rows;
+    s.chunks = ceil_div(s.rows, s.chunk_rows);
+
+    s.block_keys = clamp(BLOCK_FLOATS / words, tile->panel, MOST_BLOCK_KEYS) / tile->panel * tile->panel;
+    s.block_keys = clamp(s.block_keys, tile->panel, round_up(clamp(p->key_count, 1, INT32_MAX), tile->panel));
+
+    const int64_t row_tasks = heads * s.chunks;
+    s.splits = 1;
+    s.split_keys = p->key_count;
+    if (row_tasks > 0 && row_tasks < WANTED_TASKS / 2 && p->key_count >= 2 * LEAST_SPLIT_KEYS) {
+        s.splits = clamp(ceil_div(WANTED_TASKS, row_tasks), 1, p->key_count / LEAST_SPLIT_KEYS);
+        s.split_keys = round_up(ceil_div(p->key_count, s.splits), tile->panel);
+        s.splits = ceil_div(p->key_count, s.split_keys);
+    }
+    s.tasks = row_tasks * s.splits;
+    return s;
+}
+
+static mfai_forward_scratch_t lay_out(const mfai_forward_shape_t *s, const mfai_forward_tile_t *tile, bool has_bias) {
+    const int64_t line = 16; /* floats in a cache line */
+    const int64_t staging_keys = tile->lanes * s->query_words, staging_values = round_up(s->value_width, 2 * tile->lanes);
+    const int64_t scores = tile->sub_rows * s->block_keys;
+    mfai_forward_scratch_t at = {0};
+    at.query = 0;
+    at.out = at.query + round_up(s->chunk_rows * s->query_words, line);
+    at.row_max = at.out + round_up(s->chunk_rows * s->value_width, line);
+    at.row_sum = at.row_max + round_up(s->chunk_rows, line);
+    at.keys = at.row_sum + round_up(s->chunk_rows, line);
+    at.values = at.keys + round_up(s->block_keys * s->query_words, line);
+    at.scores = at.values + round_up(ceil_div(s->block_keys, tile->word_depth) * s->value_width, line);
+    at.bias = at.scores + round_up(scores, line);
+    at.staging = at.bias + (has_bias ? round_up(scores, line) : 0);
+    at.size = at.staging + round_up(staging_keys > staging_values ? staging_keys : staging_values, line);
+    return at;
+}
+
+typedef struct {
+    const mfai_forward_kernel_t *kernel;
+    mfai_forward_job_t job;
+    int slots;
+    int64_t partial_floats, workspace_floats;
+} forward_plan;
+
+static mfa_status_t make_plan(const mfai_cpu_device_t *device, const mfai_problem_t *p, forward_plan *plan) {
+    if (p->head_dim > MOST_HEAD_DIM || p->value_dim > MOST_HEAD_DIM)
+        return mfai_fail(MFA_ERROR_UNSUPPORTED, "head_dim is %" PRId64 " (query) and %" PRId64 " (value); the CPU backend takes up to %d",
+                         p->head_dim, p->value_dim, MOST_HEAD_DIM);
+    plan->kernel = choose_kernel(device->isa, p);
+    mfai_forward_job_t *job = &plan->job;
+    *job = (mfai_forward_job_t){.problem = p};
+    job->shape = find_shape(p, &plan->kernel->tile);
+    job->has_bias = p->bool_mask.present || p->additive_mask.present || p->alibi_slopes.present;
+    job->score_pass = job->has_bias || p->softcap > 0 || p->softmax_scale == 0;
+    job->negate_query = !job->score_pass && p->softmax_scale < 0;
+    job->log2_scale = job->score_pass ? 1 : fabsf(p->softmax_scale) * LOG2_E;
+    job->at = lay_out(&job->shape, &plan->kernel->tile, job->has_bias);
+
+    plan->slots = (int)clamp(job->shape.tasks, 1, device->num_threads);
+    const int64_t rows = p->batch * p->kv_heads * job->shape.rows;
+    plan->partial_floats = job->shape.splits > 1 ? rows * job->shape.splits * (job->shape.value_width + 2) : 0;
+    plan->workspace_floats = plan->slots * job->at.size + plan->partial_floats;
+    return MFA_SUCCESS;
+}
+
+mfa_status_t mfai_cpu_forward_plan(void *handle, const mfai_problem_t *problem, mfa_plan_t *out) {
+    const mfai_cpu_device_t *device = handle;
+    forward_plan plan;
+    MFA_TRY(make_plan(device, problem, &plan));
+    out->tile_queries = plan.kernel->tile.sub_rows;
+    out->tile_keys = (int32_t)plan.job.shape.block_keys;
+    out->key_splits = (int32_t)plan.job.shape.splits;
+    out->num_threads = plan.slots;
+    out->workspace_bytes = (uint64_t)plan.workspace_floats * sizeof(float);
+    snprintf(out->kernel, sizeof out->kernel, "%s", plan.kernel->name);
+    snprintf(out->isa, sizeof out->isa, "%s", device->isa->name);
+    return MFA_SUCCESS;
+}
+
+static double now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
+
+mfa_status_t mfai_cpu_forward(void *handle, const mfai_problem_t *problem, double *seconds) {
+    const double start = now();
+    mfai_cpu_device_t *device = handle;
+    forward_plan plan;
+    MFA_TRY(make_plan(device, problem, &plan));
+    const mfai_forward_shape_t *shape = &plan.job.shape;
+    if (shape->tasks > 0) {
+        mfai_workspace_t *workspace = mfai_workspace_take(&device->workspaces, (size_t)plan.workspace_floats * sizeof(float));
+        if (workspace == NULL)
+            return mfai_fail(MFA_ERROR_MEMORY_ALLOCATION, "no memory for a workspace of %" PRId64 " bytes",
+                             plan.workspace_floats * (int64_t)sizeof(float));
+        plan.job.scratch = mfai_workspace_memory(workspace);
+        plan.job.partial = (float *)plan.job.scratch + plan.slots * plan.job.at.size;
+        mfai_parallel_for(plan.slots, shape->tasks, plan.kernel->task, &plan.job);
+        if (shape->splits > 1)
+            mfai_parallel_for(plan.slots, ceil_div(problem->batch * problem->kv_heads * shape->rows, MFAI_COMBINE_ROWS),
+                              plan.kernel->combine, &plan.job);
+        mfai_workspace_give(&device->workspaces, workspace);
+    }
+    *seconds = now() - start;
+    return MFA_SUCCESS;
+}

@@ -1,0 +1,46 @@
+/* The list of kernel instances and the choice among them. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "cpu/device.h"
+
+extern const mfai_cpu_isa_t mfai_isa_avx512bf16, mfai_isa_avx512, mfai_isa_scalar;
+
+/* Best first. */
+static const mfai_cpu_isa_t *const instances[] = {
+#if defined(__x86_64__)
+    &mfai_isa_avx512bf16,
+    &mfai_isa_avx512,
+#endif
+    &mfai_isa_scalar,
+};
+enum { INSTANCE_COUNT = sizeof instances / sizeof *instances };
+
+static const char *const names[] = {"auto", "scalar", "avx2", "avx512", "neon"};
+enum { NAME_COUNT = sizeof names / sizeof *names };
+
+static mfa_status_t from_environment(int32_t *id) {
+    const char *wanted = getenv("MFA_CPU_ISA");
+    *id = MFA_CPU_ISA_AUTO;
+    if (wanted == NULL || *wanted == '\0')
+        return MFA_SUCCESS;
+    for (int32_t i = 0; i < NAME_COUNT; ++i)
+        if (strcmp(wanted, names[i]) == 0) {
+            *id = i;
+            return MFA_SUCCESS;
+        }
+    return mfai_fail(MFA_ERROR_INVALID_ARGS,
+                     "environment variable MFA_CPU_ISA is \"%s\", expected auto, scalar, avx2, avx512 or neon", wanted);
+}
+
+mfa_status_t mfai_cpu_isa_choose(int32_t id, const mfai_cpu_isa_t **isa) {
+    if (id == MFA_CPU_ISA_AUTO)
+        MFA_TRY(from_environment(&id));
+    for (int i = 0; i < INSTANCE_COUNT; ++i)
+        if ((id == MFA_CPU_ISA_AUTO || instances[i]->id == id) && instances[i]->is_available()) {
+            *isa = instances[i];
+            return MFA_SUCCESS;
+        }
+    return mfai_fail(MFA_ERROR_DEVICE_NOT_SUPPORTED, "cpu_isa %s is not available on this processor or in this build",
+                     names[id]);
+}

@@ -1,0 +1,105 @@
+/* The SIMD vocabulary on AVX-512 (F, BW, DQ, VL). simd_scalar.h says what each word means. */
+#include <immintrin.h>
+
+typedef __m512 vf;
+enum { VL = 16 };
+
+INLINE vf vf_zero(void) { return _mm512_setzero_ps(); }
+INLINE vf vf_set1(float x) { return _mm512_set1_ps(x); }
+INLINE vf vf_iota(void) { return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
+INLINE vf vf_load(const void *p) { return _mm512_loadu_ps(p); }
+INLINE void vf_store(void *p, vf x) { _mm512_storeu_ps(p, x); }
+INLINE vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
+INLINE vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
+INLINE vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+INLINE vf vf_div(vf a, vf b) { return _mm512_div_ps(a, b); }
+INLINE vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+INLINE vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
+INLINE vf vf_abs(vf x) { return _mm512_abs_ps(x); }
+INLINE vf vf_copysign(vf magnitude, vf sign) { return _mm512_or_ps(magnitude, _mm512_and_ps(sign, _mm512_set1_ps(-0.0f))); }
+INLINE float vf_hmax(vf x) { return _mm512_reduce_max_ps(x); }
+INLINE float vf_hsum(vf x) { return _mm512_reduce_add_ps(x); }
+
+INLINE vf vf_select_less(vf a, vf b, vf x, vf y) { return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), y, x); }
+INLINE vf vf_select_equal(vf a, vf b, vf x, vf y) { return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ), y, x); }
+
+INLINE __mmask16 lanes_below(int64_t n) { return n >= VL ? 0xffff : n <= 0 ? 0 : (__mmask16)((1u << n) - 1); }
+
+INLINE vf vf_hide_outside(vf x, int64_t begin, int64_t end) {
+    __mmask16 seen = (__mmask16)(lanes_below(end) & ~lanes_below(begin));
+    return _mm512_mask_blend_ps(seen, _mm512_set1_ps(-INFINITY), x);
+}
+
+INLINE vf vf_load_n(const void *p, int n) { return _mm512_maskz_loadu_ps(lanes_below(n), p); }
+INLINE void vf_store_n(void *p, vf x, int n) { _mm512_mask_storeu_ps(p, lanes_below(n), x); }
+
+INLINE __m256i load_halves(const void *p, int n) {
+    return n >= VL ? _mm256_loadu_si256(p) : _mm256_maskz_loadu_epi16(lanes_below(n), p);
+}
+INLINE void store_halves(void *p, __m256i x, int n) {
+    if (n >= VL)
+        _mm256_storeu_si256(p, x);
+    else
+        _mm256_mask_storeu_epi16(p, lanes_below(n), x);
+}
+
+INLINE vf vf_load_f16_n(const void *p, int n) { return _mm512_cvtph_ps(load_halves(p, n)); }
+INLINE void vf_store_f16_n(void *p, vf x, int n) { store_halves(p, _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT), n); }
+INLINE vf vf_load_bf16_n(const void *p, int n) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(load_halves(p, n)), 16));
+}
+
+/* To nearest even in integers: vcvtneps2bf16 would flush subnormals. A NaN keeps its top bits and turns quiet. */
+INLINE void vf_store_bf16_n(void *p, vf x, int n) {
+    __m512i bits = _mm512_castps_si512(x);
+    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+    rounded = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000));
+    store_halves(p, _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)), n);
+}
+
+/* Word i is element i of `even` in the low half and of `odd` in the high half. */
+INLINE vf vf_pair_halves(const void *even, const void *odd, int n) {
+    __m512i low = _mm512_cvtepu16_epi32(load_halves(even, n));
+    __m512i high = _mm512_cvtepu16_epi32(load_halves(odd, n));
+    return _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+}
+
+INLINE vf vf_exp2(vf x) {
+    vf fraction = _mm512_reduce_ps(x, 0x01 | 0x08); /* x - floor(x); 0 for an infinity */
+    vf y = vf_fma(vf_set1(EXP2_C5), fraction, vf_set1(EXP2_C4));
+    y = vf_fma(y, fraction, vf_set1(EXP2_C3));
+    y = vf_fma(y, fraction, vf_set1(EXP2_C2));
+    y = vf_fma(y, fraction, vf_set1(EXP2_C1));
+    y = vf_fma(y, fraction, vf_set1(1));
+    return _mm512_scalef_ps(y, x); /* times 2^floor(x) */
+}
+
+INLINE void vf_transpose(vf rows[VL]) {
+    __m512 a[16], b[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i += 2) {
+        a[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
+        a[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i += 4) {
+        b[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a[i]), _mm512_castps_pd(a[i + 2])));
+        b[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a[i]), _mm512_castps_pd(a[i + 2])));
+        b[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a[i + 1]), _mm512_castps_pd(a[i + 3])));
+        b[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a[i + 1]), _mm512_castps_pd(a[i + 3])));
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i += 8)
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; ++j) {
+            a[i + j] = _mm512_shuffle_f32x4(b[i + j], b[i + j + 4], 0x88);
+            a[i + j + 4] = _mm512_shuffle_f32x4(b[i + j], b[i + j + 4], 0xdd);
+        }
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; ++j) {
+        rows[j] = _mm512_shuffle_f32x4(a[j], a[j + 8], 0x88);
+        rows[j + 8] = _mm512_shuffle_f32x4(a[j], a[j + 8], 0xdd);
+    }
+}

@@ -1,0 +1,151 @@
+#include "cpu/threads.h"
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdlib.h>
+
+enum { MAX_WORKERS = 1023, SPINS = 2000 };
+
+static struct {
+    pthread_mutex_t caller;   /* held by the call that owns the pool */
+    pthread_mutex_t lock;     /* guards what follows, except where atomic */
+    pthread_cond_t work, idle;
+    pthread_t workers[MAX_WORKERS];
+    int worker_count;
+    bool stopping;
+    uint64_t generation; /* of the current job; atomic, so that workers can poll it */
+    bool open;           /* the job takes more workers */
+    int seats, joined, left;
+    int64_t next, count; /* next is atomic */
+    mfai_task_fn run;
+    void *argument;
+} pool = {.caller = PTHREAD_MUTEX_INITIALIZER,
+          .lock = PTHREAD_MUTEX_INITIALIZER,
+          .work = PTHREAD_COND_INITIALIZER,
+          .idle = PTHREAD_COND_INITIALIZER};
+
+static void relax(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+static void take_tasks(int slot) {
+    for (;;) {
+        int64_t task = __atomic_fetch_add(&pool.next, 1, __ATOMIC_RELAXED);
+        if (task >= pool.count)
+            return;
+        pool.run(pool.argument, task, slot);
+    }
+}
+
+/* A short spin first: the next call often follows within microseconds, and waking a sleeper costs more. */
+static void wait_for_job(uint64_t seen) {
+    for (int i = 0; i < SPINS; ++i) {
+        if (__atomic_load_n(&pool.generation, __ATOMIC_RELAXED) != seen)
+            break;
+        relax();
+    }
+    pthread_mutex_lock(&pool.lock);
+    while (pool.generation == seen && !pool.stopping)
+        pthread_cond_wait(&pool.work, &pool.lock);
+}
+
+static void *worker(void *start) {
+    uint64_t seen = (uint64_t)(uintptr_t)start;
+    for (;;) {
+        wait_for_job(seen); /* returns with the lock held */
+        if (pool.stopping) {
+            pthread_mutex_unlock(&pool.lock);
+            return NULL;
+        }
+        seen = pool.generation;
+        if (!pool.open || pool.joined == pool.seats) {
+            pthread_mutex_unlock(&pool.lock);
+            continue;
+        }
+        int slot = ++pool.joined;
+        pthread_mutex_unlock(&pool.lock);
+        take_tasks(slot);
+        pthread_mutex_lock(&pool.lock);
+        if (++pool.left == pool.joined && !pool.open)
+            pthread_cond_signal(&pool.idle);
+        pthread_mutex_unlock(&pool.lock);
+    }
+}
+
+/* The child has the memory of the pool but none of its threads. */
+static void reset_in_child(void) {
+    pthread_mutex_init(&pool.caller, NULL);
+    pthread_mutex_init(&pool.lock, NULL);
+    pthread_cond_init(&pool.work, NULL);
+    pthread_cond_init(&pool.idle, NULL);
+    pool.worker_count = 0;
+    pool.open = false;
+}
+
+static void watch_forks(void) {
+    pthread_atfork(NULL, NULL, reset_in_child);
+}
+
+/* Called with the pool owned. Fewer threads than wanted are not an error: the caller does what they would have done. */
+static void grow(int wanted) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, watch_forks);
+    if (wanted > MAX_WORKERS)
+        wanted = MAX_WORKERS;
+    while (pool.worker_count < wanted) {
+        void *seen = (void *)(uintptr_t)pool.generation;
+        if (pthread_create(&pool.workers[pool.worker_count], NULL, worker, seen) != 0)
+            return;
+        ++pool.worker_count;
+    }
+}
+
+static void run_on_pool(int width, int64_t count, mfai_task_fn run, void *argument) {
+    grow(width - 1);
+    pthread_mutex_lock(&pool.lock);
+    pool.run = run;
+    pool.argument = argument;
+    pool.count = count;
+    pool.next = 0;
+    pool.joined = pool.left = 0;
+    pool.seats = width - 1;
+    pool.open = true;
+    __atomic_store_n(&pool.generation, pool.generation + 1, __ATOMIC_RELEASE);
+    pthread_cond_broadcast(&pool.work);
+    pthread_mutex_unlock(&pool.lock);
+
+    take_tasks(0);
+
+    pthread_mutex_lock(&pool.lock);
+    pool.open = false; /* who has not come by now is not needed */
+    while (pool.left != pool.joined)
+        pthread_cond_wait(&pool.idle, &pool.lock);
+    pthread_mutex_unlock(&pool.lock);
+}
+
+void mfai_parallel_for(int width, int64_t count, mfai_task_fn run, void *argument) {
+    if (width > count)
+        width = (int)count;
+    if (width > 1 && pthread_mutex_trylock(&pool.caller) == 0) {
+        run_on_pool(width, count, run, argument);
+        pthread_mutex_unlock(&pool.caller);
+        return;
+    }
+    for (int64_t task = 0; task < count; ++task)
+        run(argument, task, 0);
+}
+
+/* So that the library can be unloaded: its code must not be under a sleeping thread. */
+__attribute__((destructor)) static void stop_workers(void) {
+    pthread_mutex_lock(&pool.lock);
+    pool.stopping = true;
+    pthread_cond_broadcast(&pool.work);
+    pthread_mutex_unlock(&pool.lock);
+    for (int i = 0; i < pool.worker_count; ++i)
+        pthread_join(pool.workers[i], NULL);
+    pool.worker_count = 0;
+}

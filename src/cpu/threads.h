@@ -1,0 +1,18 @@
+/*
+ * One pool of threads for the whole process, which contexts share and cannot observe. It grows to the widest call seen
+ * and sleeps when idle. If it is busy with another call, the caller does the work alone: results never depend on how
+ * many threads took part. After fork the child starts a pool of its own.
+ */
+#ifndef MFA_CPU_THREADS_H
+#define MFA_CPU_THREADS_H
+
+#include <stdint.h>
+
+/* One task; `slot` is below the call's width and belongs to one thread at a time. */
+typedef void (*mfai_task_fn)(void *argument, int64_t task, int slot);
+
+/* Runs tasks 0 .. count - 1, each once, on at most `width` threads of which the caller is one; returns when all are
+   done. */
+void mfai_parallel_for(int width, int64_t count, mfai_task_fn run, void *argument);
+
+#endif
