@@ -100,7 +100,7 @@ typedef struct mfa_context_options {
     uint32_t flags;      /* MFA_CONTEXT_... or 0 */
 } mfa_context_options_t;
 
-#define MFA_CONTEXT_OPTIONS_INIT { (uint32_t)sizeof(mfa_context_options_t), 0, 0, 0, 0, 0u }
+#define MFA_CONTEXT_OPTIONS_INIT {(uint32_t)sizeof(mfa_context_options_t), 0, 0, 0, 0, 0u}
 
 /* What a context turned out to be. Strings end in NUL and are cut to fit. */
 typedef struct mfa_context_info {
@@ -114,7 +114,7 @@ typedef struct mfa_context_info {
     char device_name[96];
 } mfa_context_info_t;
 
-#define MFA_CONTEXT_INFO_INIT { (uint32_t)sizeof(mfa_context_info_t), 0, 0, 0, 0u, "", "", "" }
+#define MFA_CONTEXT_INFO_INIT {(uint32_t)sizeof(mfa_context_info_t), 0, 0, 0, 0u, "", "", ""}
 
 /**
  * Creates a context with every option at auto.
@@ -126,8 +126,7 @@ MFA_API mfa_status_t mfa_create_context(mfa_context_t *context);
 
 /** As mfa_create_context, with options; NULL means all at auto. Options set by the caller win over the
     environment. */
-MFA_API mfa_status_t mfa_create_context_with_options(const mfa_context_options_t *options,
-                                                     mfa_context_t *context);
+MFA_API mfa_status_t mfa_create_context_with_options(const mfa_context_options_t *options, mfa_context_t *context);
 
 /** Gives up the handle. Buffers keep what they need of the context alive. NULL is allowed. */
 MFA_API void mfa_destroy_context(mfa_context_t context);
@@ -152,8 +151,7 @@ MFA_API mfa_status_t mfa_create_buffer(mfa_context_t context, size_t size_bytes,
  * The memory may be read-only if the buffer is only ever used as an input.
  * @param data  any address aligned to the element size; NULL only if size_bytes is 0
  */
-MFA_API mfa_status_t mfa_buffer_from_ptr(mfa_context_t context, void *data, size_t size_bytes,
-                                         mfa_buffer_t *buffer);
+MFA_API mfa_status_t mfa_buffer_from_ptr(mfa_context_t context, void *data, size_t size_bytes, mfa_buffer_t *buffer);
 
 /** The address of the first byte, for reading and writing by the CPU; NULL for a NULL buffer. */
 MFA_API void *mfa_buffer_contents(mfa_buffer_t buffer);
@@ -185,20 +183,20 @@ MFA_API void mfa_destroy_buffer(mfa_buffer_t buffer);
  *         an output that overlaps another operand, an unknown precision), UNSUPPORTED, MEMORY_ALLOCATION,
  *         EXECUTION_FAILED
  */
-MFA_API mfa_status_t mfa_attention_forward(
-    mfa_context_t context, mfa_buffer_t q, mfa_buffer_t k, mfa_buffer_t v, mfa_buffer_t out,
-    uint32_t batch_size, uint32_t seq_len_q, uint32_t seq_len_kv, uint32_t num_heads, uint16_t head_dim,
-    float softmax_scale, bool causal, mfa_precision_t input_precision, mfa_precision_t intermediate_precision,
-    mfa_precision_t output_precision, bool transpose_q, bool transpose_k, bool transpose_v, bool transpose_o);
+MFA_API mfa_status_t mfa_attention_forward(mfa_context_t context, mfa_buffer_t q, mfa_buffer_t k, mfa_buffer_t v,
+                                           mfa_buffer_t out, uint32_t batch_size, uint32_t seq_len_q,
+                                           uint32_t seq_len_kv, uint32_t num_heads, uint16_t head_dim,
+                                           float softmax_scale, bool causal, mfa_precision_t input_precision,
+                                           mfa_precision_t intermediate_precision, mfa_precision_t output_precision,
+                                           bool transpose_q, bool transpose_k, bool transpose_v, bool transpose_o);
 
 /** As mfa_attention_forward; also writes logsumexp: float32 (batch, heads, seq_q), natural log, -inf for a row
     that sees no key. */
 MFA_API mfa_status_t mfa_attention_forward_with_lse(
-    mfa_context_t context, mfa_buffer_t q, mfa_buffer_t k, mfa_buffer_t v, mfa_buffer_t out,
-    mfa_buffer_t logsumexp, uint32_t batch_size, uint32_t seq_len_q, uint32_t seq_len_kv, uint32_t num_heads,
-    uint16_t head_dim, float softmax_scale, bool causal, mfa_precision_t input_precision,
-    mfa_precision_t intermediate_precision, mfa_precision_t output_precision, bool transpose_q,
-    bool transpose_k, bool transpose_v, bool transpose_o);
+    mfa_context_t context, mfa_buffer_t q, mfa_buffer_t k, mfa_buffer_t v, mfa_buffer_t out, mfa_buffer_t logsumexp,
+    uint32_t batch_size, uint32_t seq_len_q, uint32_t seq_len_kv, uint32_t num_heads, uint16_t head_dim,
+    float softmax_scale, bool causal, mfa_precision_t input_precision, mfa_precision_t intermediate_precision,
+    mfa_precision_t output_precision, bool transpose_q, bool transpose_k, bool transpose_v, bool transpose_o);
 
 /* ------------------------------------------------------ descriptor tier */
 
@@ -218,8 +216,7 @@ typedef struct mfa_tensor {
     int64_t stride[4];
 } mfa_tensor_t;
 
-#define MFA_TENSOR_INIT \
-    { (uint32_t)sizeof(mfa_tensor_t), MFA_PRECISION_FP32, NULL, NULL, 0, { 0, 0, 0, 0 }, { 0, 0, 0, 0 } }
+#define MFA_TENSOR_INIT {(uint32_t)sizeof(mfa_tensor_t), MFA_PRECISION_FP32, NULL, NULL, 0, {0, 0, 0, 0}, {0, 0, 0, 0}}
 
 /* Where row i stands among the keys: at key i + offset. Causal masks, windows and ALiBi count from there. */
 #define MFA_ALIGN_NONE 0         /* legal only if none of them is used */
@@ -246,49 +243,62 @@ typedef struct mfa_tensor {
  */
 typedef struct mfa_attention_desc {
     uint32_t struct_size;
-    uint32_t flags;                     /* MFA_ATTENTION_... */
-    const mfa_tensor_t *query;          /* (B, H, Nq, D)     FP16, BF16 or FP32, D >= 1 */
-    const mfa_tensor_t *key;            /* (B, Hkv, Nkv, D)  as query */
-    const mfa_tensor_t *value;          /* (B, Hkv, Nkv, Dv) as query, Dv >= 1 */
-    const mfa_tensor_t *out;            /* (B, H, Nq, Dv)    FP16, BF16 or FP32; written */
-    const mfa_tensor_t *logsumexp;      /* (B, H, Nq, 1)     FP32; written; NULL: not wanted */
-    const mfa_tensor_t *bool_mask;      /* BOOL, true = attend; each size is full or 1; NULL: none */
-    const mfa_tensor_t *additive_mask;  /* FP16, BF16 or FP32; each size is full or 1; NULL: none */
-    const mfa_tensor_t *alibi_slopes;   /* (B or 1, H, 1, 1) FP32; NULL: none */
-    const mfa_tensor_t *sinks;          /* (1, H, 1, 1) FP32: one more logit a head, in the softmax's
+    uint32_t flags;                    /* MFA_ATTENTION_... */
+    const mfa_tensor_t *query;         /* (B, H, Nq, D)     FP16, BF16 or FP32, D >= 1 */
+    const mfa_tensor_t *key;           /* (B, Hkv, Nkv, D)  as query */
+    const mfa_tensor_t *value;         /* (B, Hkv, Nkv, Dv) as query, Dv >= 1 */
+    const mfa_tensor_t *out;           /* (B, H, Nq, Dv)    FP16, BF16 or FP32; written */
+    const mfa_tensor_t *logsumexp;     /* (B, H, Nq, 1)     FP32; written; NULL: not wanted */
+    const mfa_tensor_t *bool_mask;     /* BOOL, true = attend; each size is full or 1; NULL: none */
+    const mfa_tensor_t *additive_mask; /* FP16, BF16 or FP32; each size is full or 1; NULL: none */
+    const mfa_tensor_t *alibi_slopes;  /* (B or 1, H, 1, 1) FP32; NULL: none */
+    const mfa_tensor_t *sinks;         /* (1, H, 1, 1) FP32: one more logit a head, in the softmax's
                                            denominator and the logsumexp only; NULL: none */
-    float softmax_scale;                /* 0: 1/sqrt(D), unless MFA_ATTENTION_LITERAL_SCALE; may be negative */
-    float softcap;                      /* softcap * tanh(score / softcap) before biases; 0: off */
-    int32_t alignment;                  /* MFA_ALIGN_... */
-    int32_t intermediate_precision;     /* FP32 forbids rounding softmax weights below float32;
+    float softmax_scale;               /* 0: 1/sqrt(D), unless MFA_ATTENTION_LITERAL_SCALE; may be negative */
+    float softcap;                     /* softcap * tanh(score / softcap) before biases; 0: off */
+    int32_t alignment;                 /* MFA_ALIGN_... */
+    int32_t intermediate_precision;    /* FP32 forbids rounding softmax weights below float32;
                                            MFA_PRECISION_DEFAULT, FP16, BF16: as low as the inputs' */
-    int64_t window_left;                /* row i sees keys from i + offset - window_left; -1: unbounded */
-    int64_t window_right;               /* and up to i + offset + window_right, inclusive; -1: unbounded */
+    int64_t window_left;               /* row i sees keys from i + offset - window_left; -1: unbounded */
+    int64_t window_right;              /* and up to i + offset + window_right, inclusive; -1: unbounded */
 } mfa_attention_desc_t;
 
-#define MFA_ATTENTION_DESC_INIT                                                                          \
-    {                                                                                                    \
-        (uint32_t)sizeof(mfa_attention_desc_t), 0u, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \
-            0.0f, 0.0f, MFA_ALIGN_NONE, MFA_PRECISION_DEFAULT, -1, -1                                    \
-    }
+#define MFA_ATTENTION_DESC_INIT              \
+    {(uint32_t)sizeof(mfa_attention_desc_t), \
+     0u,                                     \
+     NULL,                                   \
+     NULL,                                   \
+     NULL,                                   \
+     NULL,                                   \
+     NULL,                                   \
+     NULL,                                   \
+     NULL,                                   \
+     NULL,                                   \
+     NULL,                                   \
+     0.0f,                                   \
+     0.0f,                                   \
+     MFA_ALIGN_NONE,                         \
+     MFA_PRECISION_DEFAULT,                  \
+     -1,                                     \
+     -1}
 
 /** How a call would run. Strings end in NUL and are cut to fit. */
 typedef struct mfa_plan {
     uint32_t struct_size;
-    int32_t status;           /* MFA_SUCCESS, or what the call would return, with `reason` */
-    int32_t backend;          /* MFA_BACKEND_CPU or MFA_BACKEND_METAL: the one that would run it */
-    int32_t fallback;         /* 1 if that is not the context's own backend */
-    int32_t tile_queries;     /* query rows and keys that one inner step works on */
+    int32_t status;       /* MFA_SUCCESS, or what the call would return, with `reason` */
+    int32_t backend;      /* MFA_BACKEND_CPU or MFA_BACKEND_METAL: the one that would run it */
+    int32_t fallback;     /* 1 if that is not the context's own backend */
+    int32_t tile_queries; /* query rows and keys that one inner step works on */
     int32_t tile_keys;
     int32_t key_splits;       /* parts that the keys are split into, combined afterwards */
     int32_t num_threads;      /* CPU threads at the most */
     uint64_t workspace_bytes; /* memory that the call takes beside its operands */
     char kernel[64];
     char isa[16];
-    char reason[256];         /* of a refusal or a fallback, else empty */
+    char reason[256]; /* of a refusal or a fallback, else empty */
 } mfa_plan_t;
 
-#define MFA_PLAN_INIT { (uint32_t)sizeof(mfa_plan_t), 0, 0, 0, 0, 0, 0, 0, 0, "", "", "" }
+#define MFA_PLAN_INIT {(uint32_t)sizeof(mfa_plan_t), 0, 0, 0, 0, 0, 0, 0, 0, "", "", ""}
 
 /**
  * Runs one attention call and waits for it.

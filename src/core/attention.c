@@ -17,9 +17,7 @@ typedef struct {
     mfa_plan_t plan;
 } choice;
 
-static void copy_message(char *to, size_t size) {
-    strncpy(to, mfa_last_error_message(NULL), size - 1);
-}
+static void copy_message(char *to, size_t size) { strncpy(to, mfa_last_error_message(NULL), size - 1); }
 
 /* Asks the context's backend and then, if the context allows it, the CPU. The refusal of the first stays as the
    plan's reason. */

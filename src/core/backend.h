@@ -5,8 +5,8 @@
 #include "core/problem.h"
 
 typedef struct mfai_memory {
-    void *contents;  /* address for the CPU */
-    void *handle;    /* the backend's own */
+    void *contents; /* address for the CPU */
+    void *handle;   /* the backend's own */
     bool zero_copy;
 } mfai_memory_t;
 

@@ -42,17 +42,11 @@ mfa_status_t mfa_buffer_from_ptr(mfa_context_t context, void *data, size_t size_
     return open_buffer(context, data != NULL ? data : &nothing, size_bytes, buffer);
 }
 
-void *mfa_buffer_contents(mfa_buffer_t buffer) {
-    return buffer != NULL ? buffer->memory.contents : NULL;
-}
+void *mfa_buffer_contents(mfa_buffer_t buffer) { return buffer != NULL ? buffer->memory.contents : NULL; }
 
-size_t mfa_buffer_size(mfa_buffer_t buffer) {
-    return buffer != NULL ? buffer->size : 0;
-}
+size_t mfa_buffer_size(mfa_buffer_t buffer) { return buffer != NULL ? buffer->size : 0; }
 
-bool mfa_buffer_is_zero_copy(mfa_buffer_t buffer) {
-    return buffer != NULL && buffer->memory.zero_copy;
-}
+bool mfa_buffer_is_zero_copy(mfa_buffer_t buffer) { return buffer != NULL && buffer->memory.zero_copy; }
 
 void mfa_destroy_buffer(mfa_buffer_t buffer) {
     if (buffer == NULL)
@@ -62,10 +56,6 @@ void mfa_destroy_buffer(mfa_buffer_t buffer) {
     free(buffer);
 }
 
-mfa_context_t mfai_buffer_context(mfa_buffer_t buffer) {
-    return buffer->context;
-}
+mfa_context_t mfai_buffer_context(mfa_buffer_t buffer) { return buffer->context; }
 
-void *mfai_buffer_handle(mfa_buffer_t buffer) {
-    return buffer->memory.handle;
-}
+void *mfai_buffer_handle(mfa_buffer_t buffer) { return buffer->memory.handle; }

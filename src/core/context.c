@@ -5,9 +5,7 @@
 #include "core/registry.h"
 #include "core/versioned.h"
 
-void mfai_context_retain(mfa_context_t context) {
-    __atomic_add_fetch(&context->references, 1, __ATOMIC_RELAXED);
-}
+void mfai_context_retain(mfa_context_t context) { __atomic_add_fetch(&context->references, 1, __ATOMIC_RELAXED); }
 
 void mfai_context_release(mfa_context_t context) {
     if (__atomic_sub_fetch(&context->references, 1, __ATOMIC_ACQ_REL) != 0)
@@ -57,9 +55,7 @@ mfa_status_t mfa_create_context_with_options(const mfa_context_options_t *caller
     return MFA_SUCCESS;
 }
 
-mfa_status_t mfa_create_context(mfa_context_t *context) {
-    return mfa_create_context_with_options(NULL, context);
-}
+mfa_status_t mfa_create_context(mfa_context_t *context) { return mfa_create_context_with_options(NULL, context); }
 
 void mfa_destroy_context(mfa_context_t context) {
     if (context != NULL)

@@ -9,11 +9,13 @@ typedef struct {
 
 /* [batch, seq, heads, head_dim], or [batch, heads, head_dim, seq] if transposed. Four factors of at most 32, 32, 32 and
    16 bits can leave 64 bits, so the products are checked. */
-static mfa_status_t describe(const char *name, mfa_buffer_t buffer, const operand *o, bool transposed, mfa_tensor_t *tensor) {
+static mfa_status_t describe(const char *name, mfa_buffer_t buffer, const operand *o, bool transposed,
+                             mfa_tensor_t *tensor) {
     MFA_REQUIRE(buffer != NULL, "%s is NULL", name);
     int64_t heads = o->num_heads, seq = o->seq_len, dim = o->head_dim, plane, batch_stride;
     MFA_REQUIRE(!__builtin_mul_overflow(heads * dim, seq, &batch_stride) && !__builtin_mul_overflow(dim, seq, &plane),
-                "%s: seq_len %u * num_heads %u * head_dim %u overflows 64 bits", name, o->seq_len, o->num_heads, o->head_dim);
+                "%s: seq_len %u * num_heads %u * head_dim %u overflows 64 bits", name, o->seq_len, o->num_heads,
+                o->head_dim);
     *tensor = (mfa_tensor_t)MFA_TENSOR_INIT;
     tensor->precision = o->precision;
     tensor->buffer = buffer;
@@ -57,11 +59,12 @@ static mfa_status_t forward(mfa_context_t context, mfa_buffer_t q, mfa_buffer_t 
     return mfa_attention_forward_desc(context, &desc);
 }
 
-mfa_status_t mfa_attention_forward(mfa_context_t context, mfa_buffer_t q, mfa_buffer_t k, mfa_buffer_t v, mfa_buffer_t out,
-                                   uint32_t batch_size, uint32_t seq_len_q, uint32_t seq_len_kv, uint32_t num_heads,
-                                   uint16_t head_dim, float softmax_scale, bool causal, mfa_precision_t input_precision,
-                                   mfa_precision_t intermediate_precision, mfa_precision_t output_precision,
-                                   bool transpose_q, bool transpose_k, bool transpose_v, bool transpose_o) {
+mfa_status_t mfa_attention_forward(mfa_context_t context, mfa_buffer_t q, mfa_buffer_t k, mfa_buffer_t v,
+                                   mfa_buffer_t out, uint32_t batch_size, uint32_t seq_len_q, uint32_t seq_len_kv,
+                                   uint32_t num_heads, uint16_t head_dim, float softmax_scale, bool causal,
+                                   mfa_precision_t input_precision, mfa_precision_t intermediate_precision,
+                                   mfa_precision_t output_precision, bool transpose_q, bool transpose_k,
+                                   bool transpose_v, bool transpose_o) {
     return forward(context, q, k, v, out, NULL, batch_size, seq_len_q, seq_len_kv, num_heads, head_dim, softmax_scale,
                    causal, input_precision, intermediate_precision, output_precision, transpose_q, transpose_k,
                    transpose_v, transpose_o);
@@ -77,7 +80,7 @@ mfa_status_t mfa_attention_forward_with_lse(mfa_context_t context, mfa_buffer_t 
     const operand rows = {batch_size, seq_len_q, num_heads, 1, MFA_PRECISION_FP32};
     mfa_tensor_t tensor;
     MFA_TRY(describe("logsumexp", logsumexp, &rows, true, &tensor));
-    return forward(context, q, k, v, out, &tensor, batch_size, seq_len_q, seq_len_kv, num_heads, head_dim, softmax_scale,
-                   causal, input_precision, intermediate_precision, output_precision, transpose_q, transpose_k,
-                   transpose_v, transpose_o);
+    return forward(context, q, k, v, out, &tensor, batch_size, seq_len_q, seq_len_kv, num_heads, head_dim,
+                   softmax_scale, causal, input_precision, intermediate_precision, output_precision, transpose_q,
+                   transpose_k, transpose_v, transpose_o);
 }

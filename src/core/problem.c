@@ -13,7 +13,8 @@ static mfa_status_t import_views(mfa_context_t context, const mfa_attention_desc
     MFA_TRY(mfai_view_import("value", context, desc->value, MFAI_FLOATING, &problem->value));
     MFA_TRY(mfai_view_import("out", context, desc->out, MFAI_FLOATING, &problem->out));
     MFA_TRY(mfai_view_import("logsumexp", context, desc->logsumexp, fp32, &problem->logsumexp));
-    MFA_TRY(mfai_view_import("bool_mask", context, desc->bool_mask, MFAI_PRECISION_BIT(MFA_PRECISION_BOOL), &problem->bool_mask));
+    MFA_TRY(mfai_view_import("bool_mask", context, desc->bool_mask, MFAI_PRECISION_BIT(MFA_PRECISION_BOOL),
+                             &problem->bool_mask));
     MFA_TRY(mfai_view_import("additive_mask", context, desc->additive_mask, MFAI_FLOATING, &problem->additive_mask));
     MFA_TRY(mfai_view_import("alibi_slopes", context, desc->alibi_slopes, fp32, &problem->alibi_slopes));
     MFA_TRY(mfai_view_import("sinks", context, desc->sinks, fp32, &problem->sinks));
@@ -86,9 +87,7 @@ static mfa_status_t check_outputs(const mfai_problem_t *p) {
 }
 
 /* Bounds beyond any key change nothing; cutting them keeps later sums inside 64 bits. */
-static int64_t clamp_bound(int64_t bound, int64_t most) {
-    return bound < most ? bound : most;
-}
+static int64_t clamp_bound(int64_t bound, int64_t most) { return bound < most ? bound : most; }
 
 static mfa_status_t set_key_range(const mfa_attention_desc_t *desc, mfai_problem_t *p) {
     const bool causal = desc->flags & MFA_ATTENTION_CAUSAL;
@@ -97,7 +96,8 @@ static mfa_status_t set_key_range(const mfa_attention_desc_t *desc, mfai_problem
                 "alignment is %d, not an MFA_ALIGN_...", desc->alignment);
     MFA_REQUIRE(!needed || desc->alignment != MFA_ALIGN_NONE,
                 "alignment is MFA_ALIGN_NONE, but a causal mask, window or ALiBi needs TOP_LEFT or BOTTOM_RIGHT");
-    MFA_REQUIRE(desc->window_left >= -1, "window_left is %" PRId64 ", expected -1 (unbounded) or more", desc->window_left);
+    MFA_REQUIRE(desc->window_left >= -1, "window_left is %" PRId64 ", expected -1 (unbounded) or more",
+                desc->window_left);
     MFA_REQUIRE(desc->window_right >= -1, "window_right is %" PRId64 ", expected -1 (unbounded) or more",
                 desc->window_right);
     p->offset = desc->alignment == MFA_ALIGN_BOTTOM_RIGHT ? p->key_count - p->query_count : 0;
@@ -109,12 +109,13 @@ static mfa_status_t set_key_range(const mfa_attention_desc_t *desc, mfai_problem
 static mfa_status_t set_scores(const mfa_attention_desc_t *desc, mfai_problem_t *p) {
     const bool literal = desc->flags & MFA_ATTENTION_LITERAL_SCALE;
     MFA_REQUIRE(isfinite(desc->softmax_scale), "softmax_scale is %g, expected a finite number", desc->softmax_scale);
-    MFA_REQUIRE(isfinite(desc->softcap) && desc->softcap >= 0, "softcap is %g, expected 0 (off) or a finite positive number",
-                desc->softcap);
+    MFA_REQUIRE(isfinite(desc->softcap) && desc->softcap >= 0,
+                "softcap is %g, expected 0 (off) or a finite positive number", desc->softcap);
     const int32_t weights = desc->intermediate_precision;
     MFA_REQUIRE(weights >= MFA_PRECISION_DEFAULT && weights <= MFA_PRECISION_FP32,
                 "intermediate_precision is %d, expected MFA_PRECISION_DEFAULT, FP16, BF16 or FP32", weights);
-    p->softmax_scale = desc->softmax_scale == 0 && !literal ? (float)(1 / sqrt((double)p->head_dim)) : desc->softmax_scale;
+    p->softmax_scale =
+        desc->softmax_scale == 0 && !literal ? (float)(1 / sqrt((double)p->head_dim)) : desc->softmax_scale;
     p->softcap = desc->softcap;
     p->exact_weights = weights == MFA_PRECISION_FP32;
     return MFA_SUCCESS;

@@ -14,9 +14,9 @@ typedef struct mfai_problem {
     mfai_view_t bool_mask, additive_mask; /* stretched to (B, H, Nq, Nkv) */
     mfai_view_t alibi_slopes;             /* stretched to (B, H, 1, 1) */
     mfai_view_t sinks;
-    float softmax_scale; /* literal */
-    float softcap;       /* 0: off */
-    bool exact_weights;  /* softmax weights stay float32 */
+    float softmax_scale;                       /* literal */
+    float softcap;                             /* 0: off */
+    bool exact_weights;                        /* softmax weights stay float32 */
     int64_t offset, window_left, window_right; /* for mfa_rules.h; causal is window_right = 0; -1: unbounded */
 } mfai_problem_t;
 

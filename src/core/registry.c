@@ -41,9 +41,8 @@ mfa_status_t mfai_registry_choose(int32_t id, const mfai_backend_t **backend) {
     for (int i = 0; i < BACKEND_COUNT; ++i)
         if (strcmp(wanted, backends[i]->name) == 0)
             return use(backends[i], backend);
-    return mfai_fail(MFA_ERROR_INVALID_ARGS, "environment variable MFA_BACKEND is \"%s\", expected auto, cpu or metal", wanted);
+    return mfai_fail(MFA_ERROR_INVALID_ARGS, "environment variable MFA_BACKEND is \"%s\", expected auto, cpu or metal",
+                     wanted);
 }
 
-bool mfa_is_device_supported(void) {
-    return mfai_metal_backend.is_available(NULL);
-}
+bool mfa_is_device_supported(void) { return mfai_metal_backend.is_available(NULL); }

@@ -7,11 +7,11 @@
 /* Records the detail for mfa_last_error_message and returns `status`. */
 mfa_status_t mfai_fail(mfa_status_t status, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-#define MFA_TRY(call)                            \
-    do {                                         \
-        mfa_status_t try_status = (call);        \
-        if (try_status != MFA_SUCCESS)           \
-            return try_status;                   \
+#define MFA_TRY(call)                     \
+    do {                                  \
+        mfa_status_t try_status = (call); \
+        if (try_status != MFA_SUCCESS)    \
+            return try_status;            \
     } while (0)
 
 #define MFA_REQUIRE(condition, ...)                                \

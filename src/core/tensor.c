@@ -43,10 +43,10 @@ static bool byte_extent(const mfai_view_t *view, int64_t *lowest, int64_t *end) 
 }
 
 static mfa_status_t locate(const char *name, mfa_context_t context, const mfa_tensor_t *tensor, mfai_view_t *view) {
-    int64_t lowest, end;
+    int64_t lowest = 0, end = 0;
     MFA_REQUIRE(byte_extent(view, &lowest, &end),
-                "%s: shape (%" PRId64 ", %" PRId64 ", %" PRId64 ", %" PRId64 ") with its strides overflows 64 bits", name,
-                view->shape[0], view->shape[1], view->shape[2], view->shape[3]);
+                "%s: shape (%" PRId64 ", %" PRId64 ", %" PRId64 ", %" PRId64 ") with its strides overflows 64 bits",
+                name, view->shape[0], view->shape[1], view->shape[2], view->shape[3]);
     bool empty = mfai_view_is_empty(view);
     if (tensor->buffer == NULL) {
         MFA_REQUIRE(tensor->byte_offset == 0, "%s.byte_offset is %" PRIu64 " but %s.buffer is NULL", name,
@@ -66,8 +66,8 @@ static mfa_status_t locate(const char *name, mfa_context_t context, const mfa_te
         view->data = empty ? NULL : (char *)mfa_buffer_contents(tensor->buffer) + offset;
     }
     int64_t element = mfai_precision_size(view->precision);
-    MFA_REQUIRE((uintptr_t)view->data % (uintptr_t)element == 0, "%s is at address %p, not aligned to its %" PRId64 "-byte elements",
-                name, (void *)view->data, element);
+    MFA_REQUIRE((uintptr_t)view->data % (uintptr_t)element == 0,
+                "%s is at address %p, not aligned to its %" PRId64 "-byte elements", name, (void *)view->data, element);
     return MFA_SUCCESS;
 }
 
@@ -80,12 +80,13 @@ mfa_status_t mfai_view_import(const char *name, mfa_context_t context, const mfa
     MFA_TRY(mfai_struct_import(name, tensor, sizeof known, sizeof known, &known));
     view->present = true;
     view->precision = known.precision;
-    MFA_REQUIRE(known.precision >= 0 && known.precision <= MFA_PRECISION_BOOL, "%s.precision is %d, not an MFA_PRECISION_...",
-                name, known.precision);
+    MFA_REQUIRE(known.precision >= 0 && known.precision <= MFA_PRECISION_BOOL,
+                "%s.precision is %d, not an MFA_PRECISION_...", name, known.precision);
     MFA_REQUIRE(precisions & MFAI_PRECISION_BIT(known.precision), "%s.precision is %s, which it cannot be", name,
                 mfai_precision_name(known.precision));
     for (int axis = 0; axis < 4; ++axis) {
-        MFA_REQUIRE(known.shape[axis] >= 0, "%s.shape[%d] is %" PRId64 ", expected 0 or more", name, axis, known.shape[axis]);
+        MFA_REQUIRE(known.shape[axis] >= 0, "%s.shape[%d] is %" PRId64 ", expected 0 or more", name, axis,
+                    known.shape[axis]);
         view->shape[axis] = known.shape[axis];
         /* The stride of a single element is never followed, so it may be anything. */
         view->stride[axis] = known.shape[axis] > 1 ? known.stride[axis] : 0;

@@ -14,8 +14,9 @@ typedef struct mfai_view {
 } mfai_view_t;
 
 #define MFAI_PRECISION_BIT(precision) (1u << (precision))
-#define MFAI_FLOATING \
-    (MFAI_PRECISION_BIT(MFA_PRECISION_FP16) | MFAI_PRECISION_BIT(MFA_PRECISION_BF16) | MFAI_PRECISION_BIT(MFA_PRECISION_FP32))
+#define MFAI_FLOATING                                                                  \
+    (MFAI_PRECISION_BIT(MFA_PRECISION_FP16) | MFAI_PRECISION_BIT(MFA_PRECISION_BF16) | \
+     MFAI_PRECISION_BIT(MFA_PRECISION_FP32))
 
 /* Bytes an element takes; only for precisions of whole bytes. */
 int64_t mfai_precision_size(int32_t precision);

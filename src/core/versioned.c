@@ -15,9 +15,10 @@ mfa_status_t mfai_struct_import(const char *name, const void *caller, size_t lea
     MFA_TRY(caller_size(name, caller, least, &bytes));
     for (size_t i = size; i < bytes; ++i)
         if (((const unsigned char *)caller)[i] != 0)
-            return mfai_fail(MFA_ERROR_UNSUPPORTED,
-                             "%s has struct_size %u and uses a field at byte %zu; this library (%d.%d.%d) knows %zu bytes",
-                             name, bytes, i, MFA_VERSION_MAJOR, MFA_VERSION_MINOR, MFA_VERSION_PATCH, size);
+            return mfai_fail(
+                MFA_ERROR_UNSUPPORTED,
+                "%s has struct_size %u and uses a field at byte %zu; this library (%d.%d.%d) knows %zu bytes", name,
+                bytes, i, MFA_VERSION_MAJOR, MFA_VERSION_MINOR, MFA_VERSION_PATCH, size);
     memcpy(known, caller, bytes < size ? bytes : size);
     return MFA_SUCCESS;
 }

@@ -9,9 +9,15 @@
 
 #if defined(__linux__)
 #include <sched.h>
+#if defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
 #elif defined(__APPLE__)
 #include <sys/sysctl.h>
 #endif
+
+bool mfai_cpu_has_baseline(void) { return true; }
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -26,13 +32,11 @@ bool mfai_cpu_has_avx512(void) {
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 
-bool mfai_cpu_has_avx512bf16(void) {
-    return mfai_cpu_has_avx512() && __builtin_cpu_supports("avx512bf16");
-}
+bool mfai_cpu_has_avx512bf16(void) { return mfai_cpu_has_avx512() && __builtin_cpu_supports("avx512bf16"); }
 
-bool mfai_cpu_has_neon(void) {
-    return false;
-}
+bool mfai_cpu_has_neon(void) { return false; }
+
+bool mfai_cpu_has_neon_bf16(void) { return false; }
 
 void mfai_cpu_name(char *name, int size) {
     unsigned brand[13] = {0};
@@ -46,21 +50,27 @@ void mfai_cpu_name(char *name, int size) {
 
 #else
 
-bool mfai_cpu_has_avx2(void) {
-    return false;
-}
+bool mfai_cpu_has_avx2(void) { return false; }
 
-bool mfai_cpu_has_avx512(void) {
-    return false;
-}
+bool mfai_cpu_has_avx512(void) { return false; }
 
-bool mfai_cpu_has_avx512bf16(void) {
-    return false;
-}
+bool mfai_cpu_has_avx512bf16(void) { return false; }
 
 bool mfai_cpu_has_neon(void) {
 #if defined(__aarch64__)
     return true;
+#else
+    return false;
+#endif
+}
+
+bool mfai_cpu_has_neon_bf16(void) {
+#if defined(__aarch64__) && defined(__linux__)
+    return getauxval(AT_HWCAP2) & HWCAP2_BF16;
+#elif defined(__APPLE__)
+    int has = 0;
+    size_t size = sizeof has;
+    return sysctlbyname("hw.optional.arm.FEAT_BF16", &has, &size, NULL, 0) == 0 && has;
 #else
     return false;
 #endif
@@ -113,9 +123,7 @@ static int permitted_cpus(void) {
 
 #else
 
-static int permitted_cpus(void) {
-    return (int)sysconf(_SC_NPROCESSORS_ONLN);
-}
+static int permitted_cpus(void) { return (int)sysconf(_SC_NPROCESSORS_ONLN); }
 
 #endif
 

@@ -9,27 +9,21 @@
 #include "cpu/threads.h"
 
 enum {
-    WANTED_TASKS = 24,          /* enough for balance on common widths, few enough that packing is shared */
-    LEAST_SUB_BLOCKS = 4,       /* query sub-blocks in a chunk: each chunk packs the keys anew */
+    WANTED_TASKS = 24,    /* enough for balance on common widths, few enough that packing is shared */
+    LEAST_SUB_BLOCKS = 4, /* query sub-blocks in a chunk: each chunk packs the keys anew */
     MOST_SUB_BLOCKS = 20,
-    CHUNK_FLOATS = 1 << 18,     /* queries and sums of a chunk: 1 MiB, about a second-level cache */
-    BLOCK_FLOATS = 1 << 17,     /* packed keys and values of a block */
+    CHUNK_FLOATS = 1 << 18, /* queries and sums of a chunk: 1 MiB, about a second-level cache */
+    BLOCK_FLOATS = 1 << 17, /* packed keys and values of a block */
     MOST_BLOCK_KEYS = 256,
     LEAST_SPLIT_KEYS = 512,
     MOST_HEAD_DIM = 1 << 20,
 };
 
-static int64_t round_up(int64_t n, int64_t multiple) {
-    return (n + multiple - 1) / multiple * multiple;
-}
+static int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
-static int64_t ceil_div(int64_t n, int64_t divisor) {
-    return (n + divisor - 1) / divisor;
-}
+static int64_t ceil_div(int64_t n, int64_t divisor) { return (n + divisor - 1) / divisor; }
 
-static int64_t clamp(int64_t n, int64_t least, int64_t most) {
-    return n < least ? least : n > most ? most : n;
-}
+static int64_t clamp(int64_t n, int64_t least, int64_t most) { return n < least ? least : n > most ? most : n; }
 
 static const mfai_forward_kernel_t *choose_kernel(const mfai_cpu_isa_t *isa, const mfai_problem_t *p) {
     const bool pairs = isa->forward_bf16 != NULL && p->query.precision == MFA_PRECISION_BF16 && !p->exact_weights;
@@ -68,7 +62,8 @@ static mfai_forward_shape_t find_shape(const mfai_problem_t *p, const mfai_forwa
 
 static mfai_forward_scratch_t lay_out(const mfai_forward_shape_t *s, const mfai_forward_tile_t *tile, bool has_bias) {
     const int64_t line = 16; /* floats in a cache line */
-    const int64_t staging_keys = tile->lanes * s->query_words, staging_values = round_up(s->value_width, 2 * tile->lanes);
+    const int64_t staging_keys = tile->lanes * s->query_words,
+                  staging_values = round_up(s->value_width, 2 * tile->lanes);
     const int64_t scores = tile->sub_rows * s->block_keys;
     mfai_forward_scratch_t at = {0};
     at.query = 0;
@@ -93,7 +88,8 @@ typedef struct {
 
 static mfa_status_t make_plan(const mfai_cpu_device_t *device, const mfai_problem_t *p, forward_plan *plan) {
     if (p->head_dim > MOST_HEAD_DIM || p->value_dim > MOST_HEAD_DIM)
-        return mfai_fail(MFA_ERROR_UNSUPPORTED, "head_dim is %" PRId64 " (query) and %" PRId64 " (value); the CPU backend takes up to %d",
+        return mfai_fail(MFA_ERROR_UNSUPPORTED,
+                         "head_dim is %" PRId64 " (query) and %" PRId64 " (value); the CPU backend takes up to %d",
                          p->head_dim, p->value_dim, MOST_HEAD_DIM);
     plan->kernel = choose_kernel(device->isa, p);
     mfai_forward_job_t *job = &plan->job;
@@ -139,7 +135,8 @@ mfa_status_t mfai_cpu_forward(void *handle, const mfai_problem_t *problem, doubl
     MFA_TRY(make_plan(device, problem, &plan));
     const mfai_forward_shape_t *shape = &plan.job.shape;
     if (shape->tasks > 0) {
-        mfai_workspace_t *workspace = mfai_workspace_take(&device->workspaces, (size_t)plan.workspace_floats * sizeof(float));
+        mfai_workspace_t *workspace =
+            mfai_workspace_take(&device->workspaces, (size_t)plan.workspace_floats * sizeof(float));
         if (workspace == NULL)
             return mfai_fail(MFA_ERROR_MEMORY_ALLOCATION, "no memory for a workspace of %" PRId64 " bytes",
                              plan.workspace_floats * (int64_t)sizeof(float));

@@ -29,8 +29,8 @@ typedef float __attribute__((may_alias)) NAME(word);
 #define word NAME(word)
 
 /* c (rows x vecs * VL) = [c * rescale +] a (rows x depth words) . b (depth x vecs * VL, packed) */
-INLINE void NAME(multiply_tile)(const int rows, const int vecs, const word *a, int64_t a_stride, const word *b, int64_t depth,
-                                float *c, int64_t c_stride, const float *rescale) {
+INLINE void NAME(multiply_tile)(const int rows, const int vecs, const word *a, int64_t a_stride, const word *b,
+                                int64_t depth, float *c, int64_t c_stride, const float *rescale) {
     vf sum[ROW_TILE][PANEL_VECS];
 #pragma GCC unroll 32
     for (int r = 0; r < rows; ++r)
@@ -57,33 +57,33 @@ INLINE void NAME(multiply_tile)(const int rows, const int vecs, const word *a, i
             vf_store(c + r * c_stride + v * VL, sum[r][v]);
 }
 
-#define MULTIPLY_ROWS(n)                                                                                       \
-    case n:                                                                                                    \
-        if (n <= ROW_TILE) {                                                                                   \
-            if (full)                                                                                          \
-                NAME(multiply_tile)(n, PANEL_VECS, a, a_stride, b, depth, c, c_stride, rescale);                \
-            else                                                                                               \
-                NAME(multiply_tile)(n, 1, a, a_stride, b, depth, c, c_stride, rescale);                        \
-        }                                                                                                      \
+#define MULTIPLY_ROWS(n)                                                                         \
+    case n:                                                                                      \
+        if (n <= ROW_TILE) {                                                                     \
+            if (full)                                                                            \
+                NAME(multiply_tile)(n, PANEL_VECS, a, a_stride, b, depth, c, c_stride, rescale); \
+            else                                                                                 \
+                NAME(multiply_tile)(n, 1, a, a_stride, b, depth, c, c_stride, rescale);          \
+        }                                                                                        \
         return;
 
-#define DEFINE_MULTIPLY(name, RESCALE)                                                                              \
-    static void NAME(name)(int rows, bool full, const word *a, int64_t a_stride, const word *b, int64_t depth, float *c, \
-                           int64_t c_stride RESCALE) {                                                              \
-        switch (rows) {                                                                                             \
-            MULTIPLY_ROWS(1)                                                                                        \
-            MULTIPLY_ROWS(2)                                                                                        \
-            MULTIPLY_ROWS(3)                                                                                        \
-            MULTIPLY_ROWS(4)                                                                                        \
-            MULTIPLY_ROWS(5)                                                                                        \
-            MULTIPLY_ROWS(6)                                                                                        \
-            MULTIPLY_ROWS(7)                                                                                        \
-            MULTIPLY_ROWS(8)                                                                                        \
-            MULTIPLY_ROWS(9)                                                                                        \
-            MULTIPLY_ROWS(10)                                                                                       \
-            MULTIPLY_ROWS(11)                                                                                       \
-            MULTIPLY_ROWS(12)                                                                                       \
-        }                                                                                                           \
+#define DEFINE_MULTIPLY(name, RESCALE)                                                                         \
+    static void NAME(name)(int rows, bool full, const word *a, int64_t a_stride, const word *b, int64_t depth, \
+                           float *c, int64_t c_stride RESCALE) {                                               \
+        switch (rows) {                                                                                        \
+            MULTIPLY_ROWS(1)                                                                                   \
+            MULTIPLY_ROWS(2)                                                                                   \
+            MULTIPLY_ROWS(3)                                                                                   \
+            MULTIPLY_ROWS(4)                                                                                   \
+            MULTIPLY_ROWS(5)                                                                                   \
+            MULTIPLY_ROWS(6)                                                                                   \
+            MULTIPLY_ROWS(7)                                                                                   \
+            MULTIPLY_ROWS(8)                                                                                   \
+            MULTIPLY_ROWS(9)                                                                                   \
+            MULTIPLY_ROWS(10)                                                                                  \
+            MULTIPLY_ROWS(11)                                                                                  \
+            MULTIPLY_ROWS(12)                                                                                  \
+        }                                                                                                      \
     }
 
 #define RESCALE_ARGUMENT , const float *rescale
@@ -141,7 +141,8 @@ static void NAME(pack_keys)(const mfai_forward_job_t *job, int64_t b, int64_t kv
         word *columns = packed + panel * PANEL * words + j % PANEL;
         for (int64_t i = 0; i < VL; ++i) {
             if (j + i < count)
-                NAME(load_words)(view_row(key, b, kv_head, first + j + i), key, job->problem->head_dim, staging + i * words);
+                NAME(load_words)(view_row(key, b, kv_head, first + j + i), key, job->problem->head_dim,
+                                 staging + i * words);
             else
                 memset(staging + i * words, 0, (size_t)words * sizeof *staging);
         }
@@ -215,7 +216,7 @@ typedef struct {
 } NAME(ranges);
 
 static void NAME(find_ranges)(const mfai_problem_t *p, int64_t first_row, int rows, int64_t first_key, int64_t keys,
-                              NAME(ranges) *seen) {
+                              NAME(ranges) * seen) {
     seen->first = keys;
     seen->last = 0;
     for (int r = 0; r < rows; ++r) {
@@ -237,7 +238,7 @@ static void NAME(find_ranges)(const mfai_problem_t *p, int64_t first_row, int ro
 
 /* Fills the biases of a sub-block and narrows ranges of rows that see nothing. Returns BIAS_ANY_... bits of all rows. */
 static unsigned NAME(fill_bias)(const mfai_problem_t *p, int64_t b, int64_t kv_head, int64_t first_row, int rows,
-                                int64_t first_key, int64_t stride, NAME(ranges) *seen, float *bias) {
+                                int64_t first_key, int64_t stride, NAME(ranges) * seen, float *bias) {
     unsigned all = 0;
     seen->first = stride;
     seen->last = 0;
@@ -328,7 +329,8 @@ typedef struct {
     int64_t keys_count, stride; /* of the block; of a row of scores */
 } NAME(block);
 
-static void NAME(multiply_scores)(const mfai_forward_job_t *job, const NAME(block) *block, int rows, const NAME(ranges) *seen) {
+static void NAME(multiply_scores)(const mfai_forward_job_t *job, const NAME(block) * block, int rows,
+                                  const NAME(ranges) * seen) {
     const int64_t words = job->shape.query_words, depth = (job->problem->head_dim + WORD_DEPTH - 1) / WORD_DEPTH;
     for (int64_t panel = seen->first / PANEL; panel * PANEL < seen->last; ++panel)
         for (int r = 0; r < rows; r += ROW_TILE)
@@ -338,8 +340,8 @@ static void NAME(multiply_scores)(const mfai_forward_job_t *job, const NAME(bloc
 }
 
 /* out = out * correction + weights . values, for the keys that the tile's rows see. */
-static void NAME(multiply_values)(const mfai_forward_job_t *job, const NAME(block) *block, int first, int rows, int64_t from,
-                                  int64_t to, const float *correction) {
+static void NAME(multiply_values)(const mfai_forward_job_t *job, const NAME(block) * block, int first, int rows,
+                                  int64_t from, int64_t to, const float *correction) {
     const int64_t columns = job->problem->value_dim, width = job->shape.value_width;
     const int64_t capacity = (block->keys_count + WORD_DEPTH - 1) / WORD_DEPTH;
     const int64_t start = from / WORD_DEPTH, depth = (to + WORD_DEPTH - 1) / WORD_DEPTH - start;
@@ -351,12 +353,14 @@ static void NAME(multiply_values)(const mfai_forward_job_t *job, const NAME(bloc
     }
 }
 
-static void NAME(softmax_and_values)(const mfai_forward_job_t *job, const NAME(block) *block, int rows, const NAME(ranges) *seen) {
+static void NAME(softmax_and_values)(const mfai_forward_job_t *job, const NAME(block) * block, int rows,
+                                     const NAME(ranges) * seen) {
     float reference[SUB_ROWS + VL], correction[SUB_ROWS + VL];
     for (int r = 0; r < rows; ++r) {
         float most = block->row_max[r];
         if (seen->begin[r] < seen->end[r]) {
-            const float here = NAME(row_max)(block->scores + r * block->stride, seen->begin[r], seen->end[r]) * job->log2_scale;
+            const float here =
+                NAME(row_max)(block->scores + r * block->stride, seen->begin[r], seen->end[r]) * job->log2_scale;
             most = here > most ? here : most;
         }
         reference[r] = most == -INFINITY ? 0 : most; /* so that -inf - reference is -inf, not NaN */
@@ -377,8 +381,8 @@ static void NAME(softmax_and_values)(const mfai_forward_job_t *job, const NAME(b
             continue;
         from = from / VL * VL;
         for (int r = first; r < first + count; ++r) {
-            const float sum = NAME(row_weights)(block->scores + r * block->stride, seen->begin[r], seen->end[r], from, to,
-                                                job->log2_scale, reference[r]);
+            const float sum = NAME(row_weights)(block->scores + r * block->stride, seen->begin[r], seen->end[r], from,
+                                                to, job->log2_scale, reference[r]);
             block->row_sum[r] = block->row_sum[r] * correction[r] + sum;
         }
         NAME(multiply_values)(job, block, first, count, from, to, correction + first);
@@ -386,8 +390,8 @@ static void NAME(softmax_and_values)(const mfai_forward_job_t *job, const NAME(b
 }
 
 /* Divides by the sum, with the sink in it, and writes out and logsumexp. */
-static void NAME(finish_row)(const mfai_problem_t *p, int64_t b, int64_t head, int64_t row, const float *sums, float row_max,
-                             float row_sum) {
+static void NAME(finish_row)(const mfai_problem_t *p, int64_t b, int64_t head, int64_t row, const float *sums,
+                             float row_max, float row_sum) {
     float factor = 1;
     if (p->sinks.present) {
         const float sink = ((const float *)p->sinks.data)[head * p->sinks.stride[1]] * LOG2_E;
@@ -398,8 +402,8 @@ static void NAME(finish_row)(const mfai_problem_t *p, int64_t b, int64_t head, i
             row_max = most;
         }
     }
-    store_row(sums, p->value_dim, row_sum == 0 ? 0 : factor / row_sum, view_row(&p->out, b, head, row), p->out.precision,
-              p->out.stride[3]);
+    store_row(sums, p->value_dim, row_sum == 0 ? 0 : factor / row_sum, view_row(&p->out, b, head, row),
+              p->out.precision, p->out.stride[3]);
     if (p->logsumexp.present) {
         float *logsumexp = (float *)view_row(&p->logsumexp, b, head, row);
         *logsumexp = row_sum == 0 ? -INFINITY : row_max * LN_2 + logf(row_sum);
@@ -442,21 +446,23 @@ static void NAME(forward_task)(void *argument, int64_t task, int slot) {
         bool packed = false;
         for (int64_t r = 0; r < rows; r += SUB_ROWS) {
             const int sub_rows = (int)(rows - r < SUB_ROWS ? rows - r : SUB_ROWS);
-            NAME(block) block = {.query = query + r * words,
-                                 .keys = keys,
-                                 .values = values,
-                                 .out = out + r * width,
-                                 .row_max = row_max + r,
-                                 .row_sum = row_sum + r,
-                                 .scores = scratch + job->at.scores,
-                                 .bias = scratch + job->at.bias,
-                                 .keys_count = count,
-                                 .stride = shape->block_keys};
+            NAME(block)
+            block = {.query = query + r * words,
+                     .keys = keys,
+                     .values = values,
+                     .out = out + r * width,
+                     .row_max = row_max + r,
+                     .row_sum = row_sum + r,
+                     .scores = scratch + job->at.scores,
+                     .bias = scratch + job->at.bias,
+                     .keys_count = count,
+                     .stride = shape->block_keys};
             NAME(ranges) seen;
             NAME(find_ranges)(p, first_row + r, sub_rows, first_key, count, &seen);
             unsigned bias = 0;
             if (job->has_bias && seen.first < seen.last)
-                bias = NAME(fill_bias)(p, b, kv_head, first_row + r, sub_rows, first_key, block.stride, &seen, block.bias);
+                bias =
+                    NAME(fill_bias)(p, b, kv_head, first_row + r, sub_rows, first_key, block.stride, &seen, block.bias);
             if (seen.first >= seen.last)
                 continue;
             if (!packed) {
@@ -469,8 +475,8 @@ static void NAME(forward_task)(void *argument, int64_t task, int slot) {
                 for (int i = 0; i < sub_rows; ++i)
                     if (seen.begin[i] < seen.end[i])
                         NAME(finish_scores)(p, block.scores + i * block.stride,
-                                            bias & BIAS_ANY_NONZERO ? block.bias + i * block.stride : NULL, seen.begin[i],
-                                            seen.end[i]);
+                                            bias & BIAS_ANY_NONZERO ? block.bias + i * block.stride : NULL,
+                                            seen.begin[i], seen.end[i]);
             NAME(softmax_and_values)(job, &block, sub_rows, &seen);
         }
     }
@@ -478,7 +484,8 @@ static void NAME(forward_task)(void *argument, int64_t task, int slot) {
     for (int64_t r = 0; r < rows; ++r) {
         const int64_t at = first_row + r;
         if (shape->splits == 1) {
-            NAME(finish_row)(p, b, kv_head * p->group + at % p->group, at / p->group, out + r * width, row_max[r], row_sum[r]);
+            NAME(finish_row)(p, b, kv_head * p->group + at % p->group, at / p->group, out + r * width, row_max[r],
+                             row_sum[r]);
             continue;
         }
         float *partial = job->partial + ((bh * shape->rows + at) * shape->splits + split) * (width + 2);
@@ -519,7 +526,8 @@ static void NAME(forward_combine)(void *argument, int64_t task, int slot) {
     }
 }
 
-static const mfai_forward_kernel_t NAME(forward_kernel) = {
+extern const mfai_forward_kernel_t NAME(mfai_forward);
+const mfai_forward_kernel_t NAME(mfai_forward) = {
     .name = KERNEL_NAME,
     .tile = {.lanes = VL, .panel = PANEL, .sub_rows = SUB_ROWS, .word_depth = WORD_DEPTH},
     .task = NAME(forward_task),

@@ -17,9 +17,7 @@ static inline uint32_t mfai_f32_to_bits(float x) {
     return bits;
 }
 
-static inline float mfai_bf16_to_f32(uint16_t half) {
-    return mfai_bits_to_f32((uint32_t)half << 16);
-}
+static inline float mfai_bf16_to_f32(uint16_t half) { return mfai_bits_to_f32((uint32_t)half << 16); }
 
 static inline uint16_t mfai_f32_to_bf16(float x) {
     uint32_t bits = mfai_f32_to_bits(x);

@@ -3,16 +3,22 @@
 #include <string.h>
 
 #include "cpu/device.h"
+#include "cpu/features.h"
 
-extern const mfai_cpu_isa_t mfai_isa_avx512bf16, mfai_isa_avx512, mfai_isa_scalar;
+extern const mfai_forward_kernel_t mfai_forward_f32_scalar, mfai_forward_f32_avx2, mfai_forward_f32_avx512,
+    mfai_forward_bf16_avx512, mfai_forward_f32_neon, mfai_forward_bf16_neon;
 
 /* Best first. */
-static const mfai_cpu_isa_t *const instances[] = {
+static const mfai_cpu_isa_t instances[] = {
 #if defined(__x86_64__)
-    &mfai_isa_avx512bf16,
-    &mfai_isa_avx512,
+    {MFA_CPU_ISA_AVX512, "avx512bf16", mfai_cpu_has_avx512bf16, &mfai_forward_f32_avx512, &mfai_forward_bf16_avx512},
+    {MFA_CPU_ISA_AVX512, "avx512", mfai_cpu_has_avx512, &mfai_forward_f32_avx512, NULL},
+    {MFA_CPU_ISA_AVX2, "avx2", mfai_cpu_has_avx2, &mfai_forward_f32_avx2, NULL},
+#elif defined(__aarch64__)
+    {MFA_CPU_ISA_NEON, "neonbf16", mfai_cpu_has_neon_bf16, &mfai_forward_f32_neon, &mfai_forward_bf16_neon},
+    {MFA_CPU_ISA_NEON, "neon", mfai_cpu_has_neon, &mfai_forward_f32_neon, NULL},
 #endif
-    &mfai_isa_scalar,
+    {MFA_CPU_ISA_SCALAR, "scalar", mfai_cpu_has_baseline, &mfai_forward_f32_scalar, NULL},
 };
 enum { INSTANCE_COUNT = sizeof instances / sizeof *instances };
 
@@ -37,8 +43,8 @@ mfa_status_t mfai_cpu_isa_choose(int32_t id, const mfai_cpu_isa_t **isa) {
     if (id == MFA_CPU_ISA_AUTO)
         MFA_TRY(from_environment(&id));
     for (int i = 0; i < INSTANCE_COUNT; ++i)
-        if ((id == MFA_CPU_ISA_AUTO || instances[i]->id == id) && instances[i]->is_available()) {
-            *isa = instances[i];
+        if ((id == MFA_CPU_ISA_AUTO || instances[i].id == id) && instances[i].is_available()) {
+            *isa = &instances[i];
             return MFA_SUCCESS;
         }
     return mfai_fail(MFA_ERROR_DEVICE_NOT_SUPPORTED, "cpu_isa %s is not available on this processor or in this build",

@@ -4,7 +4,7 @@
 #include "cpu/bias_generic.h"
 #include "cpu/pack_generic.h"
 
-#define NAME(x) x##_f32
+#define NAME(x) x##_f32_scalar
 #define KERNEL_NAME "forward_f32_scalar"
 #define WORD_DEPTH 1
 #define WORD_FMA(c, a, b) vf_fma(a, b, c)
@@ -12,9 +12,3 @@
 #define ROW_TILE 4
 #define PANEL_VECS 2
 #include "cpu/forward_generic.h"
-
-static bool is_available(void) {
-    return true;
-}
-
-const mfai_cpu_isa_t mfai_isa_scalar = {MFA_CPU_ISA_SCALAR, "scalar", is_available, &forward_kernel_f32, NULL};

@@ -9,17 +9,17 @@
  * Everything below that counts "words" is in that unit along the summed dimension.
  */
 typedef struct mfai_forward_tile {
-    int lanes;       /* floats in a vector */
-    int panel;       /* columns of a packed panel */
-    int sub_rows;    /* query rows whose scores are held at once */
-    int word_depth;  /* elements in a word: 1 or 2 */
+    int lanes;      /* floats in a vector */
+    int panel;      /* columns of a packed panel */
+    int sub_rows;   /* query rows whose scores are held at once */
+    int word_depth; /* elements in a word: 1 or 2 */
 } mfai_forward_tile_t;
 
 /* Sizes that depend on the problem only, so that results do not depend on the machine's width. */
 typedef struct mfai_forward_shape {
-    int64_t rows;        /* query rows that share a key/value head: group * query_count, position-major */
+    int64_t rows; /* query rows that share a key/value head: group * query_count, position-major */
     int64_t chunk_rows, chunks;
-    int64_t block_keys;  /* keys packed at once */
+    int64_t block_keys; /* keys packed at once */
     int64_t split_keys, splits;
     int64_t query_words, value_width; /* packed widths */
     int64_t tasks;

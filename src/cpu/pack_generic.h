@@ -18,7 +18,7 @@ INLINE vf load_converted(const void *source, int32_t precision, int64_t at, int 
 }
 
 /* Writes `count` elements as float32, padded with zeros to a multiple of VL. */
-static void load_row_f32(const void *source, int32_t precision, int64_t stride, int64_t count, float *row) {
+INLINE void load_row_f32(const void *source, int32_t precision, int64_t stride, int64_t count, float *row) {
     if (stride == 1 || count == 1) {
         for (int64_t i = 0; i < count; i += VL)
             vf_store(row + i, load_converted(source, precision, i, (int)(count - i < VL ? count - i : VL)));

@@ -6,7 +6,6 @@ enum { VL = 16 };
 
 INLINE vf vf_zero(void) { return _mm512_setzero_ps(); }
 INLINE vf vf_set1(float x) { return _mm512_set1_ps(x); }
-INLINE vf vf_iota(void) { return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
 INLINE vf vf_load(const void *p) { return _mm512_loadu_ps(p); }
 INLINE void vf_store(void *p, vf x) { _mm512_storeu_ps(p, x); }
 INLINE vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
@@ -16,12 +15,18 @@ INLINE vf vf_div(vf a, vf b) { return _mm512_div_ps(a, b); }
 INLINE vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 INLINE vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
 INLINE vf vf_abs(vf x) { return _mm512_abs_ps(x); }
-INLINE vf vf_copysign(vf magnitude, vf sign) { return _mm512_or_ps(magnitude, _mm512_and_ps(sign, _mm512_set1_ps(-0.0f))); }
+INLINE vf vf_copysign(vf magnitude, vf sign) {
+    return _mm512_or_ps(magnitude, _mm512_and_ps(sign, _mm512_set1_ps(-0.0f)));
+}
 INLINE float vf_hmax(vf x) { return _mm512_reduce_max_ps(x); }
 INLINE float vf_hsum(vf x) { return _mm512_reduce_add_ps(x); }
 
-INLINE vf vf_select_less(vf a, vf b, vf x, vf y) { return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), y, x); }
-INLINE vf vf_select_equal(vf a, vf b, vf x, vf y) { return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ), y, x); }
+INLINE vf vf_select_less(vf a, vf b, vf x, vf y) {
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), y, x);
+}
+INLINE vf vf_select_equal(vf a, vf b, vf x, vf y) {
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ), y, x);
+}
 
 INLINE __mmask16 lanes_below(int64_t n) { return n >= VL ? 0xffff : n <= 0 ? 0 : (__mmask16)((1u << n) - 1); }
 

@@ -17,16 +17,15 @@ typedef struct {
 } vf;
 
 #define EACH_LANE for (int i = 0; i < VL; ++i)
-#define LANES(expression)             \
-    do {                              \
-        vf result;                    \
+#define LANES(expression)                        \
+    do {                                         \
+        vf result;                               \
         EACH_LANE result.lane[i] = (expression); \
-        return result;                \
+        return result;                           \
     } while (0)
 
 INLINE vf vf_zero(void) { LANES(0.0f); }
 INLINE vf vf_set1(float x) { LANES(x); }
-INLINE vf vf_iota(void) { LANES((float)i); }
 INLINE vf vf_load(const void *p) {
     vf x;
     memcpy(&x, p, sizeof x);

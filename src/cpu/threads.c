@@ -7,8 +7,8 @@
 enum { MAX_WORKERS = 1023, SPINS = 2000 };
 
 static struct {
-    pthread_mutex_t caller;   /* held by the call that owns the pool */
-    pthread_mutex_t lock;     /* guards what follows, except where atomic */
+    pthread_mutex_t caller; /* held by the call that owns the pool */
+    pthread_mutex_t lock;   /* guards what follows, except where atomic */
     pthread_cond_t work, idle;
     pthread_t workers[MAX_WORKERS];
     int worker_count;
@@ -86,9 +86,7 @@ static void reset_in_child(void) {
     pool.open = false;
 }
 
-static void watch_forks(void) {
-    pthread_atfork(NULL, NULL, reset_in_child);
-}
+static void watch_forks(void) { pthread_atfork(NULL, NULL, reset_in_child); }
 
 /* Called with the pool owned. Fewer threads than wanted are not an error: the caller does what they would have done. */
 static void grow(int wanted) {

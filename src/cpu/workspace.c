@@ -59,6 +59,4 @@ void mfai_workspace_give(mfai_workspace_list_t *list, mfai_workspace_t *workspac
     pthread_mutex_unlock(&list->lock);
 }
 
-char *mfai_workspace_memory(mfai_workspace_t *workspace) {
-    return (char *)workspace + HEADER;
-}
+char *mfai_workspace_memory(mfai_workspace_t *workspace) { return (char *)workspace + HEADER; }
