@@ -9,8 +9,10 @@
 #include "cpu/threads.h"
 
 enum {
-    WANTED_TASKS = 24,    /* enough for balance on common widths, few enough that packing is shared */
-    LEAST_SUB_BLOCKS = 4, /* query sub-blocks in a chunk: each chunk packs the keys anew */
+    DIRECT_MOST_ROWS = 16,
+    WANTED_DIRECT_TASKS = 64, /* these share nothing, so more of them cost little */
+    WANTED_TASKS = 24,        /* enough for balance on common widths, few enough that packing is shared */
+    LEAST_SUB_BLOCKS = 4,     /* query sub-blocks in a chunk: each chunk packs the keys anew */
     MOST_SUB_BLOCKS = 20,
     CHUNK_FLOATS = 1 << 18, /* queries and sums of a chunk: 1 MiB, about a second-level cache */
     BLOCK_FLOATS = 1 << 17, /* packed keys and values of a block */
@@ -25,9 +27,16 @@ static int64_t ceil_div(int64_t n, int64_t divisor) { return (n + divisor - 1) /
 
 static int64_t clamp(int64_t n, int64_t least, int64_t most) { return n < least ? least : n > most ? most : n; }
 
+/* Whether so few rows share a key that packing it would cost more than the products. */
+static bool is_direct(const mfai_problem_t *p) {
+    return p->group * p->query_count <= DIRECT_MOST_ROWS && (p->key.stride[3] == 1 || p->head_dim == 1) &&
+           (p->value.stride[3] == 1 || p->value_dim == 1);
+}
+
+/* The direct products are float32, whose speed memory does not let them use anyway. */
 static const mfai_forward_kernel_t *choose_kernel(const mfai_cpu_isa_t *isa, const mfai_problem_t *p) {
     const bool pairs = isa->forward_bf16 != NULL && p->query.precision == MFA_PRECISION_BF16 && !p->exact_weights;
-    return pairs ? isa->forward_bf16 : isa->forward_f32;
+    return pairs && !is_direct(p) ? isa->forward_bf16 : isa->forward_f32;
 }
 
 static mfai_forward_shape_t find_shape(const mfai_problem_t *p, const mfai_forward_tile_t *tile) {
@@ -48,11 +57,11 @@ static mfai_forward_shape_t find_shape(const mfai_problem_t *p, const mfai_forwa
     s.block_keys = clamp(BLOCK_FLOATS / words, tile->panel, MOST_BLOCK_KEYS) / tile->panel * tile->panel;
     s.block_keys = clamp(s.block_keys, tile->panel, round_up(clamp(p->key_count, 1, INT32_MAX), tile->panel));
 
-    const int64_t row_tasks = heads * s.chunks;
+    const int64_t row_tasks = heads * s.chunks, wanted = is_direct(p) ? WANTED_DIRECT_TASKS : WANTED_TASKS;
     s.splits = 1;
     s.split_keys = p->key_count;
-    if (row_tasks > 0 && row_tasks < WANTED_TASKS / 2 && p->key_count >= 2 * LEAST_SPLIT_KEYS) {
-        s.splits = clamp(ceil_div(WANTED_TASKS, row_tasks), 1, p->key_count / LEAST_SPLIT_KEYS);
+    if (row_tasks > 0 && row_tasks < wanted / 2 && p->key_count >= 2 * LEAST_SPLIT_KEYS) {
+        s.splits = clamp(ceil_div(wanted, row_tasks), 1, p->key_count / LEAST_SPLIT_KEYS);
         s.split_keys = round_up(ceil_div(p->key_count, s.splits), tile->panel);
         s.splits = ceil_div(p->key_count, s.split_keys);
     }
@@ -96,6 +105,7 @@ static mfa_status_t make_plan(const mfai_cpu_device_t *device, const mfai_proble
     *job = (mfai_forward_job_t){.problem = p};
     job->shape = find_shape(p, &plan->kernel->tile);
     job->has_bias = p->bool_mask.present || p->additive_mask.present || p->alibi_slopes.present;
+    job->direct = is_direct(p);
     job->score_pass = job->has_bias || p->softcap > 0 || p->softmax_scale == 0;
     job->negate_query = !job->score_pass && p->softmax_scale < 0;
     job->log2_scale = job->score_pass ? 1 : fabsf(p->softmax_scale) * LOG2_E;

@@ -6,8 +6,6 @@ TARGET_BEGIN("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
 
 #include "cpu/generic_begin.h"
 #include "cpu/simd_avx512.h"
-#include "cpu/bias_generic.h"
-#include "cpu/pack_generic.h"
 
 INLINE vf dot_pairs(vf c, vf a, vf b) { return _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)b); }
 
@@ -16,14 +14,14 @@ INLINE void store_weight_halves(float *row, int64_t i, vf x) {
     _mm256_storeu_si256((void *)((uint16_t *)row + i), (__m256i)_mm512_cvtneps_pbh(x));
 }
 
-#define NAME(x) x##_bf16_avx512
 #define KERNEL_NAME "forward_bf16_avx512"
+#define KERNEL mfai_forward_bf16_avx512
 #define WORD_DEPTH 2
 #define WORD_FMA(c, a, b) dot_pairs(c, a, b)
 #define STORE_WEIGHTS(row, i, x) store_weight_halves(row, i, x)
 #define ROW_TILE 12
 #define PANEL_VECS 2
-#include "cpu/forward_generic.h"
+#include "cpu/instance.h"
 
 TARGET_END
 #endif

@@ -2,15 +2,13 @@
 #if defined(__aarch64__)
 #include "cpu/generic_begin.h"
 #include "cpu/simd_neon.h"
-#include "cpu/bias_generic.h"
-#include "cpu/pack_generic.h"
 
-#define NAME(x) x##_f32_neon
 #define KERNEL_NAME "forward_f32_neon"
+#define KERNEL mfai_forward_f32_neon
 #define WORD_DEPTH 1
 #define WORD_FMA(c, a, b) vf_fma(a, b, c)
 #define STORE_WEIGHTS(row, i, x) vf_store((row) + (i), x)
 #define ROW_TILE 12
 #define PANEL_VECS 2
-#include "cpu/forward_generic.h"
+#include "cpu/instance.h"
 #endif

@@ -10,22 +10,20 @@ TARGET_BEGIN("arch=armv8.2-a+bf16")
 
 #include "cpu/generic_begin.h"
 #include "cpu/simd_neon.h"
-#include "cpu/bias_generic.h"
-#include "cpu/pack_generic.h"
 
 INLINE vf dot_pairs(vf c, vf a, vf b) { return vbfdotq_f32(c, vreinterpretq_bf16_f32(a), vreinterpretq_bf16_f32(b)); }
 
 /* In place: 4 halves take the room of 2 of the floats already read. */
 INLINE void store_weight_halves(float *row, int64_t i, vf x) { vf_store_bf16_n((uint16_t *)row + i, x, VL); }
 
-#define NAME(x) x##_bf16_neon
 #define KERNEL_NAME "forward_bf16_neon"
+#define KERNEL mfai_forward_bf16_neon
 #define WORD_DEPTH 2
 #define WORD_FMA(c, a, b) dot_pairs(c, a, b)
 #define STORE_WEIGHTS(row, i, x) store_weight_halves(row, i, x)
 #define ROW_TILE 12
 #define PANEL_VECS 2
-#include "cpu/forward_generic.h"
+#include "cpu/instance.h"
 
 TARGET_END
 #endif

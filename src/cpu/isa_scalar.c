@@ -1,14 +1,12 @@
 /* The kernels in plain C: for any processor, and to hold the others against. */
 #include "cpu/generic_begin.h"
 #include "cpu/simd_scalar.h"
-#include "cpu/bias_generic.h"
-#include "cpu/pack_generic.h"
 
-#define NAME(x) x##_f32_scalar
 #define KERNEL_NAME "forward_f32_scalar"
+#define KERNEL mfai_forward_f32_scalar
 #define WORD_DEPTH 1
 #define WORD_FMA(c, a, b) vf_fma(a, b, c)
 #define STORE_WEIGHTS(row, i, x) vf_store((row) + (i), x)
 #define ROW_TILE 4
 #define PANEL_VECS 2
-#include "cpu/forward_generic.h"
+#include "cpu/instance.h"

@@ -37,6 +37,7 @@ typedef struct mfai_forward_job {
     float log2_scale;  /* scores enter exp2 multiplied by this */
     bool score_pass;   /* scores are finished one by one (scale, softcap, biases, masks) and log2_scale is 1 */
     bool has_bias;     /* mask, additive mask or ALiBi */
+    bool direct;       /* few rows: keys and values are read where they lie, not packed */
     bool negate_query; /* a negative scale moved into the queries, so that log2_scale is positive */
     char *scratch;     /* at.size floats for each slot */
     float *partial;    /* with splits > 1: for each row and split value_width sums, then row_max, row_sum */

@@ -1,0 +1,16 @@
+/*
+ * An instance of the kernels. The including file has opened its target region, included generic_begin.h and a SIMD vocabulary,
+ * and defined
+ *   KERNEL, KERNEL_NAME       the exported table and its name
+ *   WORD_DEPTH                elements in a 32-bit word: 1 (float32) or 2 (bfloat16 pairs)
+ *   WORD_FMA(c, a, b)         c + a . b, lane by lane over words
+ *   STORE_WEIGHTS(row, i, x)  stores softmax weights i .. i + VL - 1 of a row as words
+ *   ROW_TILE, PANEL_VECS      register tile: rows, and vectors of columns
+ */
+#include "cpu/bias_generic.h"
+#include "cpu/pack_generic.h"
+#include "cpu/multiply_generic.h"
+#include "cpu/panels_generic.h"
+#include "cpu/rows_generic.h"
+#include "cpu/direct_generic.h"
+#include "cpu/forward_generic.h"

@@ -1,0 +1,113 @@
+/* What happens to rows of scores between the two products. */
+/* The keys that each row of a sub-block sees, counted from the start of the key block; empty if end <= begin. */
+typedef struct {
+    int64_t begin[SUB_ROWS], end[SUB_ROWS];
+    int64_t first, last; /* over all rows */
+} ranges_t;
+
+static void find_ranges(const mfai_problem_t *p, int64_t first_row, int rows, int64_t first_key, int64_t keys,
+                        ranges_t *seen) {
+    seen->first = keys;
+    seen->last = 0;
+    for (int r = 0; r < rows; ++r) {
+        const int64_t row = (first_row + r) / p->group;
+        int64_t begin = mfa_rule_key_begin(row, p->offset, p->window_left, p->key_count) - first_key;
+        int64_t end = mfa_rule_key_end(row, p->offset, p->window_right, p->key_count) - first_key;
+        begin = begin > 0 ? begin : 0;
+        end = end < keys ? end : keys;
+        if (end <= begin)
+            begin = end = 0;
+        else {
+            seen->first = begin < seen->first ? begin : seen->first;
+            seen->last = end > seen->last ? end : seen->last;
+        }
+        seen->begin[r] = begin;
+        seen->end[r] = end;
+    }
+}
+
+/* Fills the biases of a sub-block and narrows ranges of rows that see nothing. Returns BIAS_ANY_... bits of all rows. */
+static unsigned fill_bias(const mfai_problem_t *p, int64_t b, int64_t kv_head, int64_t first_row, int rows,
+                          int64_t first_key, int64_t stride, ranges_t *seen, float *bias) {
+    unsigned all = 0;
+    seen->first = stride;
+    seen->last = 0;
+    for (int r = 0; r < rows; ++r) {
+        if (seen->end[r] <= seen->begin[r])
+            continue;
+        const int64_t at = first_row + r, begin = seen->begin[r], end = seen->end[r];
+        unsigned found = fill_bias_row(p, b, kv_head * p->group + at % p->group, at / p->group, first_key + begin,
+                                       end - begin, bias + r * stride + begin);
+        all |= found;
+        if (!(found & BIAS_ANY_VISIBLE)) {
+            seen->begin[r] = seen->end[r] = 0;
+            continue;
+        }
+        seen->first = begin < seen->first ? begin : seen->first;
+        seen->last = end > seen->last ? end : seen->last;
+    }
+    return all;
+}
+
+INLINE vf vf_tanh(vf x) {
+    const vf magnitude = vf_abs(x), square = vf_mul(x, x);
+    vf small = vf_fma(vf_set1(TANH_C4), square, vf_set1(TANH_C3));
+    small = vf_fma(small, square, vf_set1(TANH_C2));
+    small = vf_fma(small, square, vf_set1(TANH_C1));
+    small = vf_fma(small, square, vf_set1(TANH_C0));
+    small = vf_fma(vf_mul(small, square), x, x);
+    /* 1 - 2 / (e^(2|x|) + 1); at 10 it is 1 in float32, and beyond nothing may overflow. */
+    const vf bounded = vf_select_less(vf_set1(10), magnitude, vf_set1(10), magnitude);
+    const vf power = vf_exp2(vf_mul(bounded, vf_set1(2 * LOG2_E)));
+    const vf large = vf_sub(vf_set1(1), vf_div(vf_set1(2), vf_add(power, vf_set1(1))));
+    return vf_select_less(magnitude, vf_set1(0.625f), small, vf_copysign(large, x));
+}
+
+/* Raw products to scores in units of log2. */
+static void finish_scores(const mfai_problem_t *p, float *scores, const float *bias, int64_t begin, int64_t end) {
+    const vf scale = vf_set1(p->softmax_scale), cap = vf_set1(p->softcap), inverse_cap = vf_set1(1 / p->softcap);
+    const vf to_log2 = vf_set1(LOG2_E), hidden = vf_set1(-INFINITY);
+    for (int64_t j = begin / VL * VL; j < end; j += VL) {
+        vf x = vf_mul(vf_load(scores + j), scale);
+        if (p->softcap > 0)
+            x = vf_mul(vf_tanh(vf_mul(x, inverse_cap)), cap);
+        if (bias) {
+            const vf added = vf_load(bias + j);
+            x = vf_select_equal(added, hidden, hidden, vf_add(x, added));
+        }
+        vf_store(scores + j, vf_mul(x, to_log2));
+    }
+}
+
+/* Hides what lies outside begin .. end in the edge vectors and returns the largest score, -inf if there is none. */
+static float row_max(float *scores, int64_t begin, int64_t end) {
+    const int64_t first = begin / VL * VL, last = (end - 1) / VL * VL;
+    if (begin > first || end < last + VL) {
+        vf_store(scores + first, vf_hide_outside(vf_load(scores + first), begin - first, end - first));
+        if (last > first)
+            vf_store(scores + last, vf_hide_outside(vf_load(scores + last), 0, end - last));
+    }
+    vf most = vf_load(scores + first);
+    for (int64_t j = first + VL; j <= last; j += VL)
+        most = vf_max(most, vf_load(scores + j));
+    return vf_hmax(most);
+}
+
+/* Replaces scores by weights exp2(score * log2_scale - reference), zero from `from` to `begin` and from `end` to `to`; returns
+   their sum. */
+static float row_weights(float *row, int64_t begin, int64_t end, int64_t from, int64_t to, float log2_scale,
+                         float reference) {
+    const vf scale = vf_set1(log2_scale), shift = vf_set1(-reference);
+    const int64_t first = begin < end ? begin / VL * VL : from, last = begin < end ? (end - 1) / VL * VL + VL : from;
+    vf sum = vf_zero();
+    for (int64_t j = from; j < first; j += VL)
+        STORE_WEIGHTS(row, j, vf_zero());
+    for (int64_t j = first; j < last; j += VL) {
+        vf weight = vf_exp2(vf_fma(vf_load(row + j), scale, shift));
+        sum = vf_add(sum, weight);
+        STORE_WEIGHTS(row, j, weight);
+    }
+    for (int64_t j = last; j < to; j += VL)
+        STORE_WEIGHTS(row, j, vf_zero());
+    return vf_hsum(sum);
+}
