@@ -2,8 +2,6 @@
  * Products for a few query rows, as in decoding: keys and values are read where they lie, once for all rows that share them, so
  * that the time is that of reading memory. Packing them first would read, write and read again.
  */
-#if WORD_DEPTH == 1
-
 enum {
     DIRECT_ROWS = 4,                /* rows that one pass over keys or values serves */
     DIRECT_KEYS = VL / DIRECT_ROWS, /* keys whose products with those rows fill a vector */
@@ -11,25 +9,47 @@ enum {
     DIRECT_VALUE_VECS = 4,
 };
 
+/* Words `at` .. at + VL - 1 of a key of `dim` elements, zero beyond its end. */
+INLINE vf direct_key(const char *key, int32_t precision, int64_t at, int64_t dim) {
+#if WORD_DEPTH == 1
+    return load_converted(key, precision, at, dim - at < VL ? (int)(dim - at) : VL);
+#else
+    (void)precision;
+    const int64_t halves = dim - 2 * at;
+    return halves >= 2 * VL ? vf_load(key + 4 * at) : vf_load_halves_n(key + 4 * at, (int)halves);
+#endif
+}
+
+/* VL columns of the values of one word of keys; `even` and `odd` are its rows where a word is two. */
+INLINE vf direct_value(const char *even, const char *odd, int32_t precision, int64_t column, int n) {
+#if WORD_DEPTH == 1
+    (void)odd;
+    return load_converted(even, precision, column, n);
+#else
+    (void)precision;
+    return vf_pair_halves((const uint16_t *)even + column, (const uint16_t *)odd + column, n);
+#endif
+}
+
 /* DIRECT_KEYS keys times `rows` queries: products[row * DIRECT_KEYS + key]. */
-INLINE void direct_products(const int rows, const float *query, int64_t query_stride,
+INLINE void direct_products(const int rows, const word *query, int64_t query_stride,
                             const char *const keys[DIRECT_KEYS], int32_t precision, int64_t dim, float *products) {
+    const int64_t words = (dim + WORD_DEPTH - 1) / WORD_DEPTH;
     vf sum[VL];
 #pragma GCC unroll 16
     for (int i = 0; i < VL; ++i)
         sum[i] = vf_zero();
-    for (int64_t d = 0; d < dim; d += VL) {
-        const int n = (int)(dim - d < VL ? dim - d : VL);
+    for (int64_t at = 0; at < words; at += VL) {
         vf key[DIRECT_KEYS];
 #pragma GCC unroll 4
         for (int k = 0; k < DIRECT_KEYS; ++k)
-            key[k] = load_converted(keys[k], precision, d, n);
+            key[k] = direct_key(keys[k], precision, at, dim);
 #pragma GCC unroll 4
         for (int r = 0; r < rows; ++r) {
-            const vf q = vf_load(query + r * query_stride + d);
+            const vf q = vf_load(query + r * query_stride + at);
 #pragma GCC unroll 4
             for (int k = 0; k < DIRECT_KEYS; ++k)
-                sum[r * DIRECT_KEYS + k] = vf_fma(q, key[k], sum[r * DIRECT_KEYS + k]);
+                sum[r * DIRECT_KEYS + k] = WORD_FMA(sum[r * DIRECT_KEYS + k], q, key[k]);
         }
     }
     vf_transpose(sum);
@@ -40,10 +60,9 @@ INLINE void direct_products(const int rows, const float *query, int64_t query_st
     vf_store(products, total);
 }
 
-INLINE void direct_scores_for(const int rows, const mfai_view_t *key, const int32_t precision, const char *first_key,
-                              const float *query, int64_t query_stride, int64_t dim, int64_t from, int64_t to,
+INLINE void direct_scores_for(const int rows, const int32_t precision, const char *first_key, int64_t step,
+                              const word *query, int64_t query_stride, int64_t dim, int64_t from, int64_t to,
                               float *scores, int64_t stride) {
-    const int64_t step = key->stride[2] * mfai_precision_size(precision);
     for (int64_t j = from; j < to; j += DIRECT_KEYS) {
         const int n = (int)(to - j < DIRECT_KEYS ? to - j : DIRECT_KEYS);
         const char *keys[DIRECT_KEYS];
@@ -58,39 +77,72 @@ INLINE void direct_scores_for(const int rows, const mfai_view_t *key, const int3
     }
 }
 
-/* The rows of a pass as a constant, so that its sums stay in registers. */
-#define DIRECT_PASS(rows, call) \
-    do {                        \
-        if ((rows) >= 4)        \
-            call(4);            \
-        else if ((rows) == 3)   \
-            call(3);            \
-        else if ((rows) == 2)   \
-            call(2);            \
-        else                    \
-            call(1);            \
-    } while (0)
+/* Calls `call` with rows and precision as constants, so that sums stay in registers and loads do not branch. */
+#define DIRECT_CASE(rows, precision, call) \
+    case 4 * (rows) + (precision):         \
+        call(rows, precision);             \
+        break;
+#if WORD_DEPTH == 1
+#define DIRECT_CASES(rows, call)                \
+    DIRECT_CASE(rows, MFA_PRECISION_FP32, call) \
+    DIRECT_CASE(rows, MFA_PRECISION_FP16, call) \
+    DIRECT_CASE(rows, MFA_PRECISION_BF16, call)
+#else
+#define DIRECT_CASES(rows, call) DIRECT_CASE(rows, MFA_PRECISION_BF16, call)
+#endif
+#define DIRECT_SWITCH(rows, precision, call)                                   \
+    switch (4 * ((rows) < DIRECT_ROWS ? (rows) : DIRECT_ROWS) + (precision)) { \
+        DIRECT_CASES(1, call)                                                  \
+        DIRECT_CASES(2, call)                                                  \
+        DIRECT_CASES(3, call)                                                  \
+        DIRECT_CASES(4, call)                                                  \
+    }
 
-/* scores[r * stride + j] for the keys from .. to - 1 of the block that starts at `first_key`. */
-static void direct_scores(const mfai_view_t *key, const char *first_key, const float *query, int64_t query_stride,
-                          int64_t dim, int rows, int64_t from, int64_t to, float *scores, int64_t stride) {
+/* Rows of keys or values, contiguous along the last dimension, from the start of a block. */
+typedef struct {
+    const char *first;
+    int64_t step; /* bytes from row to row */
+    int64_t columns;
+    int32_t precision;
+} direct_rows_t;
+
+/* Rows from .. to - 1 where they lie, or, where their elements lie apart, gathered into `copy`. */
+static direct_rows_t find_direct_rows(const mfai_view_t *view, int64_t b, int64_t kv_head, int64_t first_key,
+                                      int64_t from, int64_t to, char *copy) {
+    const int64_t element = mfai_precision_size(view->precision), columns = view->shape[3];
+    direct_rows_t rows = {.columns = columns, .precision = view->precision};
+    if (view->stride[3] == 1 || columns == 1) {
+        rows.first = view_row(view, b, kv_head, first_key);
+        rows.step = view->stride[2] * element;
+        return rows;
+    }
+    rows.first = copy;
+    rows.step = columns * element;
+    for (int64_t j = from; j < to; ++j) {
+        const char *row = view_row(view, b, kv_head, first_key + j);
+        for (int64_t c = 0; c < columns; ++c)
+            memcpy(copy + j * rows.step + c * element, row + c * view->stride[3] * element, (size_t)element);
+    }
+    return rows;
+}
+
+/* scores[r * stride + j] for the keys from .. to - 1. */
+static void direct_scores(const direct_rows_t *keys, const word *query, int64_t query_stride, int rows, int64_t from,
+                          int64_t to, float *scores, int64_t stride) {
     for (int r = 0; r < rows; r += DIRECT_ROWS) {
-        const float *q = query + r * query_stride;
+        const word *q = query + r * query_stride;
         float *s = scores + r * stride;
-#define SCORES(n)                                                                                              \
-    (key->precision == MFA_PRECISION_FP32                                                                      \
-         ? direct_scores_for(n, key, MFA_PRECISION_FP32, first_key, q, query_stride, dim, from, to, s, stride) \
-     : key->precision == MFA_PRECISION_FP16                                                                    \
-         ? direct_scores_for(n, key, MFA_PRECISION_FP16, first_key, q, query_stride, dim, from, to, s, stride) \
-         : direct_scores_for(n, key, MFA_PRECISION_BF16, first_key, q, query_stride, dim, from, to, s, stride))
-        DIRECT_PASS(rows - r, SCORES);
+#define SCORES(n, precision) \
+    direct_scores_for(n, precision, keys->first, keys->step, q, query_stride, keys->columns, from, to, s, stride)
+        DIRECT_SWITCH(rows - r, keys->precision, SCORES)
 #undef SCORES
     }
 }
 
-/* out (rows x vecs * VL) += weights . values, over the keys from .. to - 1 */
+/* out (rows x vecs * VL) += weights . values, over the keys from .. to - 1. Where words hold two keys and the first or last lacks
+   its partner, the row itself stands in, with the weight 0 that the partner has: nothing unseen is read. */
 INLINE void direct_add(const int rows, const int vecs, const int32_t precision, const char *first_value, int64_t step,
-                       int64_t column, int64_t columns, const float *weights, int64_t stride, int64_t from, int64_t to,
+                       int64_t column, int64_t columns, const word *weights, int64_t stride, int64_t from, int64_t to,
                        float *out, int64_t width) {
     vf sum[DIRECT_ROWS][DIRECT_VALUE_VECS];
 #pragma GCC unroll 4
@@ -98,20 +150,22 @@ INLINE void direct_add(const int rows, const int vecs, const int32_t precision, 
 #pragma GCC unroll 4
         for (int v = 0; v < vecs; ++v)
             sum[r][v] = vf_load(out + r * width + v * VL);
-    for (int64_t j = from; j < to; ++j) {
-        const char *row = first_value + j * step;
+    for (int64_t w = from / WORD_DEPTH; w * WORD_DEPTH < to; ++w) {
+        const int64_t first = w * WORD_DEPTH, last = first + WORD_DEPTH - 1;
+        const char *even = first_value + (first < from ? from : first) * step;
+        const char *odd = first_value + (last < to ? last : to - 1) * step;
         vf value[DIRECT_VALUE_VECS];
 #pragma GCC unroll 4
         for (int v = 0; v < vecs; ++v) {
             const int64_t at = column + v * VL;
-            value[v] = load_converted(row, precision, at, columns - at < VL ? (int)(columns - at) : VL);
+            value[v] = direct_value(even, odd, precision, at, columns - at < VL ? (int)(columns - at) : VL);
         }
 #pragma GCC unroll 4
         for (int r = 0; r < rows; ++r) {
-            const vf weight = vf_set1(weights[r * stride + j]);
+            const vf weight = vf_set1(weights[r * stride + w]);
 #pragma GCC unroll 4
             for (int v = 0; v < vecs; ++v)
-                sum[r][v] = vf_fma(weight, value[v], sum[r][v]);
+                sum[r][v] = WORD_FMA(sum[r][v], weight, value[v]);
         }
     }
 #pragma GCC unroll 4
@@ -121,12 +175,12 @@ INLINE void direct_add(const int rows, const int vecs, const int32_t precision, 
             vf_store(out + r * width + v * VL, sum[r][v]);
 }
 
-INLINE void direct_values_for(const int rows, const mfai_view_t *value, const int32_t precision,
-                              const char *first_value, const float *weights, int64_t stride, int64_t from, int64_t to,
+INLINE void direct_values_for(const int rows, const int32_t precision, const char *first_value, int64_t step,
+                              int64_t columns, const word *weights, int64_t stride, int64_t from, int64_t to,
                               float *out, int64_t width) {
-    const int64_t step = value->stride[2] * mfai_precision_size(precision), columns = value->shape[3];
-    for (int64_t j = from; j < to; j += DIRECT_VALUE_KEYS) {
-        const int64_t end = to - j < DIRECT_VALUE_KEYS ? to : j + DIRECT_VALUE_KEYS;
+    for (int64_t j = from; j < to; j = j / DIRECT_VALUE_KEYS * DIRECT_VALUE_KEYS + DIRECT_VALUE_KEYS) {
+        int64_t end = (j / DIRECT_VALUE_KEYS + 1) * DIRECT_VALUE_KEYS;
+        end = end < to ? end : to;
         int64_t column = 0;
         for (; column + (DIRECT_VALUE_VECS - 1) * VL < columns; column += DIRECT_VALUE_VECS * VL)
             direct_add(rows, DIRECT_VALUE_VECS, precision, first_value, step, column, columns, weights, stride, j, end,
@@ -137,21 +191,18 @@ INLINE void direct_values_for(const int rows, const mfai_view_t *value, const in
     }
 }
 
-static void direct_values(const mfai_view_t *value, const char *first_value, const float *weights, int64_t stride,
-                          int rows, int64_t from, int64_t to, float *out, int64_t width) {
+static void direct_values(const direct_rows_t *values, const word *weights, int64_t stride, int rows, int64_t from,
+                          int64_t to, float *out, int64_t width) {
     for (int r = 0; r < rows; r += DIRECT_ROWS) {
-        const float *w = weights + r * stride;
+        const word *w = weights + r * stride;
         float *o = out + r * width;
-#define VALUES(n)                                                                                      \
-    (value->precision == MFA_PRECISION_FP32                                                            \
-         ? direct_values_for(n, value, MFA_PRECISION_FP32, first_value, w, stride, from, to, o, width) \
-     : value->precision == MFA_PRECISION_FP16                                                          \
-         ? direct_values_for(n, value, MFA_PRECISION_FP16, first_value, w, stride, from, to, o, width) \
-         : direct_values_for(n, value, MFA_PRECISION_BF16, first_value, w, stride, from, to, o, width))
-        DIRECT_PASS(rows - r, VALUES);
+#define VALUES(n, precision) \
+    direct_values_for(n, precision, values->first, values->step, values->columns, w, stride, from, to, o, width)
+        DIRECT_SWITCH(rows - r, values->precision, VALUES)
 #undef VALUES
     }
 }
 
-#undef DIRECT_PASS
-#endif
+#undef DIRECT_SWITCH
+#undef DIRECT_CASES
+#undef DIRECT_CASE

@@ -28,15 +28,11 @@ static int64_t ceil_div(int64_t n, int64_t divisor) { return (n + divisor - 1) /
 static int64_t clamp(int64_t n, int64_t least, int64_t most) { return n < least ? least : n > most ? most : n; }
 
 /* Whether so few rows share a key that packing it would cost more than the products. */
-static bool is_direct(const mfai_problem_t *p) {
-    return p->group * p->query_count <= DIRECT_MOST_ROWS && (p->key.stride[3] == 1 || p->head_dim == 1) &&
-           (p->value.stride[3] == 1 || p->value_dim == 1);
-}
+static bool is_direct(const mfai_problem_t *p) { return p->group * p->query_count <= DIRECT_MOST_ROWS; }
 
-/* The direct products are float32, whose speed memory does not let them use anyway. */
 static const mfai_forward_kernel_t *choose_kernel(const mfai_cpu_isa_t *isa, const mfai_problem_t *p) {
     const bool pairs = isa->forward_bf16 != NULL && p->query.precision == MFA_PRECISION_BF16 && !p->exact_weights;
-    return pairs && !is_direct(p) ? isa->forward_bf16 : isa->forward_f32;
+    return pairs ? isa->forward_bf16 : isa->forward_f32;
 }
 
 static mfai_forward_shape_t find_shape(const mfai_problem_t *p, const mfai_forward_tile_t *tile) {
@@ -108,7 +104,8 @@ static mfa_status_t make_plan(const mfai_cpu_device_t *device, const mfai_proble
     job->direct = is_direct(p);
     job->score_pass = job->has_bias || p->softcap > 0 || p->softmax_scale == 0;
     job->negate_query = !job->score_pass && p->softmax_scale < 0;
-    job->log2_scale = job->score_pass ? 1 : fabsf(p->softmax_scale) * LOG2_E;
+    job->score_unit = job->score_pass ? 1 : fabsf(p->softmax_scale);
+    job->log2_scale = job->score_unit * LOG2_E;
     job->at = lay_out(&job->shape, &plan->kernel->tile, job->has_bias);
 
     plan->slots = (int)clamp(job->shape.tasks, 1, device->num_threads);

@@ -19,8 +19,10 @@ typedef struct {
     const mfai_forward_job_t *job;
     int64_t b, kv_head, first_row, first_key, key_count;
     int rows;
-    const word *query, *keys, *values; /* packed; keys and values unless the job is direct */
-    float *out, *row_max, *row_sum;    /* of the first row */
+    const word *query;
+    word *keys, *values; /* room for them, filled by `attend` when packed */
+    word *staging;
+    float *out, *row_max, *row_sum; /* of the first row */
     float *scores, *bias;
     int64_t stride; /* of a row of scores or bias */
 } block_t;
@@ -28,19 +30,22 @@ typedef struct {
 static void multiply_scores(const block_t *block, const ranges_t *seen) {
     const mfai_problem_t *p = block->job->problem;
     const int64_t words = block->job->shape.query_words, depth = (p->head_dim + WORD_DEPTH - 1) / WORD_DEPTH;
-#if WORD_DEPTH == 1
     if (block->job->direct) {
-        direct_scores(&p->key, view_row(&p->key, block->b, block->kv_head, block->first_key), block->query, words,
-                      p->head_dim, block->rows, seen->first, seen->last, block->scores, block->stride);
+        const direct_rows_t keys = find_direct_rows(&p->key, block->b, block->kv_head, block->first_key, seen->first,
+                                                    seen->last, (char *)block->keys);
+        direct_scores(&keys, block->query, words, block->rows, seen->first, seen->last, block->scores, block->stride);
         return;
     }
-#endif
     for (int64_t panel = seen->first / PANEL; panel * PANEL < seen->last; ++panel)
         for (int r = 0; r < block->rows; r += ROW_TILE)
             multiply(block->rows - r < ROW_TILE ? block->rows - r : ROW_TILE, panel_is_full(panel, block->key_count),
                      block->query + r * words, words, block->keys + panel * PANEL * words, depth,
                      block->scores + r * block->stride + panel * PANEL, block->stride);
 }
+
+/* Words of keys in one sum before it is added to the others: shorter sums round less. */
+enum { SUM_WORDS = 128 };
+static const float unchanged[12] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
 
 /* out = out * correction + weights . values, for the keys from .. to - 1 that rows of the tile see. */
 static void multiply_values(const block_t *block, int first, int rows, int64_t from, int64_t to,
@@ -49,22 +54,24 @@ static void multiply_values(const block_t *block, int first, int rows, int64_t f
     const int64_t width = block->job->shape.value_width;
     float *out = block->out + first * width;
     const float *weights = block->scores + first * block->stride;
-#if WORD_DEPTH == 1
     if (block->job->direct) {
         for (int r = 0; r < rows; ++r)
             for (int64_t c = 0; c < width; c += VL)
                 vf_store(out + r * width + c, vf_mul(vf_load(out + r * width + c), vf_set1(correction[r])));
-        direct_values(&p->value, view_row(&p->value, block->b, block->kv_head, block->first_key), weights,
-                      block->stride, rows, from, to, out, width);
+        const direct_rows_t values =
+            find_direct_rows(&p->value, block->b, block->kv_head, block->first_key, from, to, (char *)block->values);
+        direct_values(&values, weights, block->stride, rows, from, to, out, width);
         return;
     }
-#endif
     const int64_t capacity = (block->key_count + WORD_DEPTH - 1) / WORD_DEPTH;
-    const int64_t start = from / VL * VL / WORD_DEPTH, depth = (to + WORD_DEPTH - 1) / WORD_DEPTH - start;
+    const int64_t start = from / WORD_DEPTH, end = (to + WORD_DEPTH - 1) / WORD_DEPTH;
     for (int64_t panel = 0; panel * PANEL < p->value_dim; ++panel) {
         const bool full = panel_is_full(panel, p->value_dim);
-        const word *values = block->values + panel * PANEL * capacity + start * (full ? PANEL : VL);
-        multiply_add(rows, full, weights + start, block->stride, values, depth, out + panel * PANEL, width, correction);
+        const word *values = block->values + panel * PANEL * capacity;
+        const float *factor = correction;
+        for (int64_t k = start; k < end; k += SUM_WORDS, factor = unchanged)
+            multiply_add(rows, full, weights + k, block->stride, values + k * (full ? PANEL : VL),
+                         end - k < SUM_WORDS ? end - k : SUM_WORDS, out + panel * PANEL, width, factor);
     }
 }
 
@@ -74,7 +81,7 @@ static void softmax_and_values(const block_t *block, const ranges_t *seen) {
     for (int r = 0; r < block->rows; ++r) {
         float most = block->row_max[r];
         if (seen->begin[r] < seen->end[r]) {
-            const float here = row_max(block->scores + r * block->stride, seen->begin[r], seen->end[r]) * log2_scale;
+            const float here = row_max(block->scores + r * block->stride, seen->begin[r], seen->end[r]);
             most = here > most ? here : most;
         }
         reference[r] = most == -INFINITY ? 0 : most; /* so that -inf - reference is -inf, not NaN */
@@ -82,7 +89,8 @@ static void softmax_and_values(const block_t *block, const ranges_t *seen) {
         block->row_max[r] = most;
     }
     for (int r = 0; r < block->rows; r += VL)
-        vf_store(correction + r, vf_exp2(vf_sub(vf_load(correction + r), vf_load(reference + r))));
+        vf_store(correction + r,
+                 vf_exp2(vf_mul(vf_sub(vf_load(correction + r), vf_load(reference + r)), vf_set1(log2_scale))));
     for (int first = 0; first < block->rows; first += ROW_TILE) {
         const int rows = block->rows - first < ROW_TILE ? block->rows - first : ROW_TILE;
         int64_t from = block->key_count, to = 0;
@@ -103,7 +111,7 @@ static void softmax_and_values(const block_t *block, const ranges_t *seen) {
 }
 
 /* Packs keys and values on the first call for a block of keys. */
-static void attend(const block_t *block, word *keys, word *values, word *staging, bool *packed) {
+static void attend(const block_t *block, bool *packed) {
     const mfai_forward_job_t *job = block->job;
     const mfai_problem_t *p = job->problem;
     ranges_t seen;
@@ -115,8 +123,8 @@ static void attend(const block_t *block, word *keys, word *values, word *staging
     if (seen.first >= seen.last)
         return;
     if (!*packed && !job->direct) {
-        pack_keys(job, block->b, block->kv_head, block->first_key, block->key_count, staging, keys);
-        pack_values(job, block->b, block->kv_head, block->first_key, block->key_count, staging, values);
+        pack_keys(job, block->b, block->kv_head, block->first_key, block->key_count, block->staging, block->keys);
+        pack_values(job, block->b, block->kv_head, block->first_key, block->key_count, block->staging, block->values);
         *packed = true;
     }
     multiply_scores(block, &seen);
@@ -130,23 +138,23 @@ static void attend(const block_t *block, word *keys, word *values, word *staging
 }
 
 /* Divides by the sum, with the sink in it, and writes out and logsumexp. */
-static void finish_row(const mfai_problem_t *p, int64_t b, int64_t head, int64_t row, const float *sums, float row_max,
-                       float row_sum) {
-    float factor = 1;
+static void finish_row(const mfai_forward_job_t *job, int64_t b, int64_t head, int64_t row, const float *sums,
+                       float row_max, float row_sum) {
+    const mfai_problem_t *p = job->problem;
+    float most = row_max * job->score_unit, factor = 1;
     if (p->sinks.present) {
-        const float sink = ((const float *)p->sinks.data)[head * p->sinks.stride[1]] * LOG2_E;
-        const float most = sink > row_max ? sink : row_max;
+        const float sink = ((const float *)p->sinks.data)[head * p->sinks.stride[1]], visible = most;
+        most = sink > most ? sink : most;
         if (most != -INFINITY) {
-            factor = exp2f(row_max - most);
-            row_sum = row_sum * factor + exp2f(sink - most);
-            row_max = most;
+            factor = expf(visible - most);
+            row_sum = row_sum * factor + expf(sink - most);
         }
     }
     store_row(sums, p->value_dim, row_sum == 0 ? 0 : factor / row_sum, view_row(&p->out, b, head, row),
               p->out.precision, p->out.stride[3]);
     if (p->logsumexp.present) {
         float *logsumexp = (float *)view_row(&p->logsumexp, b, head, row);
-        *logsumexp = row_sum == 0 ? -INFINITY : row_max * LN_2 + logf(row_sum);
+        *logsumexp = row_sum == 0 ? -INFINITY : most + logf(row_sum);
     }
 }
 
@@ -177,7 +185,7 @@ static void forward_task(void *argument, int64_t task, int slot) {
     memset(row_sum, 0, (size_t)rows * sizeof *row_sum);
     for (int64_t r = 0; r < rows; ++r)
         row_max[r] = -INFINITY;
-    word *query = scratch + job->at.query, *keys = scratch + job->at.keys, *values = scratch + job->at.values;
+    word *query = scratch + job->at.query;
     if (begin < end)
         pack_queries(job, b, kv_head, first_row, rows, query);
 
@@ -193,8 +201,9 @@ static void forward_task(void *argument, int64_t task, int slot) {
                 .key_count = end - first_key < shape->block_keys ? end - first_key : shape->block_keys,
                 .rows = (int)(rows - r < SUB_ROWS ? rows - r : SUB_ROWS),
                 .query = query + r * words,
-                .keys = keys,
-                .values = values,
+                .keys = scratch + job->at.keys,
+                .values = scratch + job->at.values,
+                .staging = scratch + job->at.staging,
                 .out = out + r * width,
                 .row_max = row_max + r,
                 .row_sum = row_sum + r,
@@ -202,14 +211,14 @@ static void forward_task(void *argument, int64_t task, int slot) {
                 .bias = scratch + job->at.bias,
                 .stride = shape->block_keys,
             };
-            attend(&block, keys, values, scratch + job->at.staging, &packed);
+            attend(&block, &packed);
         }
     }
 
     for (int64_t r = 0; r < rows; ++r) {
         const int64_t at = first_row + r;
         if (shape->splits == 1) {
-            finish_row(p, b, kv_head * p->group + at % p->group, at / p->group, out + r * width, row_max[r],
+            finish_row(job, b, kv_head * p->group + at % p->group, at / p->group, out + r * width, row_max[r],
                        row_sum[r]);
             continue;
         }
@@ -238,7 +247,7 @@ static void forward_combine(void *argument, int64_t task, int slot) {
         memset(sums, 0, (size_t)width * sizeof *sums);
         for (int64_t s = 0; s < shape->splits; ++s) {
             const float *part = partial + s * (width + 2);
-            const float factor = exp2f(part[width] - reference);
+            const float factor = exp2f((part[width] - reference) * job->log2_scale);
             if (part[width] == -INFINITY && part[width + 1] == 0)
                 continue; /* saw no key: nothing to add, and 0 * 0 is all that would be */
             row_sum += part[width + 1] * factor;
@@ -247,7 +256,7 @@ static void forward_combine(void *argument, int64_t task, int slot) {
         }
         const int64_t bh = at / shape->rows, row = at % shape->rows;
         const int64_t b = bh / p->kv_heads, head = bh % p->kv_heads * p->group + row % p->group;
-        finish_row(p, b, head, row / p->group, sums, row_max, row_sum);
+        finish_row(job, b, head, row / p->group, sums, row_max, row_sum);
     }
 }
 

@@ -34,8 +34,9 @@ typedef struct mfai_forward_job {
     const mfai_problem_t *problem;
     mfai_forward_shape_t shape;
     mfai_forward_scratch_t at;
-    float log2_scale;  /* scores enter exp2 multiplied by this */
-    bool score_pass;   /* scores are finished one by one (scale, softcap, biases, masks) and log2_scale is 1 */
+    float score_unit;  /* what a score is multiplied by to be one of the definition */
+    float log2_scale;  /* the same in units of log2 */
+    bool score_pass;   /* scores are finished one by one (scale, softcap, biases, masks), and score_unit is 1 */
     bool has_bias;     /* mask, additive mask or ALiBi */
     bool direct;       /* few rows: keys and values are read where they lie, not packed */
     bool negate_query; /* a negative scale moved into the queries, so that log2_scale is positive */

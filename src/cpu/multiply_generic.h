@@ -11,7 +11,7 @@ INLINE void multiply_tile(const int rows, const int vecs, const word *a, int64_t
     for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 4
         for (int v = 0; v < vecs; ++v)
-            sum[r][v] = rescale ? vf_mul(vf_load(c + r * c_stride + v * VL), vf_set1(rescale[r])) : vf_zero();
+            sum[r][v] = vf_zero();
     for (int64_t k = 0; k < depth; ++k) {
         vf column[PANEL_VECS];
 #pragma GCC unroll 4
@@ -25,11 +25,14 @@ INLINE void multiply_tile(const int rows, const int vecs, const word *a, int64_t
                 sum[r][v] = WORD_FMA(sum[r][v], broadcast, column[v]);
         }
     }
+    /* What c held is added last: sums that start anew at each block round less than one long sum. */
 #pragma GCC unroll 32
     for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 4
-        for (int v = 0; v < vecs; ++v)
-            vf_store(c + r * c_stride + v * VL, sum[r][v]);
+        for (int v = 0; v < vecs; ++v) {
+            float *to = c + r * c_stride + v * VL;
+            vf_store(to, rescale ? vf_fma(vf_load(to), vf_set1(rescale[r]), sum[r][v]) : sum[r][v]);
+        }
 }
 
 #define MULTIPLY_ROWS(n)                                                                   \

@@ -35,7 +35,8 @@ static unsigned fill_bias(const mfai_problem_t *p, int64_t b, int64_t kv_head, i
     for (int r = 0; r < rows; ++r) {
         if (seen->end[r] <= seen->begin[r])
             continue;
-        const int64_t at = first_row + r, begin = seen->begin[r], end = seen->end[r];
+        const int64_t at = first_row + r;
+        int64_t begin = seen->begin[r], end = seen->end[r];
         unsigned found = fill_bias_row(p, b, kv_head * p->group + at % p->group, at / p->group, first_key + begin,
                                        end - begin, bias + r * stride + begin);
         all |= found;
@@ -43,6 +44,14 @@ static unsigned fill_bias(const mfai_problem_t *p, int64_t b, int64_t kv_head, i
             seen->begin[r] = seen->end[r] = 0;
             continue;
         }
+        /* Padding is hidden keys at either end: not visiting it saves time, and whatever it holds stays unread. */
+        const float *row_bias = bias + r * stride;
+        while (row_bias[begin] == -INFINITY)
+            ++begin;
+        while (row_bias[end - 1] == -INFINITY)
+            --end;
+        seen->begin[r] = begin;
+        seen->end[r] = end;
         seen->first = begin < seen->first ? begin : seen->first;
         seen->last = end > seen->last ? end : seen->last;
     }
@@ -63,10 +72,10 @@ INLINE vf vf_tanh(vf x) {
     return vf_select_less(magnitude, vf_set1(0.625f), small, vf_copysign(large, x));
 }
 
-/* Raw products to scores in units of log2. */
+/* Raw products to finished scores. */
 static void finish_scores(const mfai_problem_t *p, float *scores, const float *bias, int64_t begin, int64_t end) {
     const vf scale = vf_set1(p->softmax_scale), cap = vf_set1(p->softcap), inverse_cap = vf_set1(1 / p->softcap);
-    const vf to_log2 = vf_set1(LOG2_E), hidden = vf_set1(-INFINITY);
+    const vf hidden = vf_set1(-INFINITY);
     for (int64_t j = begin / VL * VL; j < end; j += VL) {
         vf x = vf_mul(vf_load(scores + j), scale);
         if (p->softcap > 0)
@@ -75,7 +84,7 @@ static void finish_scores(const mfai_problem_t *p, float *scores, const float *b
             const vf added = vf_load(bias + j);
             x = vf_select_equal(added, hidden, hidden, vf_add(x, added));
         }
-        vf_store(scores + j, vf_mul(x, to_log2));
+        vf_store(scores + j, x);
     }
 }
 
@@ -93,17 +102,17 @@ static float row_max(float *scores, int64_t begin, int64_t end) {
     return vf_hmax(most);
 }
 
-/* Replaces scores by weights exp2(score * log2_scale - reference), zero from `from` to `begin` and from `end` to `to`; returns
-   their sum. */
+/* Replaces scores by weights exp2((score - reference) * log2_scale), zero from `from` to `begin` and from `end` to `to`; returns their
+   sum. Subtracting first keeps scores near the largest floats, as masks of finfo.min make, from overflowing. */
 static float row_weights(float *row, int64_t begin, int64_t end, int64_t from, int64_t to, float log2_scale,
                          float reference) {
-    const vf scale = vf_set1(log2_scale), shift = vf_set1(-reference);
+    const vf scale = vf_set1(log2_scale), largest = vf_set1(reference);
     const int64_t first = begin < end ? begin / VL * VL : from, last = begin < end ? (end - 1) / VL * VL + VL : from;
     vf sum = vf_zero();
     for (int64_t j = from; j < first; j += VL)
         STORE_WEIGHTS(row, j, vf_zero());
     for (int64_t j = first; j < last; j += VL) {
-        vf weight = vf_exp2(vf_fma(vf_load(row + j), scale, shift));
+        vf weight = vf_exp2(vf_mul(vf_sub(vf_load(row + j), largest), scale));
         sum = vf_add(sum, weight);
         STORE_WEIGHTS(row, j, weight);
     }

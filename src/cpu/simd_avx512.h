@@ -64,6 +64,10 @@ INLINE void vf_store_bf16_n(void *p, vf x, int n) {
     store_halves(p, _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)), n);
 }
 
+INLINE vf vf_load_halves_n(const void *p, int n) {
+    return _mm512_castsi512_ps(_mm512_maskz_loadu_epi16(n >= 2 * VL ? 0xffffffffu : (1u << n) - 1, p));
+}
+
 /* Word i is element i of `even` in the low half and of `odd` in the high half. */
 INLINE vf vf_pair_halves(const void *even, const void *odd, int n) {
     __m512i low = _mm512_cvtepu16_epi32(load_halves(even, n));

@@ -68,6 +68,12 @@ INLINE uint16x4_t to_bf16(vf x) {
 }
 INLINE void vf_store_bf16_n(void *p, vf x, int n) { store_halves(p, to_bf16(x), n); }
 
+INLINE vf vf_load_halves_n(const void *p, int n) {
+    uint16_t some[2 * VL] = {0};
+    memcpy(some, p, (size_t)(n < 2 * VL ? n : 2 * VL) * sizeof *some);
+    return vreinterpretq_f32_u16(vld1q_u16(some));
+}
+
 INLINE vf vf_pair_halves(const void *even, const void *odd, int n) {
     const uint32x4_t low = vmovl_u16(load_halves(even, n));
     return vreinterpretq_f32_u32(vorrq_u32(low, vshll_n_u16(load_halves(odd, n), 16)));

@@ -7,7 +7,8 @@
  *   vf_max(a, b)            a > b ? a : b, so a NaN in b stays
  *   vf_select_less(a, b, x, y), vf_select_equal   x where a < b (a == b), else y
  *   vf_hide_outside(x, begin, end)   -inf in the lanes outside begin .. end - 1
- *   vf_pair_halves          interleaves two rows of 16-bit elements into words
+ *   vf_load_halves_n        the first n 16-bit elements as they are, zero elsewhere; only where words are pairs
+ *   vf_pair_halves          likewise; interleaves two rows of 16-bit elements into words
  *   vf_exp2                 within 2 ulp; 0 for -inf, NaN for NaN; for x up to 127
  *   vf_transpose            of VL vectors, in place
  */
