@@ -8,8 +8,9 @@ import pathlib
 import re
 import subprocess
 
-import mfa
 from tools import require_tool
+
+import mfa
 
 ROOT = pathlib.Path(__file__).parents[1]
 HEADER = ROOT / "include/mfa.h"
@@ -39,7 +40,8 @@ def test_layout(tmp_path):
     compiler = require_tool(os.environ.get("CC", "cc"), "apt-get install gcc")
     program = tmp_path / "layout"
     subprocess.run(
-        [compiler, "-std=c99", f"-I{ROOT / 'include'}", ROOT / "tests/abi/layout.c", "-o", program], check=True
+        [compiler, "-std=c99", f"-I{ROOT / 'include'}", ROOT / "tests/abi/layout.c", "-o", program],
+        check=True,
     )
     result = subprocess.run([program], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines() == committed("layout.txt")

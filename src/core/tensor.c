@@ -1,6 +1,7 @@
 #include "core/tensor.h"
 
 #include <inttypes.h>
+#include <string.h>
 
 #include "core/buffer.h"
 #include "core/versioned.h"
@@ -95,17 +96,13 @@ mfa_status_t mfai_view_import(const char *name, mfa_context_t context, const mfa
 }
 
 mfa_status_t mfai_view_expect(const char *name, mfai_view_t *view, const int64_t shape[4], bool broadcast) {
-    for (int axis = 0; axis < 4; ++axis) {
-        if (broadcast && view->shape[axis] == 1) {
-            view->shape[axis] = shape[axis];
-            continue;
-        }
-        MFA_REQUIRE(view->shape[axis] == shape[axis],
+    for (int axis = 0; axis < 4; ++axis)
+        MFA_REQUIRE(view->shape[axis] == shape[axis] || (broadcast && view->shape[axis] == 1),
                     "%s has shape (%" PRId64 ", %" PRId64 ", %" PRId64 ", %" PRId64 "), expected (%" PRId64 ", %" PRId64
                     ", %" PRId64 ", %" PRId64 ")%s",
                     name, view->shape[0], view->shape[1], view->shape[2], view->shape[3], shape[0], shape[1], shape[2],
                     shape[3], broadcast ? " or 1 in any place" : "");
-    }
+    memcpy(view->shape, shape, sizeof view->shape);
     return MFA_SUCCESS;
 }
 

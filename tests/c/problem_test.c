@@ -105,7 +105,7 @@ static void test_refused(mfa_context_t context) {
     INVALID(c.value.shape[2] = 4, "value has shape");
     INVALID(c.out.shape[3] = 8, "out has shape");
     INVALID(c.logsumexp.shape[2] = 4, "logsumexp has shape");
-    INVALID(c.bool_mask.shape[3] = 4, "bool_mask has shape");
+    INVALID(c.bool_mask.shape[3] = 4, "bool_mask has shape (1, 4, 1, 4), expected (2, 4, 3, 5)");
     INVALID(c.additive_mask.shape[1] = 2, "additive_mask has shape");
     INVALID(c.alibi_slopes.shape[1] = 1, "alibi_slopes has 1 heads");
     INVALID(c.sinks.shape[1] = 1, "sinks has shape");

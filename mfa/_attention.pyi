@@ -1,0 +1,50 @@
+# Arrays are Any: NumPy's, torch's, and whatever else has the buffer protocol or DLPack.
+
+from typing import Any, Literal
+
+from mfa._context import Context
+from mfa.reports import Plan
+
+def attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    *,
+    layout: Literal["bshd", "bhsd"] = "bshd",
+    causal: Literal["top-left", "bottom-right"] | bool | None = None,
+    alignment: Literal["top-left", "bottom-right"] | None = None,
+    window: tuple[int, int] = (-1, -1),
+    softmax_scale: float | None = None,
+    softcap: float = 0.0,
+    mask: Any = None,
+    bias: Any = None,
+    alibi_slopes: Any = None,
+    sinks: Any = None,
+    intermediate_precision: Literal["float32"] | None = None,
+    out: Any = None,
+    out_dtype: Any = None,
+    return_lse: bool = False,
+    context: Context | None = None,
+) -> Any: ...
+def plan(
+    query: Any,
+    key: Any,
+    value: Any,
+    *,
+    layout: Literal["bshd", "bhsd"] = "bshd",
+    causal: Literal["top-left", "bottom-right"] | bool | None = None,
+    alignment: Literal["top-left", "bottom-right"] | None = None,
+    window: tuple[int, int] = (-1, -1),
+    softmax_scale: float | None = None,
+    softcap: float = 0.0,
+    mask: Any = None,
+    bias: Any = None,
+    alibi_slopes: Any = None,
+    sinks: Any = None,
+    intermediate_precision: Literal["float32"] | None = None,
+    out: Any = None,
+    out_dtype: Any = None,
+    return_lse: bool = False,
+    context: Context | None = None,
+) -> Plan: ...
+def sliding_window(width: int) -> tuple[int, int]: ...

@@ -1,0 +1,197 @@
+# mfa.h as Cython sees it. Calling these functions needs libmfa at link time; mfa.capi offers the same calls
+# without.
+
+from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
+
+cdef extern from "<stdbool.h>" nogil:
+    ctypedef bint c_bool "bool"
+
+cdef extern from "mfa.h" nogil:
+    enum:
+        MFA_VERSION_MAJOR
+        MFA_VERSION_MINOR
+        MFA_VERSION_PATCH
+
+    ctypedef int32_t mfa_status_t
+    ctypedef mfa_status_t mfa_error_t
+
+    enum:
+        MFA_SUCCESS
+        MFA_ERROR_INVALID_ARGS
+        MFA_ERROR_MEMORY_ALLOCATION
+        MFA_ERROR_DEVICE_NOT_SUPPORTED
+        MFA_ERROR_KERNEL_COMPILATION
+        MFA_ERROR_EXECUTION_FAILED
+        MFA_ERROR_UNSUPPORTED
+
+    ctypedef int32_t mfa_precision_t
+
+    enum:
+        MFA_PRECISION_DEFAULT
+        MFA_PRECISION_FP16
+        MFA_PRECISION_BF16
+        MFA_PRECISION_FP32
+        MFA_PRECISION_INT8
+        MFA_PRECISION_INT4
+        MFA_PRECISION_BOOL
+
+    struct mfa_context:
+        pass
+    struct mfa_buffer:
+        pass
+    ctypedef mfa_context *mfa_context_t
+    ctypedef mfa_buffer *mfa_buffer_t
+
+    enum:
+        MFA_BACKEND_AUTO
+        MFA_BACKEND_CPU
+        MFA_BACKEND_METAL
+
+        MFA_CPU_ISA_AUTO
+        MFA_CPU_ISA_SCALAR
+        MFA_CPU_ISA_AVX2
+        MFA_CPU_ISA_AVX512
+        MFA_CPU_ISA_NEON
+
+    const uint32_t MFA_CONTEXT_ALLOW_CPU_FALLBACK
+
+    ctypedef struct mfa_context_options_t:
+        uint32_t struct_size
+        int32_t backend
+        int32_t device
+        int32_t num_threads
+        int32_t cpu_isa
+        uint32_t flags
+
+    ctypedef struct mfa_context_info_t:
+        uint32_t struct_size
+        int32_t backend
+        int32_t num_threads
+        int32_t cpu_isa
+        uint32_t flags
+        char backend_name[16]
+        char isa_name[16]
+        char device_name[96]
+
+    mfa_status_t mfa_create_context(mfa_context_t *context)
+    mfa_status_t mfa_create_context_with_options(const mfa_context_options_t *options, mfa_context_t *context)
+    void mfa_destroy_context(mfa_context_t context)
+    mfa_status_t mfa_context_describe(mfa_context_t context, mfa_context_info_t *info)
+    mfa_status_t mfa_context_trim(mfa_context_t context)
+
+    mfa_status_t mfa_create_buffer(mfa_context_t context, size_t size_bytes, mfa_buffer_t *buffer)
+    mfa_status_t mfa_buffer_from_ptr(
+        mfa_context_t context, void *data, size_t size_bytes, mfa_buffer_t *buffer)
+    void *mfa_buffer_contents(mfa_buffer_t buffer)
+    size_t mfa_buffer_size(mfa_buffer_t buffer)
+    c_bool mfa_buffer_is_zero_copy(mfa_buffer_t buffer)
+    void mfa_destroy_buffer(mfa_buffer_t buffer)
+
+    mfa_status_t mfa_attention_forward(
+        mfa_context_t context, mfa_buffer_t q, mfa_buffer_t k, mfa_buffer_t v, mfa_buffer_t out,
+        uint32_t batch_size, uint32_t seq_len_q, uint32_t seq_len_kv, uint32_t num_heads, uint16_t head_dim,
+        float softmax_scale, c_bool causal, mfa_precision_t input_precision,
+        mfa_precision_t intermediate_precision, mfa_precision_t output_precision, c_bool transpose_q,
+        c_bool transpose_k, c_bool transpose_v, c_bool transpose_o)
+    mfa_status_t mfa_attention_forward_with_lse(
+        mfa_context_t context, mfa_buffer_t q, mfa_buffer_t k, mfa_buffer_t v, mfa_buffer_t out,
+        mfa_buffer_t logsumexp, uint32_t batch_size, uint32_t seq_len_q, uint32_t seq_len_kv,
+        uint32_t num_heads, uint16_t head_dim, float softmax_scale, c_bool causal,
+        mfa_precision_t input_precision, mfa_precision_t intermediate_precision,
+        mfa_precision_t output_precision, c_bool transpose_q, c_bool transpose_k, c_bool transpose_v,
+        c_bool transpose_o)
+
+    ctypedef struct mfa_tensor_t:
+        uint32_t struct_size
+        int32_t precision
+        void *data
+        mfa_buffer_t buffer
+        uint64_t byte_offset
+        int64_t shape[4]
+        int64_t stride[4]
+
+    enum:
+        MFA_ALIGN_NONE
+        MFA_ALIGN_TOP_LEFT
+        MFA_ALIGN_BOTTOM_RIGHT
+
+    const uint32_t MFA_ATTENTION_CAUSAL
+    const uint32_t MFA_ATTENTION_LITERAL_SCALE
+
+    ctypedef struct mfa_attention_desc_t:
+        uint32_t struct_size
+        uint32_t flags
+        const mfa_tensor_t *query
+        const mfa_tensor_t *key
+        const mfa_tensor_t *value
+        const mfa_tensor_t *out
+        const mfa_tensor_t *logsumexp
+        const mfa_tensor_t *bool_mask
+        const mfa_tensor_t *additive_mask
+        const mfa_tensor_t *alibi_slopes
+        const mfa_tensor_t *sinks
+        float softmax_scale
+        float softcap
+        int32_t alignment
+        int32_t intermediate_precision
+        int64_t window_left
+        int64_t window_right
+
+    ctypedef struct mfa_plan_t:
+        uint32_t struct_size
+        int32_t status
+        int32_t backend
+        int32_t fallback
+        int32_t tile_queries
+        int32_t tile_keys
+        int32_t key_splits
+        int32_t num_threads
+        uint64_t workspace_bytes
+        char kernel[64]
+        char isa[16]
+        char reason[256]
+
+    mfa_status_t mfa_attention_forward_desc(mfa_context_t context, const mfa_attention_desc_t *desc)
+    mfa_status_t mfa_attention_forward_plan(
+        mfa_context_t context, const mfa_attention_desc_t *desc, mfa_plan_t *plan)
+
+    const char *mfa_error_string(mfa_status_t status)
+    const char *mfa_last_error_message(mfa_context_t context)
+    c_bool mfa_is_device_supported()
+    void mfa_get_version(int *major, int *minor, int *patch)
+    double mfa_get_gpu_latency(mfa_context_t context)
+
+# The MFA_..._INIT macros are brace initialisers, which Cython cannot spell; these return them.
+cdef extern from *:
+    """
+    static inline mfa_context_options_t mfa_context_options_init(void)
+    {
+        mfa_context_options_t initial = MFA_CONTEXT_OPTIONS_INIT;
+        return initial;
+    }
+    static inline mfa_context_info_t mfa_context_info_init(void)
+    {
+        mfa_context_info_t initial = MFA_CONTEXT_INFO_INIT;
+        return initial;
+    }
+    static inline mfa_tensor_t mfa_tensor_init(void)
+    {
+        mfa_tensor_t initial = MFA_TENSOR_INIT;
+        return initial;
+    }
+    static inline mfa_attention_desc_t mfa_attention_desc_init(void)
+    {
+        mfa_attention_desc_t initial = MFA_ATTENTION_DESC_INIT;
+        return initial;
+    }
+    static inline mfa_plan_t mfa_plan_init(void)
+    {
+        mfa_plan_t initial = MFA_PLAN_INIT;
+        return initial;
+    }
+    """
+    mfa_context_options_t mfa_context_options_init() noexcept nogil
+    mfa_context_info_t mfa_context_info_init() noexcept nogil
+    mfa_tensor_t mfa_tensor_init() noexcept nogil
+    mfa_attention_desc_t mfa_attention_desc_init() noexcept nogil
+    mfa_plan_t mfa_plan_init() noexcept nogil

@@ -1,0 +1,122 @@
+"""The calls of mfa.h for Cython modules that do not link libmfa; see capi.pxd."""
+
+from libc.stdint cimport uint16_t, uint32_t
+
+from mfa cimport _status, c_mfa
+from mfa.c_mfa cimport (
+    c_bool,
+    mfa_attention_desc_t,
+    mfa_buffer_t,
+    mfa_context_info_t,
+    mfa_context_options_t,
+    mfa_context_t,
+    mfa_plan_t,
+    mfa_precision_t,
+    mfa_status_t,
+)
+
+
+cdef int check(mfa_status_t status) except -1:
+    return _status.check(status)
+
+
+cdef mfa_status_t mfa_create_context(mfa_context_t *context) noexcept nogil:
+    return c_mfa.mfa_create_context(context)
+
+
+cdef mfa_status_t mfa_create_context_with_options(
+        const mfa_context_options_t *options, mfa_context_t *context) noexcept nogil:
+    return c_mfa.mfa_create_context_with_options(options, context)
+
+
+cdef void mfa_destroy_context(mfa_context_t context) noexcept nogil:
+    c_mfa.mfa_destroy_context(context)
+
+
+cdef mfa_status_t mfa_context_describe(mfa_context_t context, mfa_context_info_t *info) noexcept nogil:
+    return c_mfa.mfa_context_describe(context, info)
+
+
+cdef mfa_status_t mfa_context_trim(mfa_context_t context) noexcept nogil:
+    return c_mfa.mfa_context_trim(context)
+
+
+cdef mfa_status_t mfa_create_buffer(
+        mfa_context_t context, size_t size_bytes, mfa_buffer_t *buffer) noexcept nogil:
+    return c_mfa.mfa_create_buffer(context, size_bytes, buffer)
+
+
+cdef mfa_status_t mfa_buffer_from_ptr(
+        mfa_context_t context, void *data, size_t size_bytes, mfa_buffer_t *buffer) noexcept nogil:
+    return c_mfa.mfa_buffer_from_ptr(context, data, size_bytes, buffer)
+
+
+cdef void *mfa_buffer_contents(mfa_buffer_t buffer) noexcept nogil:
+    return c_mfa.mfa_buffer_contents(buffer)
+
+
+cdef size_t mfa_buffer_size(mfa_buffer_t buffer) noexcept nogil:
+    return c_mfa.mfa_buffer_size(buffer)
+
+
+cdef c_bool mfa_buffer_is_zero_copy(mfa_buffer_t buffer) noexcept nogil:
+    return c_mfa.mfa_buffer_is_zero_copy(buffer)
+
+
+cdef void mfa_destroy_buffer(mfa_buffer_t buffer) noexcept nogil:
+    c_mfa.mfa_destroy_buffer(buffer)
+
+
+cdef mfa_status_t mfa_attention_forward(
+        mfa_context_t context, mfa_buffer_t q, mfa_buffer_t k, mfa_buffer_t v, mfa_buffer_t out,
+        uint32_t batch_size, uint32_t seq_len_q, uint32_t seq_len_kv, uint32_t num_heads, uint16_t head_dim,
+        float softmax_scale, c_bool causal, mfa_precision_t input_precision,
+        mfa_precision_t intermediate_precision, mfa_precision_t output_precision, c_bool transpose_q,
+        c_bool transpose_k, c_bool transpose_v, c_bool transpose_o) noexcept nogil:
+    return c_mfa.mfa_attention_forward(
+        context, q, k, v, out, batch_size, seq_len_q, seq_len_kv, num_heads, head_dim, softmax_scale,
+        causal, input_precision, intermediate_precision, output_precision, transpose_q, transpose_k,
+        transpose_v, transpose_o)
+
+
+cdef mfa_status_t mfa_attention_forward_with_lse(
+        mfa_context_t context, mfa_buffer_t q, mfa_buffer_t k, mfa_buffer_t v, mfa_buffer_t out,
+        mfa_buffer_t logsumexp, uint32_t batch_size, uint32_t seq_len_q, uint32_t seq_len_kv,
+        uint32_t num_heads, uint16_t head_dim, float softmax_scale, c_bool causal,
+        mfa_precision_t input_precision,
+        mfa_precision_t intermediate_precision, mfa_precision_t output_precision, c_bool transpose_q,
+        c_bool transpose_k, c_bool transpose_v, c_bool transpose_o) noexcept nogil:
+    return c_mfa.mfa_attention_forward_with_lse(
+        context, q, k, v, out, logsumexp, batch_size, seq_len_q, seq_len_kv, num_heads, head_dim,
+        softmax_scale, causal, input_precision, intermediate_precision, output_precision, transpose_q,
+        transpose_k, transpose_v, transpose_o)
+
+
+cdef mfa_status_t mfa_attention_forward_desc(
+        mfa_context_t context, const mfa_attention_desc_t *desc) noexcept nogil:
+    return c_mfa.mfa_attention_forward_desc(context, desc)
+
+
+cdef mfa_status_t mfa_attention_forward_plan(
+        mfa_context_t context, const mfa_attention_desc_t *desc, mfa_plan_t *plan) noexcept nogil:
+    return c_mfa.mfa_attention_forward_plan(context, desc, plan)
+
+
+cdef const char *mfa_error_string(mfa_status_t status) noexcept nogil:
+    return c_mfa.mfa_error_string(status)
+
+
+cdef const char *mfa_last_error_message(mfa_context_t context) noexcept nogil:
+    return c_mfa.mfa_last_error_message(context)
+
+
+cdef c_bool mfa_is_device_supported() noexcept nogil:
+    return c_mfa.mfa_is_device_supported()
+
+
+cdef void mfa_get_version(int *major, int *minor, int *patch) noexcept nogil:
+    c_mfa.mfa_get_version(major, minor, patch)
+
+
+cdef double mfa_get_gpu_latency(mfa_context_t context) noexcept nogil:
+    return c_mfa.mfa_get_gpu_latency(context)

@@ -1,0 +1,3 @@
+class MFAError(RuntimeError):
+    code: int
+    def __init__(self, message: str, code: int) -> None: ...

@@ -1,0 +1,145 @@
+"""Builds the C core once, as a shared libmfa inside the package, and the Cython modules against it.
+
+Everything else about the package is in pyproject.toml. No flag depends on the machine that builds: the C
+sources select instruction sets themselves, at run time.
+"""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+MACOS = sys.platform == "darwin"
+LIBRARY = "libmfa.dylib" if MACOS else "libmfa.so"
+CORE_FLAGS = ["-O3", "-std=gnu11", "-fPIC", "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra"]
+CORE_INCLUDES = ["include", "src", "metal"]
+PARALLEL_COMPILES = 2
+
+
+def relative(paths):
+    return sorted(str(path.relative_to(ROOT)) for path in paths)
+
+
+CORE_SOURCES = relative(ROOT.glob("src/**/*.c"))
+CORE_HEADERS = relative(path for name in CORE_INCLUDES for path in ROOT.joinpath(name).glob("**/*.[hi]*"))
+
+
+def version():
+    """The version that mfa.h gives the library."""
+    numbers = {}
+    for line in ROOT.joinpath("include/mfa.h").read_text().splitlines():
+        words = line.split()
+        if words[:1] == ["#define"] and words[1].startswith("MFA_VERSION_"):
+            numbers[words[1]] = words[2]
+    return ".".join(numbers[f"MFA_VERSION_{part}"] for part in ("MAJOR", "MINOR", "PATCH"))
+
+
+class BuildWithCore(build_ext):
+    """build_ext that first builds libmfa beside the modules, and installs it and mfa.h with them."""
+
+    def finalize_options(self):
+        super().finalize_options()
+        self.parallel = self.parallel or PARALLEL_COMPILES
+
+    def build_extensions(self):
+        package = Path(self.build_lib, "mfa")
+        library = self.build_core(package)
+        header = package / "include" / "mfa.h"
+        header.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile("include/mfa.h", header)
+        self.translate()
+        for extension in self.extensions:
+            extension.extra_objects = [str(library)]
+            extension.depends = [*extension.depends, str(library), "include/mfa.h"]
+        super().build_extensions()
+
+    def translate(self):
+        # Here rather than in setup(), which runs for an sdist too.
+        translated = cythonize(
+            self.extensions,
+            build_dir="build/cython",
+            include_path=["."],
+            compiler_directives={
+                "language_level": 3,
+                "embedsignature": True,
+                "embedsignature.format": "python",
+            },
+        )
+        sources = {extension.name: extension.sources for extension in translated}
+        for extension in self.extensions:
+            extension.sources = sources[extension.name]
+
+    def build_core(self, package):
+        library = package / LIBRARY
+        newest_header = max(os.path.getmtime(path) for path in [*CORE_HEADERS, "setup.py"])
+        with ThreadPoolExecutor(PARALLEL_COMPILES) as pool:
+            objects = list(pool.map(lambda source: self.compile_core(source, newest_header), CORE_SOURCES))
+        newest_object = max(map(os.path.getmtime, objects))
+        if self.force or not library.exists() or library.stat().st_mtime < newest_object:
+            library.parent.mkdir(parents=True, exist_ok=True)
+            self.link_core(objects, library)
+        return library
+
+    def compile_core(self, source, newest_header):
+        [target] = self.compiler.object_filenames([source], output_dir=self.build_temp)
+        newest = max(os.path.getmtime(source), newest_header)
+        if self.force or not os.path.exists(target) or os.path.getmtime(target) < newest:
+            self.compiler.compile(
+                [source],
+                output_dir=self.build_temp,
+                include_dirs=CORE_INCLUDES,
+                # Last, so that a debug build's -O1 wins over -O3.
+                extra_postargs=[*CORE_FLAGS, *shlex.split(os.environ.get("CFLAGS", ""))],
+            )
+        return target
+
+    def link_core(self, objects, library):
+        if MACOS:
+            # Python's linker command makes bundles, which nothing can link against.
+            name = ["-dynamiclib", "-install_name", f"@rpath/{LIBRARY}"]
+            linker = [flag for flag in self.compiler.linker_so if flag != "-bundle"]
+        else:
+            name = [f"-Wl,-soname,{LIBRARY}"]
+            linker = self.compiler.linker_so
+        subprocess.run([*linker, *objects, "-o", str(library), *name, "-pthread", "-lm"], check=True)
+
+    def core_outputs(self):
+        return [str(Path("mfa", LIBRARY)), str(Path("mfa", "include", "mfa.h"))]
+
+    def get_outputs(self):
+        return [
+            *super().get_outputs(),
+            *(str(Path(self.build_lib, output)) for output in self.core_outputs()),
+        ]
+
+    def copy_extensions_to_source(self):
+        super().copy_extensions_to_source()
+        for output in self.core_outputs():
+            Path(output).parent.mkdir(parents=True, exist_ok=True)
+            self.copy_file(str(Path(self.build_lib, output)), output)
+
+
+def extension(path):
+    origin = "@loader_path" if MACOS else "$ORIGIN"
+    return Extension(
+        f"mfa.{path.stem}",
+        [str(path.relative_to(ROOT))],
+        include_dirs=["include"],
+        extra_link_args=[f"-Wl,-rpath,{origin}"],
+        depends=relative(ROOT.glob("mfa/*.pxd")),
+    )
+
+
+setup(
+    version=version(),
+    ext_modules=[extension(path) for path in sorted(ROOT.glob("mfa/*.pyx"))],
+    cmdclass={"build_ext": BuildWithCore},
+)

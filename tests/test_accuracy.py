@@ -1,0 +1,50 @@
+"""How near float64 the answers are: to a fixed figure, and beside PyTorch at the same precision."""
+
+import checks
+import numpy as np
+import oracle
+import pytest
+from tolerance import relative_error
+from tools import require_module
+
+import mfa
+
+LAYOUT = {"layout": "bhsd"}
+SEEDS = range(9)
+SHAPES = [
+    {"heads": 2, "query_length": 512, "key_length": 512, "head_dim": 64},
+    {"heads": 2, "query_length": 200, "key_length": 333, "head_dim": 128},
+    {"heads": 4, "query_length": 128, "key_length": 128, "head_dim": 40},
+    {"heads": 8, "kv_heads": 2, "query_length": 1, "key_length": 3000, "head_dim": 128},
+    {"batch": 2, "heads": 3, "query_length": 77, "key_length": 77, "head_dim": 64},
+]
+
+
+def test_float32_over_4096_keys(context, rng):
+    query, key, value = checks.operands(rng, query_length=4096, key_length=4096, head_dim=64, **LAYOUT)
+    out, logsumexp = mfa.attention(query, key, value, return_lse=True, context=context, **LAYOUT)
+    expected, expected_logsumexp = oracle.attention(query, key, value)
+    assert relative_error(out, expected) < 2e-6
+    assert relative_error(logsumexp, expected_logsumexp) < 1e-6
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "-".join(map(str, shape.values())))
+@pytest.mark.parametrize("dtype", checks.DTYPES, ids=str)
+def test_no_less_accurate_than_torch(context, dtype, shape, causal):
+    """Median over seeds at most 1.1 times PyTorch's error; no input above twice that plus one ulp."""
+    torch = require_module("torch", "pip install torch")
+    if causal and shape["query_length"] == 1:
+        causal = False  # top-left, one row would see one key
+    ours, torchs = [], []
+    for seed in SEEDS:
+        operands = checks.operands(np.random.default_rng(seed), **shape, dtype=dtype, **LAYOUT)
+        expected, _ = oracle.attention(*(x.astype(np.float64) for x in operands), causal=causal)
+        out = mfa.attention(*operands, causal="top-left" if causal else None, context=context, **LAYOUT)
+        tensors = [torch.from_numpy(x.astype(np.float32)).to(getattr(torch, dtype.name)) for x in operands]
+        theirs = torch.nn.functional.scaled_dot_product_attention(*tensors, is_causal=causal, enable_gqa=True)
+        ours.append(relative_error(out, expected))
+        torchs.append(relative_error(theirs.double().numpy(), expected))
+    assert np.median(ours) <= 1.1 * np.median(torchs)
+    ulp = 2 * checks.tolerance.unit_roundoff(dtype)
+    assert all(our <= 2 * their + ulp for our, their in zip(ours, torchs, strict=True))

@@ -1,0 +1,76 @@
+"""The same bits on every run, and for any number of threads."""
+
+import checks
+import numpy as np
+import pytest
+import strategies
+from hypothesis import given
+
+import mfa
+
+
+@pytest.fixture(scope="module")
+def contexts(backend):
+    """One context for each number of threads."""
+    contexts = [backend.context(num_threads=count) for count in (1, 2, 3)]
+    yield contexts
+    for context in contexts:
+        context.close()
+
+
+def assert_same_bits(contexts, *operands, **options):
+    runs = []
+    for context in [*contexts, contexts[-1]]:
+        out, logsumexp = mfa.attention(*operands, **options, context=context, return_lse=True)
+        runs.append((out.copy(), logsumexp))
+    for out, logsumexp in runs[1:]:
+        assert checks.same_bits(out, runs[0][0])
+        assert checks.same_bits(logsumexp, runs[0][1])
+
+
+@given(call=strategies.calls())
+def test_threads_do_not_change_a_bit(contexts, call):
+    assert_same_bits(contexts, *call.operands, **call.options)
+
+
+@given(call=strategies.calls())
+def test_an_earlier_call_leaves_nothing_behind(context, call):
+    """Workspaces are kept between calls: one full of NaN must not show in the next call."""
+    runs = []
+    for _ in range(2):
+        out, logsumexp = mfa.attention(*call.operands, **call.options, context=context, return_lse=True)
+        runs.append((out.copy(), logsumexp))
+        nan = (np.full(x.shape, np.nan, x.dtype) for x in call.operands)
+        options = {name: x for name, x in call.options.items() if name != "out"}
+        mfa.attention(*nan, **options, context=context)
+    assert checks.same_bits(runs[0][0], runs[1][0])
+    assert checks.same_bits(runs[0][1], runs[1][1])
+
+
+# One head must fill all cores, and few rows split the keys: both are partitions of the problem alone.
+@pytest.mark.parametrize("dtype", checks.DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("query_length", "key_length", "heads", "kv_heads"),
+    [(1, 5000, 8, 2), (1, 9001, 1, 1), (7, 3000, 4, 1), (64, 2049, 1, 1), (700, 600, 1, 1)],
+)
+def test_one_batch_on_all_threads(contexts, rng, dtype, query_length, key_length, heads, kv_heads):
+    arrays = checks.operands(
+        rng,
+        heads=heads,
+        kv_heads=kv_heads,
+        query_length=query_length,
+        key_length=key_length,
+        head_dim=64,
+        dtype=dtype,
+    )
+    assert_same_bits(contexts, *arrays)
+    assert_same_bits(
+        contexts, *arrays, causal="bottom-right", sinks=rng.standard_normal(heads).astype("float32")
+    )
+
+
+def test_environment_sets_the_threads_that_the_caller_left_open(backend, monkeypatch):
+    monkeypatch.setenv("MFA_NUM_THREADS", "1")
+    with backend.context() as one, backend.context(num_threads=2) as two:
+        assert one.describe().num_threads == 1
+        assert two.describe().num_threads == 2

@@ -1,0 +1,281 @@
+"""Every error of the Python layer: its type, and that its message names the argument, its value and what was
+expected."""
+
+import pickle
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import mfa
+
+SHAPE = (2, 5, 4, 8)
+ONES = np.ones(SHAPE, np.float32)
+
+
+def frozen(array):
+    array.flags.writeable = False
+    return array
+
+
+ATTENTION = [
+    # arrays
+    ({"query": 3}, TypeError, "query: int, expected an array with the buffer protocol or DLPack"),
+    ({"key": None}, TypeError, "key: NoneType, expected an array"),
+    ({"value": [[1.0]]}, TypeError, "value: list, expected an array"),
+    ({"query": ONES[0]}, ValueError, "query: 3 dimensions, expected 4"),
+    ({"key": ONES[None]}, ValueError, "key: 5 dimensions, expected at most 4"),
+    ({"value": np.float32(1)}, ValueError, "value: 0 dimensions, expected 4"),
+    ({"query": memoryview(b"abcd")}, TypeError, "query: dtype B, expected float32, float16 or bfloat16"),
+    ({"query": torch.ones(SHAPE, dtype=torch.float64)}, TypeError, "query: dtype float64, expected float32"),
+    ({"key": torch.ones(SHAPE, dtype=torch.int32)}, TypeError, "key: dtype int32, expected float32"),
+    ({"key": torch.ones(SHAPE, dtype=torch.complex64)}, TypeError, "key: dtype complex64, expected float32"),
+    ({"key": torch.ones(SHAPE, dtype=torch.bool)}, TypeError, "key: dtype bool, expected float32"),
+    (
+        {"key": ONES.astype(np.float64)},
+        TypeError,
+        "key: dtype float64, expected float32, float16 or bfloat16",
+    ),
+    ({"key": ONES.astype(bool)}, TypeError, "key: dtype bool, expected float32, float16 or bfloat16"),
+    ({"value": ONES.astype(np.uint16)}, TypeError, "value: dtype uint16, expected float32"),
+    ({"value": ONES.astype(">f4")}, TypeError, "value: dtype >f4, expected .* in native byte order"),
+    ({"value": ONES.astype(object)}, TypeError, "value: dtype object, expected float32"),
+    ({"key": np.ma.masked_array(ONES)}, TypeError, "key: is a masked array, .*; expected a plain array"),
+    # sizes and dtypes that disagree
+    ({"key": ONES[:1]}, ValueError, r"key has shape \(1, 4, 5, 8\), expected \(2, "),
+    ({"key": ONES[:, :, :3]}, ValueError, "key has 3 heads, expected a divisor of query's 4"),
+    ({"key": ONES[..., :4]}, ValueError, "key has shape .*4.*, expected .*8"),
+    ({"value": ONES[:, :3]}, ValueError, "value has shape .*3.*, expected .*5"),
+    ({"key": ONES.astype(np.float16)}, ValueError, "key.precision is FP16, expected query's, FP32"),
+    ({"query": ONES[..., :0]}, ValueError, "query has head_dim 0, expected 1 or more"),
+    # scalars
+    ({"layout": "sbhd"}, ValueError, "layout: 'sbhd', expected 'bshd' or 'bhsd'"),
+    ({"layout": None}, ValueError, "layout: None, expected"),
+    (
+        {"causal": "bottom"},
+        ValueError,
+        "causal: 'bottom', expected None, a bool, 'top-left' or 'bottom-right'",
+    ),
+    ({"causal": 1}, ValueError, "causal: 1, expected"),
+    ({"alignment": "left"}, ValueError, "alignment: 'left', expected None, 'top-left' or 'bottom-right'"),
+    ({"alignment": True}, ValueError, "alignment: True, expected"),
+    ({"causal": True, "alignment": "top-left"}, ValueError, "alignment: 'top-left', expected 'bottom-right'"),
+    ({"window": 3}, TypeError, "window: 3, expected two integers"),
+    ({"window": (1, 2, 3)}, TypeError, r"window: \(1, 2, 3\), expected two integers"),
+    ({"window": (1.5, 0)}, TypeError, r"window: \(1\.5, 0\), expected two integers"),
+    ({"window": (-2, 0)}, ValueError, r"window: \(-2, 0\), expected integers from 0 up, or -1"),
+    ({"window": (0, 2**63)}, ValueError, r"window: \(0, 9223372036854775808\), expected integers"),
+    ({"softmax_scale": "1"}, TypeError, "softmax_scale: '1', expected a real number"),
+    ({"softmax_scale": 1j}, TypeError, "softmax_scale: 1j, expected a real number"),
+    ({"softmax_scale": float("nan")}, ValueError, "softmax_scale: nan, expected a finite"),
+    ({"softmax_scale": 1e39}, ValueError, r"softmax_scale: 1e\+39, expected a finite float32"),
+    ({"softcap": None}, TypeError, "softcap: None, expected a real number"),
+    ({"softcap": -1.0}, ValueError, r"softcap: -1\.0, expected 0 \(off\) or a positive number"),
+    ({"softcap": float("inf")}, ValueError, "softcap: inf, expected a finite"),
+    (
+        {"intermediate_precision": "float16"},
+        ValueError,
+        "intermediate_precision: 'float16', expected None or",
+    ),
+    ({"return_lse": 1}, TypeError, "return_lse: 1, expected a bool"),
+    ({"context": "cpu"}, TypeError, "'context' has incorrect type"),
+    # masks and per-head numbers
+    ({"mask": np.ones((5, 5), np.uint8)}, TypeError, "mask: dtype uint8, expected float32, .* or bool"),
+    ({"mask": np.ones((1, 2, 4, 5, 5), bool)}, ValueError, "mask: 5 dimensions, expected at most 4"),
+    (
+        {"mask": np.ones((5, 4), bool)},
+        ValueError,
+        r"^mask: shape \(5, 4\), expected one that broadcasts to \(2, 4, 5, 5\)",
+    ),
+    ({"mask": np.ones((3, 5, 5), np.float32)}, ValueError, r"^mask: shape \(3, 5, 5\), expected one that"),
+    ({"bias": np.ones((2, 1, 4, 5), np.float32)}, ValueError, r"^bias: shape \(2, 1, 4, 5\), expected one"),
+    ({"bias": np.ones((5, 5), bool)}, TypeError, "bias: dtype bool, expected float32, float16 or bfloat16"),
+    (
+        {"mask": ONES[0, :, 0, :5], "bias": ONES[0, :, 0, :5]},
+        ValueError,
+        "bias: given beside a floating mask, expected at most one",
+    ),
+    ({"alibi_slopes": [1.0] * 4}, TypeError, "alibi_slopes: list, expected an array"),
+    ({"alibi_slopes": np.ones(4)}, TypeError, "alibi_slopes: dtype float64, expected float32"),
+    ({"alibi_slopes": ONES}, ValueError, r"alibi_slopes: 4 dimensions, expected \(heads\) or"),
+    ({"alibi_slopes": ONES[0, 0, :3, 0]}, ValueError, "alibi_slopes has 3 heads, expected query's 4"),
+    (
+        {"alibi_slopes": np.ones((3, 4), np.float32)},
+        ValueError,
+        r"alibi_slopes has shape \(3, .*expected \(2, ",
+    ),
+    ({"sinks": np.ones(4, np.int64)}, TypeError, "sinks: dtype int64, expected a floating one"),
+    ({"sinks": np.ones((1, 4), np.float32)}, ValueError, r"sinks: 2 dimensions, expected \(heads\)"),
+    (
+        {"sinks": np.ones(5, np.float32)},
+        ValueError,
+        r"sinks has shape \(1, 5, 1, 1\), expected \(1, 4, 1, 1\)",
+    ),
+    # results
+    ({"out": frozen(ONES.copy())}, BufferError, "out: is read-only, expected writable memory"),
+    ({"out": memoryview(bytes(ONES.nbytes)).cast("f", SHAPE)}, BufferError, "out: is read-only"),
+    ({"out": ONES[0].copy()}, ValueError, "out: 3 dimensions, expected 4"),
+    ({"out": ONES[:, :4].copy()}, ValueError, r"out: shape \(2, 4, 4, 8\), expected \(2, 5, 4, 8\)"),
+    ({"out": ONES.astype(np.int32)}, TypeError, "out: dtype int32, expected float32"),
+    ({"out": ONES}, ValueError, "out overlaps query in memory"),
+    ({"out": np.broadcast_to(np.zeros((1, 1, 1, 1), np.float32), SHAPE)}, BufferError, "out: is read-only"),
+    (
+        {"out": np.lib.stride_tricks.as_strided(np.zeros(8, np.float32), SHAPE, (0, 0, 0, 4))},
+        ValueError,
+        "out: stride 0 of dimension . does not exceed",
+    ),
+    ({"out_dtype": "float64"}, TypeError, "out_dtype: 'float64', expected float32, float16 or bfloat16"),
+    ({"out_dtype": torch.int8}, TypeError, r"out_dtype: torch\.int8, expected"),
+    ({"out_dtype": "half a float"}, TypeError, "out_dtype: 'half a float', expected"),
+    (
+        {"out": np.zeros(SHAPE, np.float32), "out_dtype": "float16"},
+        ValueError,
+        "out_dtype: float16, expected float32 as out has",
+    ),
+]
+
+
+@pytest.mark.parametrize("function", [mfa.attention, mfa.plan])
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    ATTENTION,
+    ids=[f"{'-'.join(arguments)}-{index}" for index, (arguments, _, _) in enumerate(ATTENTION)],
+)
+def test_attention(function, arguments, error, message):
+    with pytest.raises(error, match=message):
+        function(**{"query": ONES, "key": ONES, "value": ONES, **arguments})
+
+
+SDPA = [
+    ({"query": ONES[0, 0, 0]}, ValueError, "query: 1 dimensions, expected 2 to 4"),
+    ({"key": ONES[0, 0, 0], "query": ONES[None]}, ValueError, "key: 1 dimensions, expected at least 2"),
+    ({"key": ONES[:, :1], "value": ONES[:, :1]}, ValueError, "key: 1 heads, expected 5 as query has"),
+    ({"value": ONES[:, :1]}, ValueError, "value: 1 heads, expected 5 as query has, or enable_gqa=True"),
+    ({"key": ONES[:, :3], "enable_gqa": True}, ValueError, "key has 3 heads, expected a divisor of"),
+    (
+        {"query": np.ones((3, *SHAPE), np.float32), "key": np.ones((2, *SHAPE), np.float32)},
+        ValueError,
+        r"key, value: leading axes \(2, 2\) and \(2,\), expected some that broadcast with query's \(3, 2\)",
+    ),
+    ({"query": np.ones((3, 5, 4, 8), np.float32)}, ValueError, r"key has shape \(2, .*expected \(3, "),
+    ({"attn_mask": np.ones((4, 3), bool)}, ValueError, r"^attn_mask: shape \(4, 3\), .* to \(2, 5, 4, 4\)"),
+    ({"attn_mask": np.ones((4, 4), np.int8)}, TypeError, "attn_mask: dtype int8, expected"),
+    ({"attn_mask": np.ones((4, 4), bool), "is_causal": True}, ValueError, "attn_mask: .*is_causal=True"),
+    ({"is_causal": "yes"}, TypeError, "is_causal: 'yes', expected a bool"),
+    ({"enable_gqa": 1}, TypeError, "enable_gqa: 1, expected a bool"),
+    ({"scale": "x"}, TypeError, "scale: 'x', expected a real number"),
+    ({"dropout_p": "x"}, TypeError, "dropout_p: 'x', expected a real number"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), SDPA, ids=range(len(SDPA)))
+def test_scaled_dot_product_attention(arguments, error, message):
+    with pytest.raises(error, match=message):
+        mfa.scaled_dot_product_attention(**{"query": ONES, "key": ONES, "value": ONES, **arguments})
+
+
+FLASH = [
+    ({"q": ONES[0]}, ValueError, "query: 3 dimensions, expected 4"),
+    ({"causal": "top-left"}, TypeError, "causal: 'top-left', expected a bool"),
+    ({"window_size": (None, None)}, TypeError, r"window_size: \(None, None\), expected two integers"),
+    ({"window_size": (-3, 0)}, ValueError, r"window_size: \(-3, 0\), expected integers"),
+    ({"softcap": -2.0}, ValueError, r"softcap: -2\.0, expected 0"),
+    ({"return_attn_probs": None}, TypeError, "return_attn_probs: None, expected a bool"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), FLASH, ids=range(len(FLASH)))
+def test_flash_attn_func(arguments, error, message):
+    with pytest.raises(error, match=message):
+        mfa.flash_attn_func(**{"q": ONES, "k": ONES, "v": ONES, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("width", "error", "message"),
+    [
+        (0, ValueError, "width: 0, expected 1 or more"),
+        (2.0, TypeError, r"width: 2\.0, expected an integer"),
+        (True, TypeError, "width: True, expected an integer"),
+    ],
+)
+def test_sliding_window(width, error, message):
+    with pytest.raises(error, match=message):
+        mfa.sliding_window(width)
+
+
+def test_sliding_window_counts_its_own_key():
+    assert mfa.sliding_window(np.int64(4)) == (3, 0)
+    value = np.arange(5, dtype=np.float32).reshape(1, 5, 1, 1) * ONES
+    assert np.array_equal(mfa.attention(ONES, ONES, value, window=mfa.sliding_window(1)), value)
+
+
+def test_failed_call_leaves_out_alone():
+    out = np.full(SHAPE, 7, np.float32)
+    with pytest.raises(ValueError, match="sinks has shape"):
+        mfa.attention(ONES, ONES, ONES, sinks=np.ones(5, np.float32), out=out)
+    assert (out == 7).all()
+
+
+def test_numpy_scalars_are_numbers():
+    expected = mfa.attention(ONES, ONES, ONES, softmax_scale=0.5, window=(2, 1), causal=True)
+    result = mfa.attention(
+        ONES,
+        ONES,
+        ONES,
+        softmax_scale=np.float64(0.5),
+        window=(np.int32(2), np.int64(1)),
+        causal="bottom-right",
+    )
+    assert np.array_equal(result, expected)
+
+
+# ---------------------------------------------------------------- the error gate
+
+
+def test_device_not_supported_is_mfa_error():
+    isa = "neon" if subprocess.check_output(["uname", "-m"], text=True).strip() == "x86_64" else "avx2"
+    with pytest.raises(mfa.MFAError, match=isa) as caught:
+        mfa.Context(cpu_isa=isa)
+    assert caught.value.code == 3
+    assert isinstance(caught.value, RuntimeError)
+    assert str(caught.value) == caught.value.args[0]
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="Metal is there")
+def test_absent_backend_is_mfa_error():
+    with pytest.raises(mfa.MFAError, match="metal") as caught:
+        mfa.Context("metal")
+    assert caught.value.code == 3
+    assert not mfa.is_device_supported()
+
+
+def test_mfa_error_pickles():
+    error = pickle.loads(pickle.dumps(mfa.MFAError("no such kernel", 6)))
+    assert (str(error), error.code) == ("no such kernel", 6)
+
+
+def test_exhausted_memory_is_memory_error():
+    with mfa.Context() as context, pytest.raises(MemoryError, match="4611686018427387904"):
+        mfa.Buffer(context, 2**62)
+
+
+def test_message_belongs_to_the_failing_call():
+    with pytest.raises(ValueError, match="key has 3 heads"):
+        mfa.attention(ONES, ONES[:, :, :3], ONES[:, :, :3])
+    with pytest.raises(ValueError, match="sinks has shape"):
+        mfa.attention(ONES, ONES, ONES, sinks=np.ones(9, np.float32))
+
+
+def test_environment_is_checked_and_named():
+    code = "import mfa, numpy; a = numpy.ones((1, 1, 1, 1), 'f'); mfa.attention(a, a, a)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**subprocess.os.environ, "MFA_NUM_THREADS": "many"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert re.search(r"ValueError: .*MFA_NUM_THREADS.*many", done.stderr)
