@@ -1,6 +1,6 @@
 """The ABI against committed lists: exported symbols, constants, struct sizes and offsets.
 
-A line that disappears or changes breaks callers that are already compiled; new lines are added to the lists by hand.
+A line that disappears or changes breaks callers that are already compiled; new lines are added by hand.
 """
 
 import os
