@@ -236,7 +236,7 @@ typedef struct mfa_tensor {
  * additive_mask is not exactly -inf there. A row with no visible key, or with no score above -inf, gives
  * output 0 and logsumexp -inf. Query head h reads key/value head h / (H / Hkv).
  * NaN in a visible score reaches its row; what a row cannot see does not, except that a non-finite
- * value row may spread to rows that share a tile with one that sees it.
+ * value may spread to the rows of the tile that it lies in.
  *
  * Sources: online softmax after Milakov and Gimelshein (2018), tiling after FlashAttention-2 (Dao, 2023),
  * ALiBi after Press et al. (2021), sinks as in gpt-oss, softcap as in Gemma 2.

@@ -6,18 +6,6 @@
 #include "core/buffer.h"
 #include "core/versioned.h"
 
-int64_t mfai_precision_size(int32_t precision) {
-    switch (precision) {
-    case MFA_PRECISION_FP32:
-        return 4;
-    case MFA_PRECISION_FP16:
-    case MFA_PRECISION_BF16:
-        return 2;
-    default:
-        return 1;
-    }
-}
-
 const char *mfai_precision_name(int32_t precision) {
     static const char *const names[] = {"FP16", "BF16", "FP32", "INT8", "INT4", "BOOL"};
     return precision >= 0 && precision < (int32_t)(sizeof names / sizeof *names) ? names[precision] : "unknown";

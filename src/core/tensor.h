@@ -19,7 +19,18 @@ typedef struct mfai_view {
      MFAI_PRECISION_BIT(MFA_PRECISION_FP32))
 
 /* Bytes an element takes; only for precisions of whole bytes. */
-int64_t mfai_precision_size(int32_t precision);
+static inline int64_t mfai_precision_size(int32_t precision) {
+    switch (precision) {
+    case MFA_PRECISION_FP32:
+        return 4;
+    case MFA_PRECISION_FP16:
+    case MFA_PRECISION_BF16:
+        return 2;
+    default:
+        return 1;
+    }
+}
+
 const char *mfai_precision_name(int32_t precision);
 
 /*

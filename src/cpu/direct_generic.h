@@ -7,34 +7,21 @@ enum {
     DIRECT_KEYS = VL / DIRECT_ROWS, /* keys whose products with those rows fill a vector */
     DIRECT_VALUE_KEYS = 16,         /* keys whose values are added while sums stay in the nearest cache */
     DIRECT_VALUE_VECS = 4,
+    DIRECT_AHEAD =
+        8192, /* bytes of rows to prefetch ahead: several short streams are beyond the hardware's prefetchers */
 };
 
-/* Words `at` .. at + VL - 1 of a key of `dim` elements, zero beyond its end. */
-INLINE vf direct_key(const char *key, int32_t precision, int64_t at, int64_t dim) {
-#if WORD_DEPTH == 1
-    return load_converted(key, precision, at, dim - at < VL ? (int)(dim - at) : VL);
-#else
-    (void)precision;
-    const int64_t halves = dim - 2 * at;
-    return halves >= 2 * VL ? vf_load(key + 4 * at) : vf_load_halves_n(key + 4 * at, (int)halves);
-#endif
-}
-
-/* VL columns of the values of one word of keys; `even` and `odd` are its rows where a word is two. */
-INLINE vf direct_value(const char *even, const char *odd, int32_t precision, int64_t column, int n) {
-#if WORD_DEPTH == 1
-    (void)odd;
-    return load_converted(even, precision, column, n);
-#else
-    (void)precision;
-    return vf_pair_halves((const uint16_t *)even + column, (const uint16_t *)odd + column, n);
-#endif
+/* Distance in bytes to the row to prefetch. */
+INLINE int64_t direct_ahead(const int32_t precision, int64_t columns, int64_t step) {
+    const int64_t rows = DIRECT_AHEAD / (columns * mfai_precision_size(precision));
+    return (rows < 1 ? 1 : rows > 64 ? 64 : rows) * step;
 }
 
 /* DIRECT_KEYS keys times `rows` queries: products[row * DIRECT_KEYS + key]. */
 INLINE void direct_products(const int rows, const word *query, int64_t query_stride,
-                            const char *const keys[DIRECT_KEYS], int32_t precision, int64_t dim, float *products) {
-    const int64_t words = (dim + WORD_DEPTH - 1) / WORD_DEPTH;
+                            const char *const keys[DIRECT_KEYS], int32_t precision, int64_t dim, int64_t ahead,
+                            float *products) {
+    const int64_t words = words_of(dim);
     vf sum[VL];
 #pragma GCC unroll 16
     for (int i = 0; i < VL; ++i)
@@ -42,8 +29,10 @@ INLINE void direct_products(const int rows, const word *query, int64_t query_str
     for (int64_t at = 0; at < words; at += VL) {
         vf key[DIRECT_KEYS];
 #pragma GCC unroll 4
-        for (int k = 0; k < DIRECT_KEYS; ++k)
-            key[k] = direct_key(keys[k], precision, at, dim);
+        for (int k = 0; k < DIRECT_KEYS; ++k) {
+            key[k] = load_words(keys[k], precision, at, dim);
+            __builtin_prefetch(keys[k] + ahead + at * (int64_t)mfai_precision_size(precision) * WORD_DEPTH);
+        }
 #pragma GCC unroll 4
         for (int r = 0; r < rows; ++r) {
             const vf q = vf_load(query + r * query_stride + at);
@@ -63,6 +52,7 @@ INLINE void direct_products(const int rows, const word *query, int64_t query_str
 INLINE void direct_scores_for(const int rows, const int32_t precision, const char *first_key, int64_t step,
                               const word *query, int64_t query_stride, int64_t dim, int64_t from, int64_t to,
                               float *scores, int64_t stride) {
+    const int64_t ahead = direct_ahead(precision, dim, step);
     for (int64_t j = from; j < to; j += DIRECT_KEYS) {
         const int n = (int)(to - j < DIRECT_KEYS ? to - j : DIRECT_KEYS);
         const char *keys[DIRECT_KEYS];
@@ -70,7 +60,7 @@ INLINE void direct_scores_for(const int rows, const int32_t precision, const cha
         for (int k = 0; k < DIRECT_KEYS; ++k)
             keys[k] = first_key + (j + (k < n ? k : 0)) * step;
         float products[VL];
-        direct_products(rows, query, query_stride, keys, precision, dim, products);
+        direct_products(rows, query, query_stride, keys, precision, dim, ahead, products);
         for (int r = 0; r < rows; ++r)
             for (int k = 0; k < n; ++k)
                 scores[r * stride + j + k] = products[r * DIRECT_KEYS + k];
@@ -98,36 +88,8 @@ INLINE void direct_scores_for(const int rows, const int32_t precision, const cha
         DIRECT_CASES(4, call)                                                  \
     }
 
-/* Rows of keys or values, contiguous along the last dimension, from the start of a block. */
-typedef struct {
-    const char *first;
-    int64_t step; /* bytes from row to row */
-    int64_t columns;
-    int32_t precision;
-} direct_rows_t;
-
-/* Rows from .. to - 1 where they lie, or, where their elements lie apart, gathered into `copy`. */
-static direct_rows_t find_direct_rows(const mfai_view_t *view, int64_t b, int64_t kv_head, int64_t first_key,
-                                      int64_t from, int64_t to, char *copy) {
-    const int64_t element = mfai_precision_size(view->precision), columns = view->shape[3];
-    direct_rows_t rows = {.columns = columns, .precision = view->precision};
-    if (view->stride[3] == 1 || columns == 1) {
-        rows.first = view_row(view, b, kv_head, first_key);
-        rows.step = view->stride[2] * element;
-        return rows;
-    }
-    rows.first = copy;
-    rows.step = columns * element;
-    for (int64_t j = from; j < to; ++j) {
-        const char *row = view_row(view, b, kv_head, first_key + j);
-        for (int64_t c = 0; c < columns; ++c)
-            memcpy(copy + j * rows.step + c * element, row + c * view->stride[3] * element, (size_t)element);
-    }
-    return rows;
-}
-
 /* scores[r * stride + j] for the keys from .. to - 1. */
-static void direct_scores(const direct_rows_t *keys, const word *query, int64_t query_stride, int rows, int64_t from,
+static void direct_scores(const rows_t *keys, const word *query, int64_t query_stride, int rows, int64_t from,
                           int64_t to, float *scores, int64_t stride) {
     for (int r = 0; r < rows; r += DIRECT_ROWS) {
         const word *q = query + r * query_stride;
@@ -144,6 +106,7 @@ static void direct_scores(const direct_rows_t *keys, const word *query, int64_t 
 INLINE void direct_add(const int rows, const int vecs, const int32_t precision, const char *first_value, int64_t step,
                        int64_t column, int64_t columns, const word *weights, int64_t stride, int64_t from, int64_t to,
                        float *out, int64_t width) {
+    const int64_t ahead = direct_ahead(precision, columns, step);
     vf sum[DIRECT_ROWS][DIRECT_VALUE_VECS];
 #pragma GCC unroll 4
     for (int r = 0; r < rows; ++r)
@@ -158,7 +121,10 @@ INLINE void direct_add(const int rows, const int vecs, const int32_t precision, 
 #pragma GCC unroll 4
         for (int v = 0; v < vecs; ++v) {
             const int64_t at = column + v * VL;
-            value[v] = direct_value(even, odd, precision, at, columns - at < VL ? (int)(columns - at) : VL);
+            value[v] = load_value_words(even, odd, precision, at, columns - at < VL ? (int)(columns - at) : VL);
+            __builtin_prefetch(even + ahead + at * mfai_precision_size(precision));
+            if (WORD_DEPTH == 2)
+                __builtin_prefetch(odd + ahead + at * mfai_precision_size(precision));
         }
 #pragma GCC unroll 4
         for (int r = 0; r < rows; ++r) {
@@ -191,8 +157,8 @@ INLINE void direct_values_for(const int rows, const int32_t precision, const cha
     }
 }
 
-static void direct_values(const direct_rows_t *values, const word *weights, int64_t stride, int rows, int64_t from,
-                          int64_t to, float *out, int64_t width) {
+static void direct_values(const rows_t *values, const word *weights, int64_t stride, int rows, int64_t from, int64_t to,
+                          float *out, int64_t width) {
     for (int r = 0; r < rows; r += DIRECT_ROWS) {
         const word *w = weights + r * stride;
         float *o = out + r * width;

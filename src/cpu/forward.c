@@ -11,12 +11,12 @@
 enum {
     DIRECT_MOST_ROWS = 16,
     WANTED_DIRECT_TASKS = 64, /* these share nothing, so more of them cost little */
-    WANTED_TASKS = 24,        /* enough for balance on common widths, few enough that packing is shared */
+    WANTED_TASKS = 16,        /* enough for balance on common widths, few enough that packing is shared */
     LEAST_SUB_BLOCKS = 4,     /* query sub-blocks in a chunk: each chunk packs the keys anew */
-    MOST_SUB_BLOCKS = 20,
+    MOST_SUB_BLOCKS = 22,
     CHUNK_FLOATS = 1 << 18, /* queries and sums of a chunk: 1 MiB, about a second-level cache */
     BLOCK_FLOATS = 1 << 17, /* packed keys and values of a block */
-    MOST_BLOCK_KEYS = 256,
+    MOST_BLOCK_KEYS = 512,
     LEAST_SPLIT_KEYS = 512,
     MOST_HEAD_DIM = 1 << 20,
 };
@@ -65,22 +65,26 @@ static mfai_forward_shape_t find_shape(const mfai_problem_t *p, const mfai_forwa
     return s;
 }
 
-static mfai_forward_scratch_t lay_out(const mfai_forward_shape_t *s, const mfai_forward_tile_t *tile, bool has_bias) {
-    const int64_t line = 16; /* floats in a cache line */
-    const int64_t staging_keys = tile->lanes * s->query_words,
-                  staging_values = round_up(s->value_width, 2 * tile->lanes);
-    const int64_t scores = tile->sub_rows * s->block_keys;
+/* Floats that hold `count` elements, in whole cache lines. */
+static int64_t lines(int64_t count) { return round_up(count, 16); }
+
+static mfai_forward_scratch_t lay_out(const mfai_problem_t *p, const mfai_forward_shape_t *s,
+                                      const mfai_forward_tile_t *tile, bool has_bias) {
+    const int64_t scores = lines(tile->sub_rows * s->block_keys);
+    const int64_t widest = s->query_words > s->value_width ? s->query_words : s->value_width;
+    const bool contiguous = p->query.stride[3] == 1 && p->key.stride[3] == 1 && p->value.stride[3] == 1;
     mfai_forward_scratch_t at = {0};
     at.query = 0;
-    at.out = at.query + round_up(s->chunk_rows * s->query_words, line);
-    at.row_max = at.out + round_up(s->chunk_rows * s->value_width, line);
-    at.row_sum = at.row_max + round_up(s->chunk_rows, line);
-    at.keys = at.row_sum + round_up(s->chunk_rows, line);
-    at.values = at.keys + round_up(s->block_keys * s->query_words, line);
-    at.scores = at.values + round_up(ceil_div(s->block_keys, tile->word_depth) * s->value_width, line);
-    at.bias = at.scores + round_up(scores, line);
-    at.staging = at.bias + (has_bias ? round_up(scores, line) : 0);
-    at.size = at.staging + round_up(staging_keys > staging_values ? staging_keys : staging_values, line);
+    at.out = at.query + lines(s->chunk_rows * s->query_words);
+    at.row_max = at.out + lines(s->chunk_rows * s->value_width);
+    at.row_sum = at.row_max + lines(s->chunk_rows);
+    at.keys = at.row_sum + lines(s->chunk_rows);
+    at.values = at.keys + lines(s->block_keys * s->query_words);
+    at.scores = at.values + lines(ceil_div(s->block_keys, tile->word_depth) * s->value_width);
+    at.bias = at.scores + scores;
+    at.copy = at.bias + (has_bias ? scores : 0);
+    at.zeros = at.copy + (contiguous ? 0 : lines(s->block_keys * widest));
+    at.size = at.zeros + lines(widest);
     return at;
 }
 
@@ -106,7 +110,7 @@ static mfa_status_t make_plan(const mfai_cpu_device_t *device, const mfai_proble
     job->negate_query = !job->score_pass && p->softmax_scale < 0;
     job->score_unit = job->score_pass ? 1 : fabsf(p->softmax_scale);
     job->log2_scale = job->score_unit * LOG2_E;
-    job->at = lay_out(&job->shape, &plan->kernel->tile, job->has_bias);
+    job->at = lay_out(p, &job->shape, &plan->kernel->tile, job->has_bias);
 
     plan->slots = (int)clamp(job->shape.tasks, 1, device->num_threads);
     const int64_t rows = p->batch * p->kv_heads * job->shape.rows;

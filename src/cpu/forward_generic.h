@@ -20,8 +20,9 @@ typedef struct {
     int64_t b, kv_head, first_row, first_key, key_count;
     int rows;
     const word *query;
-    word *keys, *values; /* room for them, filled by `attend` when packed */
-    word *staging;
+    word *keys, *values;            /* room for them, filled by `attend` when packed */
+    char *copy;                     /* room for rows whose elements lie apart */
+    const char *zeros;              /* a row of them */
     float *out, *row_max, *row_sum; /* of the first row */
     float *scores, *bias;
     int64_t stride; /* of a row of scores or bias */
@@ -29,10 +30,10 @@ typedef struct {
 
 static void multiply_scores(const block_t *block, const ranges_t *seen) {
     const mfai_problem_t *p = block->job->problem;
-    const int64_t words = block->job->shape.query_words, depth = (p->head_dim + WORD_DEPTH - 1) / WORD_DEPTH;
+    const int64_t words = block->job->shape.query_words, depth = words_of(p->head_dim);
     if (block->job->direct) {
-        const direct_rows_t keys = find_direct_rows(&p->key, block->b, block->kv_head, block->first_key, seen->first,
-                                                    seen->last, (char *)block->keys);
+        const rows_t keys =
+            find_rows(&p->key, block->b, block->kv_head, block->first_key, seen->first, seen->last, block->copy);
         direct_scores(&keys, block->query, words, block->rows, seen->first, seen->last, block->scores, block->stride);
         return;
     }
@@ -58,13 +59,12 @@ static void multiply_values(const block_t *block, int first, int rows, int64_t f
         for (int r = 0; r < rows; ++r)
             for (int64_t c = 0; c < width; c += VL)
                 vf_store(out + r * width + c, vf_mul(vf_load(out + r * width + c), vf_set1(correction[r])));
-        const direct_rows_t values =
-            find_direct_rows(&p->value, block->b, block->kv_head, block->first_key, from, to, (char *)block->values);
+        const rows_t values = find_rows(&p->value, block->b, block->kv_head, block->first_key, from, to, block->copy);
         direct_values(&values, weights, block->stride, rows, from, to, out, width);
         return;
     }
-    const int64_t capacity = (block->key_count + WORD_DEPTH - 1) / WORD_DEPTH;
-    const int64_t start = from / WORD_DEPTH, end = (to + WORD_DEPTH - 1) / WORD_DEPTH;
+    const int64_t capacity = words_of(block->key_count);
+    const int64_t start = from / WORD_DEPTH, end = words_of(to);
     for (int64_t panel = 0; panel * PANEL < p->value_dim; ++panel) {
         const bool full = panel_is_full(panel, p->value_dim);
         const word *values = block->values + panel * PANEL * capacity;
@@ -123,8 +123,12 @@ static void attend(const block_t *block, bool *packed) {
     if (seen.first >= seen.last)
         return;
     if (!*packed && !job->direct) {
-        pack_keys(job, block->b, block->kv_head, block->first_key, block->key_count, block->staging, block->keys);
-        pack_values(job, block->b, block->kv_head, block->first_key, block->key_count, block->staging, block->values);
+        const rows_t key_rows =
+            find_rows(&p->key, block->b, block->kv_head, block->first_key, 0, block->key_count, block->copy);
+        pack_keys(&key_rows, block->key_count, block->zeros, job->shape.query_words, block->keys);
+        const rows_t value_rows =
+            find_rows(&p->value, block->b, block->kv_head, block->first_key, 0, block->key_count, block->copy);
+        pack_values(&value_rows, block->key_count, block->zeros, block->values);
         *packed = true;
     }
     multiply_scores(block, &seen);
@@ -164,9 +168,9 @@ static void forward_task(void *argument, int64_t task, int slot) {
     const mfai_forward_shape_t *shape = &job->shape;
     float *scratch = (float *)job->scratch + slot * job->at.size;
 
-    const int64_t split = task % shape->splits, heads = p->batch * p->kv_heads;
-    const int64_t bh = task / shape->splits % heads;
-    const int64_t chunk = shape->chunks - 1 - task / shape->splits / heads; /* causal rows are costliest at the end */
+    /* Tasks of one head follow each other, so that its keys stay in cache, and the costliest causal rows, the last, come first. */
+    const int64_t split = task % shape->splits, bh = task / shape->splits / shape->chunks;
+    const int64_t chunk = shape->chunks - 1 - task / shape->splits % shape->chunks;
     const int64_t b = bh / p->kv_heads, kv_head = bh % p->kv_heads;
     const int64_t first_row = chunk * shape->chunk_rows;
     const int64_t rows = shape->rows - first_row < shape->chunk_rows ? shape->rows - first_row : shape->chunk_rows;
@@ -186,8 +190,9 @@ static void forward_task(void *argument, int64_t task, int slot) {
     for (int64_t r = 0; r < rows; ++r)
         row_max[r] = -INFINITY;
     word *query = scratch + job->at.query;
+    memset(scratch + job->at.zeros, 0, (size_t)(job->at.size - job->at.zeros) * sizeof(float));
     if (begin < end)
-        pack_queries(job, b, kv_head, first_row, rows, query);
+        pack_queries(job, b, kv_head, first_row, rows, (char *)(scratch + job->at.copy), query);
 
     for (int64_t first_key = begin; first_key < end; first_key += shape->block_keys) {
         bool packed = false;
@@ -203,7 +208,8 @@ static void forward_task(void *argument, int64_t task, int slot) {
                 .query = query + r * words,
                 .keys = scratch + job->at.keys,
                 .values = scratch + job->at.values,
-                .staging = scratch + job->at.staging,
+                .copy = (char *)(scratch + job->at.copy),
+                .zeros = (char *)(scratch + job->at.zeros),
                 .out = out + r * width,
                 .row_max = row_max + r,
                 .row_sum = row_sum + r,

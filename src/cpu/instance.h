@@ -5,7 +5,7 @@
  *   WORD_DEPTH                elements in a 32-bit word: 1 (float32) or 2 (bfloat16 pairs)
  *   WORD_FMA(c, a, b)         c + a . b, lane by lane over words
  *   STORE_WEIGHTS(row, i, x)  stores softmax weights i .. i + VL - 1 of a row as words
- *   ROW_TILE, PANEL_VECS      register tile: rows, and vectors of columns
+ *   ROW_TILE                  rows of a register tile; it is two vectors of columns wide
  */
 #include "cpu/bias_generic.h"
 #include "cpu/pack_generic.h"

@@ -13,7 +13,6 @@ TARGET_BEGIN("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")
 #define WORD_FMA(c, a, b) vf_fma(a, b, c)
 #define STORE_WEIGHTS(row, i, x) vf_store((row) + (i), x)
 #define ROW_TILE 12
-#define PANEL_VECS 2
 #include "cpu/instance.h"
 
 TARGET_END

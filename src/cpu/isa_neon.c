@@ -9,6 +9,5 @@
 #define WORD_FMA(c, a, b) vf_fma(a, b, c)
 #define STORE_WEIGHTS(row, i, x) vf_store((row) + (i), x)
 #define ROW_TILE 12
-#define PANEL_VECS 2
 #include "cpu/instance.h"
 #endif

@@ -22,7 +22,6 @@ INLINE void store_weight_halves(float *row, int64_t i, vf x) { vf_store_bf16_n((
 #define WORD_FMA(c, a, b) dot_pairs(c, a, b)
 #define STORE_WEIGHTS(row, i, x) store_weight_halves(row, i, x)
 #define ROW_TILE 12
-#define PANEL_VECS 2
 #include "cpu/instance.h"
 
 TARGET_END

@@ -27,7 +27,7 @@ typedef struct mfai_forward_shape {
 
 /* Offsets in floats into a thread's scratch memory. */
 typedef struct mfai_forward_scratch {
-    int64_t query, out, row_max, row_sum, keys, values, scores, bias, staging, size;
+    int64_t query, out, row_max, row_sum, keys, values, scores, bias, copy, zeros, size; /* zeros come last */
 } mfai_forward_scratch_t;
 
 typedef struct mfai_forward_job {

@@ -1,5 +1,5 @@
-/* Matrix products on register tiles of ROW_TILE rows and PANEL_VECS vectors of columns. */
-enum { PANEL = PANEL_VECS * VL, SUB_ROWS = 2 * ROW_TILE };
+/* Matrix products on register tiles of ROW_TILE rows and two vectors of columns. */
+enum { PANEL_VECS = 2, PANEL = PANEL_VECS * VL, SUB_ROWS = 2 * ROW_TILE };
 
 typedef float __attribute__((may_alias)) word;
 

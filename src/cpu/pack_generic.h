@@ -1,12 +1,7 @@
-/* Reading rows of any precision and stride into the form that the kernels multiply, and writing results back. */
+/* Reading rows of any precision and stride, and writing results back. */
 
-INLINE void gather_halves(const void *source, int64_t stride, int64_t count, uint16_t *row) {
-    const uint16_t *halves = source;
-    for (int64_t i = 0; i < count; ++i)
-        row[i] = halves[i * stride];
-}
-
-INLINE vf load_converted(const void *source, int32_t precision, int64_t at, int n) {
+/* Elements at .. at + n - 1 of a contiguous row as float32, zero in the other lanes. */
+INLINE vf load_converted(const void *source, const int32_t precision, int64_t at, int n) {
     switch (precision) {
     case MFA_PRECISION_FP16:
         return vf_load_f16_n((const uint16_t *)source + at, n);
@@ -17,53 +12,101 @@ INLINE vf load_converted(const void *source, int32_t precision, int64_t at, int 
     }
 }
 
-/* Writes `count` elements as float32, padded with zeros to a multiple of VL. */
-INLINE void load_row_f32(const void *source, int32_t precision, int64_t stride, int64_t count, float *row) {
-    if (stride == 1 || count == 1) {
-        for (int64_t i = 0; i < count; i += VL)
-            vf_store(row + i, load_converted(source, precision, i, (int)(count - i < VL ? count - i : VL)));
+INLINE void store_converted(void *target, const int32_t precision, int64_t at, vf x, int n) {
+    switch (precision) {
+    case MFA_PRECISION_FP16:
+        vf_store_f16_n((uint16_t *)target + at, x, n);
         return;
-    }
-    for (int64_t i = 0; i < count; ++i) {
-        if (precision == MFA_PRECISION_FP32)
-            row[i] = ((const float *)source)[i * stride];
-        else {
-            uint16_t half = ((const uint16_t *)source)[i * stride];
-            row[i] = precision == MFA_PRECISION_FP16 ? mfai_f16_to_f32(half) : mfai_bf16_to_f32(half);
-        }
-    }
-    for (int64_t i = count; i % VL != 0; ++i)
-        row[i] = 0;
-}
-
-static void store_row(const float *row, int64_t count, float factor, void *target, int32_t precision, int64_t stride) {
-    const vf scale = vf_set1(factor);
-    for (int64_t i = 0; i < count; i += VL) {
-        int n = (int)(count - i < VL ? count - i : VL);
-        vf x = vf_mul(vf_load(row + i), scale);
-        if (stride == 1) {
-            if (precision == MFA_PRECISION_FP16)
-                vf_store_f16_n((uint16_t *)target + i, x, n);
-            else if (precision == MFA_PRECISION_BF16)
-                vf_store_bf16_n((uint16_t *)target + i, x, n);
-            else
-                vf_store_n((float *)target + i, x, n);
-            continue;
-        }
-        float lanes[VL];
-        vf_store(lanes, x);
-        for (int j = 0; j < n; ++j) {
-            int64_t at = (i + j) * stride;
-            if (precision == MFA_PRECISION_FP32)
-                ((float *)target)[at] = lanes[j];
-            else
-                ((uint16_t *)target)[at] =
-                    precision == MFA_PRECISION_FP16 ? mfai_f32_to_f16(lanes[j]) : mfai_f32_to_bf16(lanes[j]);
-        }
+    case MFA_PRECISION_BF16:
+        vf_store_bf16_n((uint16_t *)target + at, x, n);
+        return;
+    default:
+        if (n >= VL)
+            vf_store((float *)target + at, x);
+        else
+            vf_store_n((float *)target + at, x, n);
     }
 }
 
-static char *view_row(const mfai_view_t *view, int64_t b, int64_t h, int64_t row) {
+/* Calls `call` with the precision as a constant, so that loops over elements do not branch on it. */
+#define WITH_PRECISION(precision, call) \
+    switch (precision) {                \
+    case MFA_PRECISION_FP16:            \
+        call(MFA_PRECISION_FP16);       \
+        break;                          \
+    case MFA_PRECISION_BF16:            \
+        call(MFA_PRECISION_BF16);       \
+        break;                          \
+    default:                            \
+        call(MFA_PRECISION_FP32);       \
+    }
+
+INLINE char *view_row(const mfai_view_t *view, int64_t b, int64_t h, int64_t row) {
     int64_t element = b * view->stride[0] + h * view->stride[1] + row * view->stride[2];
     return view->data + element * mfai_precision_size(view->precision);
+}
+
+INLINE bool rows_are_contiguous(const mfai_view_t *view) { return view->stride[3] == 1 || view->shape[3] == 1; }
+
+static void gather_row(const mfai_view_t *view, const char *row, char *copy) {
+    const int64_t stride = view->stride[3], columns = view->shape[3];
+    if (view->precision == MFA_PRECISION_FP32)
+        for (int64_t c = 0; c < columns; ++c)
+            ((float *)copy)[c] = ((const float *)row)[c * stride];
+    else
+        for (int64_t c = 0; c < columns; ++c)
+            ((uint16_t *)copy)[c] = ((const uint16_t *)row)[c * stride];
+}
+
+/* Rows of keys or values of one head, each contiguous. */
+typedef struct {
+    const char *first;
+    int64_t step; /* bytes from row to row */
+    int64_t columns;
+    int32_t precision;
+} rows_t;
+
+/* Rows from .. to - 1, counted from `first`, where they lie, or, where their elements lie apart, gathered into `copy`. */
+static rows_t find_rows(const mfai_view_t *view, int64_t b, int64_t head, int64_t first, int64_t from, int64_t to,
+                        char *copy) {
+    rows_t rows = {.first = view_row(view, b, head, first),
+                   .step = view->stride[2] * mfai_precision_size(view->precision),
+                   .columns = view->shape[3],
+                   .precision = view->precision};
+    if (rows_are_contiguous(view))
+        return rows;
+    const int64_t bytes = rows.columns * mfai_precision_size(view->precision);
+    for (int64_t j = from; j < to; ++j)
+        gather_row(view, rows.first + j * rows.step, copy + j * bytes);
+    rows.first = copy;
+    rows.step = bytes;
+    return rows;
+}
+
+INLINE void store_contiguous_row(const float *row, int64_t count, vf factor, void *target, const int32_t precision) {
+    int64_t i = 0;
+    for (; i + VL <= count; i += VL)
+        store_converted(target, precision, i, vf_mul(vf_load(row + i), factor), VL);
+    if (i < count)
+        store_converted(target, precision, i, vf_mul(vf_load(row + i), factor), (int)(count - i));
+}
+
+/* Writes row * factor; `row` is padded to whole vectors. */
+static void store_row(const float *row, int64_t count, float factor, char *target, int32_t precision, int64_t stride) {
+    const vf factors = vf_set1(factor);
+    if (stride == 1 || count == 1) {
+#define STORE(precision) store_contiguous_row(row, count, factors, target, precision)
+        WITH_PRECISION(precision, STORE)
+#undef STORE
+        return;
+    }
+    const int64_t size = mfai_precision_size(precision);
+    for (int64_t i = 0; i < count; i += VL) {
+        char lanes[VL * sizeof(float)];
+#define STORE(precision) store_contiguous_row(row + i, VL, factors, lanes, precision)
+        WITH_PRECISION(precision, STORE)
+#undef STORE
+        for (int64_t j = i; j < count && j < i + VL; ++j)
+            memcpy(target + j * stride * size, lanes + (j - i) * size, (size_t)size);
+    }
 }

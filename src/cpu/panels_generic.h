@@ -1,26 +1,58 @@
 /* Queries, keys and values in the form that the register tiles multiply. */
-/* A row of `count` elements as words, padded with zeros to whole vectors. */
-static void load_words(const void *source, const mfai_view_t *view, int64_t count, word *row) {
+
+/* Calls `call` with the precision as a constant; only bfloat16 is multiplied in pairs. */
 #if WORD_DEPTH == 1
-    load_row_f32(source, view->precision, view->stride[3], count, (float *)row);
+#define WITH_WORD_PRECISION(precision, call) WITH_PRECISION(precision, call)
 #else
-    int64_t padded = (count + 2 * VL - 1) / (2 * VL) * (2 * VL);
-    if (view->stride[3] == 1)
-        memcpy(row, source, (size_t)count * sizeof(uint16_t));
-    else
-        gather_halves(source, view->stride[3], count, (uint16_t *)row);
-    memset((uint16_t *)row + count, 0, (size_t)(padded - count) * sizeof(uint16_t));
+#define WITH_WORD_PRECISION(precision, call) \
+    {                                        \
+        (void)(precision);                   \
+        call(MFA_PRECISION_BF16);            \
+    }
+#endif
+
+/* Words `at` .. at + VL - 1 of a contiguous row of `columns` elements, zero beyond its end. */
+INLINE vf load_words(const char *row, const int32_t precision, int64_t at, int64_t columns) {
+#if WORD_DEPTH == 1
+    return load_converted(row, precision, at, columns - at < VL ? (int)(columns - at) : VL);
+#else
+    (void)precision;
+    const int64_t halves = columns - 2 * at;
+    return halves >= 2 * VL ? vf_load(row + 4 * at) : vf_load_halves_n(row + 4 * at, (int)halves);
 #endif
 }
 
+/* `n` columns of the values of one word of keys; `even` and `odd` are its rows where a word is two. */
+INLINE vf load_value_words(const char *even, const char *odd, const int32_t precision, int64_t column, int n) {
+#if WORD_DEPTH == 1
+    (void)odd;
+    return load_converted(even, precision, column, n);
+#else
+    (void)precision;
+    return vf_pair_halves((const uint16_t *)even + column, (const uint16_t *)odd + column, n);
+#endif
+}
+
+INLINE int64_t words_of(int64_t elements) { return (elements + WORD_DEPTH - 1) / WORD_DEPTH; }
+
+/* Rows of queries, each padded with zeros to whole vectors; `copy` has room for one row. */
 static void pack_queries(const mfai_forward_job_t *job, int64_t b, int64_t kv_head, int64_t first, int64_t rows,
-                         word *packed) {
+                         char *copy, word *packed) {
     const mfai_problem_t *p = job->problem;
     const int64_t words = job->shape.query_words;
     for (int64_t r = 0; r < rows; ++r) {
         const int64_t at = first + r, head = kv_head * p->group + at % p->group;
+        const char *source = view_row(&p->query, b, head, at / p->group);
+        if (!rows_are_contiguous(&p->query)) {
+            gather_row(&p->query, source, copy);
+            source = copy;
+        }
         word *row = packed + r * words;
-        load_words(view_row(&p->query, b, head, at / p->group), &p->query, p->head_dim, row);
+#define LOAD(precision)                     \
+    for (int64_t k = 0; k < words; k += VL) \
+    vf_store(row + k, load_words(source, precision, k, p->head_dim))
+        WITH_WORD_PRECISION(p->query.precision, LOAD)
+#undef LOAD
         if (job->negate_query) {
             const uint32_t signs = WORD_DEPTH == 1 ? 0x80000000u : 0x80008000u;
             for (int64_t i = 0; i < words; ++i)
@@ -29,83 +61,77 @@ static void pack_queries(const mfai_forward_job_t *job, int64_t b, int64_t kv_he
     }
 }
 
-/* Columns in panel `index` of `columns` in all: a last panel of up to VL columns is one vector wide. */
-INLINE bool panel_is_full(int64_t index, int64_t columns) { return columns - index * PANEL > VL || PANEL_VECS == 1; }
+/* A panel is two vectors of columns wide; the last one is a single vector if that holds what is left. */
+INLINE bool panel_is_full(int64_t panel, int64_t columns) { return columns - panel * PANEL > VL; }
 
-/* Keys as columns: panel after panel, each query_words deep. */
-static void pack_keys(const mfai_forward_job_t *job, int64_t b, int64_t kv_head, int64_t first, int64_t count,
-                      word *staging, word *packed) {
-    const mfai_view_t *key = &job->problem->key;
-    const int64_t words = job->shape.query_words;
+INLINE void pack_keys_as(const int32_t precision, const rows_t *keys, int64_t count, const char *zeros, int64_t words,
+                         word *packed) {
+    const int64_t used = words_of(keys->columns);
     for (int64_t j = 0; j < count; j += VL) {
-        const int64_t panel = j / PANEL;
-        const int width = panel_is_full(panel, count) ? PANEL : VL;
+        const int64_t panel = j / PANEL, width = panel_is_full(panel, count) ? PANEL : VL;
         word *columns = packed + panel * PANEL * words + j % PANEL;
-        for (int64_t i = 0; i < VL; ++i) {
-            if (j + i < count)
-                load_words(view_row(key, b, kv_head, first + j + i), key, job->problem->head_dim, staging + i * words);
-            else
-                memset(staging + i * words, 0, (size_t)words * sizeof *staging);
-        }
-        const int64_t used = (job->problem->head_dim + WORD_DEPTH - 1) / WORD_DEPTH;
-        for (int64_t k = 0; k < used; k += VL) {
+        const char *sources[VL];
+        for (int i = 0; i < VL; ++i)
+            sources[i] = j + i < count ? keys->first + (j + i) * keys->step : zeros;
+        int64_t k = 0;
+        for (; (k + VL) * WORD_DEPTH <= keys->columns; k += VL) {
             vf rows[VL];
 #pragma GCC unroll 16
-            for (int i = 0; i < VL; ++i)
-                rows[i] = vf_load(staging + i * words + k);
+            for (int i = 0; i < VL; ++i) {
+                rows[i] = load_words(sources[i], precision, k, (k + VL) * WORD_DEPTH);
+                /* So many short rows side by side are beyond the hardware's prefetchers. */
+                __builtin_prefetch(sources[i] + VL * keys->step + k * (int64_t)sizeof(word));
+            }
             vf_transpose(rows);
-            for (int i = 0; i < VL && k + i < used; ++i)
+#pragma GCC unroll 16
+            for (int i = 0; i < VL; ++i)
                 vf_store(columns + (k + i) * width, rows[i]);
         }
-        /* The second half of a full panel may have no key at all. */
-        if (width == PANEL && j % PANEL + VL < PANEL && j + VL >= count)
-            for (int64_t k = 0; k < used; ++k)
-                for (int64_t at = j % PANEL + VL; at < PANEL; at += VL)
-                    vf_store(packed + panel * PANEL * words + k * PANEL + at, vf_zero());
+        if (k < used) {
+            vf rows[VL];
+            for (int i = 0; i < VL; ++i)
+                rows[i] = load_words(sources[i], precision, k, keys->columns);
+            vf_transpose(rows);
+            for (int i = 0; k + i < used; ++i)
+                vf_store(columns + (k + i) * width, rows[i]);
+        }
     }
 }
 
-/* Values: panels of columns, each as deep as the block has words of keys. */
-static void pack_values(const mfai_forward_job_t *job, int64_t b, int64_t kv_head, int64_t first, int64_t count,
-                        word *staging, word *packed) {
-    const mfai_view_t *value = &job->problem->value;
-    const int64_t columns = job->problem->value_dim, depth = (count + WORD_DEPTH - 1) / WORD_DEPTH;
+/* Keys as columns: panel after panel, each `words` deep. `zeros` is a row of them. */
+static void pack_keys(const rows_t *keys, int64_t count, const char *zeros, int64_t words, word *packed){
+#define PACK(precision) pack_keys_as(precision, keys, count, zeros, words, packed)
+    WITH_WORD_PRECISION(keys -> precision, PACK)
+#undef PACK
+}
+
+INLINE
+    void pack_values_as(const int32_t precision, const rows_t *values, int64_t count, const char *zeros, word *packed) {
+    const int64_t depth = words_of(count), columns = values->columns;
     for (int64_t k = 0; k < depth; ++k) {
-#if WORD_DEPTH == 1
-        const void *row = view_row(value, b, kv_head, first + k);
-        if (value->stride[3] != 1 && columns > 1) {
-            load_row_f32(row, value->precision, value->stride[3], columns, (float *)staging);
-            row = staging;
+        const int64_t last = k * WORD_DEPTH + WORD_DEPTH - 1;
+        const char *even = values->first + k * WORD_DEPTH * values->step;
+        const char *odd = last < count ? values->first + last * values->step : zeros;
+        int64_t column = 0;
+        for (; column + PANEL <= columns; column += PANEL) {
+            word *to = packed + column * depth + k * PANEL;
+            vf_store(to, load_value_words(even, odd, precision, column, VL));
+            vf_store(to + VL, load_value_words(even, odd, precision, column + VL, VL));
         }
-        const int32_t precision = row == staging ? MFA_PRECISION_FP32 : value->precision;
-#else
-        const int64_t line = (columns + 2 * VL - 1) / (2 * VL) * (2 * VL);
-        const uint16_t *pair[2];
-        for (int i = 0; i < 2; ++i) {
-            uint16_t *staged = (uint16_t *)staging + i * line;
-            const int64_t at = 2 * k + i;
-            pair[i] = at < count ? (const uint16_t *)view_row(value, b, kv_head, first + at) : staged;
-            if (at >= count)
-                memset(staged, 0, (size_t)columns * sizeof *staged);
-            else if (value->stride[3] != 1 && columns > 1) {
-                gather_halves(pair[i], value->stride[3], columns, staged);
-                pair[i] = staged;
-            }
-        }
-#endif
-        for (int64_t c = 0; c < columns; c += VL) {
-            const int64_t panel = c / PANEL;
-            const int width = panel_is_full(panel, columns) ? PANEL : VL;
-            const int n = (int)(columns - c < VL ? columns - c : VL);
-            word *target = packed + panel * PANEL * depth + k * width + c % PANEL;
-#if WORD_DEPTH == 1
-            vf_store(target, load_converted(row, precision, c, n));
-#else
-            vf_store(target, vf_pair_halves(pair[0] + c, pair[1] + c, n));
-#endif
-            if (width == PANEL && c % PANEL + VL < PANEL && c + VL >= columns)
-                for (int64_t at = VL; c % PANEL + at < PANEL; at += VL)
-                    vf_store(target + at, vf_zero());
+        const int64_t left = columns - column;
+        if (left > VL) {
+            word *to = packed + column * depth + k * PANEL;
+            vf_store(to, load_value_words(even, odd, precision, column, VL));
+            vf_store(to + VL, load_value_words(even, odd, precision, column + VL, (int)left - VL));
+        } else if (left > 0) {
+            vf_store(packed + column * depth + k * VL, load_value_words(even, odd, precision, column, (int)left));
         }
     }
+}
+
+/* Values: panels of columns, each as deep as `count` keys are words. `zeros` is a row of them. */
+static void pack_values(const rows_t *values, int64_t count, const char *zeros, word *packed) {
+#define PACK(precision) pack_values_as(precision, values, count, zeros, packed)
+    WITH_WORD_PRECISION(values->precision, PACK)
+#undef PACK
 }

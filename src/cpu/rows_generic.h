@@ -96,10 +96,15 @@ static float row_max(float *scores, int64_t begin, int64_t end) {
         if (last > first)
             vf_store(scores + last, vf_hide_outside(vf_load(scores + last), 0, end - last));
     }
-    vf most = vf_load(scores + first);
-    for (int64_t j = first + VL; j <= last; j += VL)
+    vf most = vf_load(scores + first), other = most;
+    int64_t j = first + VL;
+    for (; j < last; j += 2 * VL) {
         most = vf_max(most, vf_load(scores + j));
-    return vf_hmax(most);
+        other = vf_max(other, vf_load(scores + j + VL));
+    }
+    if (j == last)
+        most = vf_max(most, vf_load(scores + j));
+    return vf_hmax(vf_max(most, other));
 }
 
 /* Replaces scores by weights exp2((score - reference) * log2_scale), zero from `from` to `begin` and from `end` to `to`; returns their
