@@ -11,12 +11,6 @@ enum {
         8192, /* bytes of rows to prefetch ahead: several short streams are beyond the hardware's prefetchers */
 };
 
-/* Distance in bytes to the row to prefetch. */
-INLINE int64_t direct_ahead(const int32_t precision, int64_t columns, int64_t step) {
-    const int64_t rows = DIRECT_AHEAD / (columns * mfai_precision_size(precision));
-    return (rows < 1 ? 1 : rows > 64 ? 64 : rows) * step;
-}
-
 /* DIRECT_KEYS keys times `rows` queries: products[row * DIRECT_KEYS + key]. */
 INLINE void direct_products(const int rows, const word *query, int64_t query_stride,
                             const char *const keys[DIRECT_KEYS], int32_t precision, int64_t dim, int64_t ahead,
@@ -52,7 +46,7 @@ INLINE void direct_products(const int rows, const word *query, int64_t query_str
 INLINE void direct_scores_for(const int rows, const int32_t precision, const char *first_key, int64_t step,
                               const word *query, int64_t query_stride, int64_t dim, int64_t from, int64_t to,
                               float *scores, int64_t stride) {
-    const int64_t ahead = direct_ahead(precision, dim, step);
+    const int64_t ahead = prefetch_distance(precision, dim, step);
     for (int64_t j = from; j < to; j += DIRECT_KEYS) {
         const int n = (int)(to - j < DIRECT_KEYS ? to - j : DIRECT_KEYS);
         const char *keys[DIRECT_KEYS];
@@ -106,7 +100,7 @@ static void direct_scores(const rows_t *keys, const word *query, int64_t query_s
 INLINE void direct_add(const int rows, const int vecs, const int32_t precision, const char *first_value, int64_t step,
                        int64_t column, int64_t columns, const word *weights, int64_t stride, int64_t from, int64_t to,
                        float *out, int64_t width) {
-    const int64_t ahead = direct_ahead(precision, columns, step);
+    const int64_t ahead = prefetch_distance(precision, columns, step);
     vf sum[DIRECT_ROWS][DIRECT_VALUE_VECS];
 #pragma GCC unroll 4
     for (int r = 0; r < rows; ++r)

@@ -83,6 +83,15 @@ static rows_t find_rows(const mfai_view_t *view, int64_t b, int64_t head, int64_
     return rows;
 }
 
+/* Bytes of rows to prefetch ahead: several short streams at once are beyond the hardware's prefetchers. */
+enum { PREFETCH_BYTES = 8192, PREFETCH_MOST_ROWS = 64 };
+
+/* Distance in bytes to the row to prefetch. */
+INLINE int64_t prefetch_distance(const int32_t precision, int64_t columns, int64_t step) {
+    const int64_t rows = PREFETCH_BYTES / (columns * mfai_precision_size(precision));
+    return (rows < 1 ? 1 : rows > PREFETCH_MOST_ROWS ? PREFETCH_MOST_ROWS : rows) * step;
+}
+
 INLINE void store_contiguous_row(const float *row, int64_t count, vf factor, void *target, const int32_t precision) {
     int64_t i = 0;
     for (; i + VL <= count; i += VL)

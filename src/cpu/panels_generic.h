@@ -40,6 +40,7 @@ static void pack_queries(const mfai_forward_job_t *job, int64_t b, int64_t kv_he
                          char *copy, word *packed) {
     const mfai_problem_t *p = job->problem;
     const int64_t words = job->shape.query_words;
+    const int64_t step = p->query.stride[2] * mfai_precision_size(p->query.precision);
     for (int64_t r = 0; r < rows; ++r) {
         const int64_t at = first + r, head = kv_head * p->group + at % p->group;
         const char *source = view_row(&p->query, b, head, at / p->group);
@@ -48,9 +49,12 @@ static void pack_queries(const mfai_forward_job_t *job, int64_t b, int64_t kv_he
             source = copy;
         }
         word *row = packed + r * words;
-#define LOAD(precision)                     \
-    for (int64_t k = 0; k < words; k += VL) \
-    vf_store(row + k, load_words(source, precision, k, p->head_dim))
+        const int64_t ahead = prefetch_distance(p->query.precision, p->head_dim, step);
+#define LOAD(precision)                                                                       \
+    for (int64_t k = 0; k < words; k += VL) {                                                 \
+        vf_store(row + k, load_words(source, precision, k, p->head_dim));                     \
+        __builtin_prefetch(source + ahead + k * WORD_DEPTH * mfai_precision_size(precision)); \
+    }
         WITH_WORD_PRECISION(p->query.precision, LOAD)
 #undef LOAD
         if (job->negate_query) {
@@ -66,7 +70,7 @@ INLINE bool panel_is_full(int64_t panel, int64_t columns) { return columns - pan
 
 INLINE void pack_keys_as(const int32_t precision, const rows_t *keys, int64_t count, const char *zeros, int64_t words,
                          word *packed) {
-    const int64_t used = words_of(keys->columns);
+    const int64_t used = words_of(keys->columns), ahead = prefetch_distance(precision, keys->columns, keys->step);
     for (int64_t j = 0; j < count; j += VL) {
         const int64_t panel = j / PANEL, width = panel_is_full(panel, count) ? PANEL : VL;
         word *columns = packed + panel * PANEL * words + j % PANEL;
@@ -79,8 +83,7 @@ INLINE void pack_keys_as(const int32_t precision, const rows_t *keys, int64_t co
 #pragma GCC unroll 16
             for (int i = 0; i < VL; ++i) {
                 rows[i] = load_words(sources[i], precision, k, (k + VL) * WORD_DEPTH);
-                /* So many short rows side by side are beyond the hardware's prefetchers. */
-                __builtin_prefetch(sources[i] + VL * keys->step + k * (int64_t)sizeof(word));
+                __builtin_prefetch(sources[i] + ahead + k * WORD_DEPTH * mfai_precision_size(precision));
             }
             vf_transpose(rows);
 #pragma GCC unroll 16
@@ -108,6 +111,7 @@ static void pack_keys(const rows_t *keys, int64_t count, const char *zeros, int6
 INLINE
     void pack_values_as(const int32_t precision, const rows_t *values, int64_t count, const char *zeros, word *packed) {
     const int64_t depth = words_of(count), columns = values->columns;
+    const int64_t ahead = prefetch_distance(precision, columns, values->step);
     for (int64_t k = 0; k < depth; ++k) {
         const int64_t last = k * WORD_DEPTH + WORD_DEPTH - 1;
         const char *even = values->first + k * WORD_DEPTH * values->step;
@@ -117,6 +121,11 @@ INLINE
             word *to = packed + column * depth + k * PANEL;
             vf_store(to, load_value_words(even, odd, precision, column, VL));
             vf_store(to + VL, load_value_words(even, odd, precision, column + VL, VL));
+            for (int64_t byte = 0; byte < PANEL * mfai_precision_size(precision); byte += 64) {
+                __builtin_prefetch(even + ahead + column * mfai_precision_size(precision) + byte);
+                if (WORD_DEPTH == 2)
+                    __builtin_prefetch(odd + ahead + column * mfai_precision_size(precision) + byte);
+            }
         }
         const int64_t left = columns - column;
         if (left > VL) {
