@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "core/backend.h"
+#include "cpu/cpu_count.h"
 #include "cpu/device.h"
 #include "cpu/features.h"
 #include "cpu/forward.h"

@@ -1,14 +1,9 @@
-#if defined(__linux__) && !defined(_GNU_SOURCE)
-#define _GNU_SOURCE /* sched_getaffinity */
-#endif
 #include "cpu/features.h"
 
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #if defined(__linux__)
-#include <sched.h>
 #if defined(__aarch64__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
@@ -86,48 +81,3 @@ void mfai_cpu_name(char *name, int size) {
 }
 
 #endif
-
-#if defined(__linux__)
-
-/* CPUs that the bandwidth quota in `path` is worth, rounded up; 0 if there is none. version 2 keeps quota and period in
-   one file, version 1 in two. */
-static int quota_cpus(const char *quota_path, const char *period_path) {
-    long quota = -1, period = 100000;
-    FILE *file = fopen(quota_path, "r");
-    if (file == NULL)
-        return 0;
-    int fields = fscanf(file, period_path ? "%ld" : "%ld %ld", &quota, &period);
-    fclose(file);
-    if (fields < 1 || quota <= 0)
-        return 0;
-    if (period_path != NULL && (file = fopen(period_path, "r")) != NULL) {
-        if (fscanf(file, "%ld", &period) != 1)
-            period = 100000;
-        fclose(file);
-    }
-    return period > 0 ? (int)((quota + period - 1) / period) : 0;
-}
-
-static int permitted_cpus(void) {
-    cpu_set_t set;
-    int count = 0;
-    if (sched_getaffinity(0, sizeof set, &set) == 0)
-        count = CPU_COUNT(&set);
-    if (count < 1)
-        count = (int)sysconf(_SC_NPROCESSORS_ONLN);
-    int quota = quota_cpus("/sys/fs/cgroup/cpu.max", NULL);
-    if (quota == 0)
-        quota = quota_cpus("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us");
-    return quota > 0 && quota < count ? quota : count;
-}
-
-#else
-
-static int permitted_cpus(void) { return (int)sysconf(_SC_NPROCESSORS_ONLN); }
-
-#endif
-
-int mfai_cpu_count(void) {
-    int count = permitted_cpus();
-    return count > 0 ? count : 1;
-}

@@ -14,7 +14,4 @@ bool mfai_cpu_has_neon_bf16(void); /* BFDOT */
 /* The processor's name, or a general word. */
 void mfai_cpu_name(char *name, int size);
 
-/* Processors this process may use: the affinity mask, cut by the cgroup's CPU quota; at least 1. */
-int mfai_cpu_count(void);
-
 #endif
