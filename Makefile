@@ -7,9 +7,10 @@ INCLUDEDIR ?= $(PREFIX)/include
 BUILD ?= release
 CLANG_FORMAT ?= clang-format-19
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 .DEFAULT_GOAL := lib
-.PHONY: lib demo test dev lint format bench ci install clean help
+.PHONY: lib demo test dev lint format bench bench-peers ci install clean help
 .DELETE_ON_ERROR:
 
 # ---------------------------------------------------------------- the C library
@@ -140,12 +141,20 @@ dev: ## start clean, build for debugging, test
 	$(MAKE) clean
 	$(MAKE) BUILD=debug test
 
-bench: $(VENV)/installed $(VENV)/test ## time the forward pass next to PyTorch and NumPy
-	$(VENV)/bin/python benchmarks/bench_forward.py
+# matplotlib for the plot comes with the peers.
+$(VENV)/bench: pyproject.toml | $(VENV)/test
+	@echo 'Installing the peers that benchmarks compare with'
+	$(PIP) install '$(PACKAGE)[bench]'
+	@touch $@
+
+bench: $(VENV)/installed $(VENV)/test ## time attention next to every peer installed (BENCH_ARGS=--quick: two minutes)
+	$(VENV)/bin/python -m benchmarks $(BENCH_ARGS)
+
+bench-peers: $(VENV)/installed $(VENV)/bench ## install the peers that `make bench` compares with
 
 # ----------------------------------------------------------------- habits
 
-C_FILES = $(shell find include src metal examples tests -name '*.[ch]')
+C_FILES = $(shell find include src metal examples tests benchmarks -name '*.[ch]')
 
 lint: $(VENV)/test ## check Python with ruff, C with clang-format-19
 	$(VENV)/bin/ruff check
@@ -167,5 +176,5 @@ clean: ## remove everything that was built; .venv keeps what it downloaded
 	rm -f mfa/*.so mfa/*.dylib $(VENV)/installed
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
-	    awk -F '|' '{ printf "%-16s%s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
+	    awk -F '|' '{ printf "%-18s%s\n", $$1, $$2 }'

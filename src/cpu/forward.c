@@ -11,7 +11,7 @@
 enum {
     DIRECT_MOST_ROWS = 16,
     WANTED_DIRECT_TASKS = 64, /* these share nothing, so more of them cost little */
-    WANTED_TASKS = 16,        /* enough for balance on common widths, few enough that packing is shared */
+    WANTED_TASKS = 24,        /* enough for balance on common widths, few enough that packing is shared */
     LEAST_SUB_BLOCKS = 4,     /* query sub-blocks in a chunk: each chunk packs the keys anew */
     MOST_SUB_BLOCKS = 22,
     CHUNK_FLOATS = 1 << 18, /* queries and sums of a chunk: 1 MiB, about a second-level cache */
