@@ -108,8 +108,9 @@ static mfa_status_t make_plan(const mfai_cpu_device_t *device, const mfai_proble
     job->direct = is_direct(p);
     job->score_pass = job->has_bias || p->softcap > 0 || p->softmax_scale == 0;
     job->negate_query = !job->score_pass && p->softmax_scale < 0;
-    job->score_unit = job->score_pass ? 1 : fabsf(p->softmax_scale);
-    job->log2_scale = job->score_unit * LOG2_E;
+    job->score_factor = job->score_pass ? 1 : fabsf(p->softmax_scale) * LOG2_E;
+    job->max_to_log2 = job->score_pass ? LOG2_E : 1;
+    job->max_to_natural = job->score_pass ? 1 : LN_2;
     job->at = lay_out(p, &job->shape, &plan->kernel->tile, job->has_bias);
 
     plan->slots = (int)clamp(job->shape.tasks, 1, device->num_threads);

@@ -76,12 +76,13 @@ static void multiply_values(const block_t *block, int first, int rows, int64_t f
 }
 
 static void softmax_and_values(const block_t *block, const ranges_t *seen) {
-    const float log2_scale = block->job->log2_scale;
+    const mfai_forward_job_t *job = block->job;
     float reference[SUB_ROWS + VL], correction[SUB_ROWS + VL];
     for (int r = 0; r < block->rows; ++r) {
         float most = block->row_max[r];
         if (seen->begin[r] < seen->end[r]) {
-            const float here = row_max(block->scores + r * block->stride, seen->begin[r], seen->end[r]);
+            const float here =
+                row_max(block->scores + r * block->stride, seen->begin[r], seen->end[r]) * job->score_factor;
             most = here > most ? here : most;
         }
         reference[r] = most == -INFINITY ? 0 : most; /* so that -inf - reference is -inf, not NaN */
@@ -90,7 +91,7 @@ static void softmax_and_values(const block_t *block, const ranges_t *seen) {
     }
     for (int r = 0; r < block->rows; r += VL)
         vf_store(correction + r,
-                 vf_exp2(vf_mul(vf_sub(vf_load(correction + r), vf_load(reference + r)), vf_set1(log2_scale))));
+                 vf_exp2(vf_mul(vf_sub(vf_load(correction + r), vf_load(reference + r)), vf_set1(job->max_to_log2))));
     for (int first = 0; first < block->rows; first += ROW_TILE) {
         const int rows = block->rows - first < ROW_TILE ? block->rows - first : ROW_TILE;
         int64_t from = block->key_count, to = 0;
@@ -102,8 +103,10 @@ static void softmax_and_values(const block_t *block, const ranges_t *seen) {
         if (to == 0)
             continue;
         for (int r = first; r < first + rows; ++r) {
-            const float sum = row_weights(block->scores + r * block->stride, seen->begin[r], seen->end[r],
-                                          from / VL * VL, to, log2_scale, reference[r]);
+            float *row = block->scores + r * block->stride;
+            const int64_t begin = seen->begin[r], end = seen->end[r], start = from / VL * VL;
+            const float sum = job->score_pass ? row_weights(job, true, row, begin, end, start, to, reference[r])
+                                              : row_weights(job, false, row, begin, end, start, to, reference[r]);
             block->row_sum[r] = block->row_sum[r] * correction[r] + sum;
         }
         multiply_values(block, first, rows, from, to, correction + first);
@@ -145,7 +148,7 @@ static void attend(const block_t *block, bool *packed) {
 static void finish_row(const mfai_forward_job_t *job, int64_t b, int64_t head, int64_t row, const float *sums,
                        float row_max, float row_sum) {
     const mfai_problem_t *p = job->problem;
-    float most = row_max * job->score_unit, factor = 1;
+    float most = row_max * job->max_to_natural, factor = 1;
     if (p->sinks.present) {
         const float sink = ((const float *)p->sinks.data)[head * p->sinks.stride[1]], visible = most;
         most = sink > most ? sink : most;
@@ -253,7 +256,7 @@ static void forward_combine(void *argument, int64_t task, int slot) {
         memset(sums, 0, (size_t)width * sizeof *sums);
         for (int64_t s = 0; s < shape->splits; ++s) {
             const float *part = partial + s * (width + 2);
-            const float factor = exp2f((part[width] - reference) * job->log2_scale);
+            const float factor = exp2f((part[width] - reference) * job->max_to_log2);
             if (part[width] == -INFINITY && part[width + 1] == 0)
                 continue; /* saw no key: nothing to add, and 0 * 0 is all that would be */
             row_sum += part[width + 1] * factor;

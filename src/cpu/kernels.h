@@ -34,12 +34,15 @@ typedef struct mfai_forward_job {
     const mfai_problem_t *problem;
     mfai_forward_shape_t shape;
     mfai_forward_scratch_t at;
-    float score_unit;  /* what a score is multiplied by to be one of the definition */
-    float log2_scale;  /* the same in units of log2 */
-    bool score_pass;   /* scores are finished one by one (scale, softcap, biases, masks), and score_unit is 1 */
+    /* Running maxima are kept in units in which weights are cheap. Plain scores: products times score_factor, in units of log2.
+       With a score pass, which finishes scores one by one (scale, softcap, biases, masks): natural units, since scores near the
+       largest floats, as masks of finfo.min make, would overflow in others. */
+    bool score_pass;
+    float score_factor; /* times a product, or a finished score, is the unit of the maxima */
+    float max_to_log2, max_to_natural;
     bool has_bias;     /* mask, additive mask or ALiBi */
     bool direct;       /* few rows: keys and values are read where they lie, not packed */
-    bool negate_query; /* a negative scale moved into the queries, so that log2_scale is positive */
+    bool negate_query; /* a negative scale moved into the queries, so that score_factor is positive */
     char *scratch;     /* at.size floats for each slot */
     float *partial;    /* with splits > 1: for each row and split value_width sums, then row_max, row_sum */
 } mfai_forward_job_t;

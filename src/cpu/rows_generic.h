@@ -107,17 +107,18 @@ static float row_max(float *scores, int64_t begin, int64_t end) {
     return vf_hmax(vf_max(most, other));
 }
 
-/* Replaces scores by weights exp2((score - reference) * log2_scale), zero from `from` to `begin` and from `end` to `to`; returns their
-   sum. Subtracting first keeps scores near the largest floats, as masks of finfo.min make, from overflowing. */
-static float row_weights(float *row, int64_t begin, int64_t end, int64_t from, int64_t to, float log2_scale,
-                         float reference) {
-    const vf scale = vf_set1(log2_scale), largest = vf_set1(reference);
+/* Replaces scores by weights, zero from `from` to `begin` and from `end` to `to`; returns their sum. `reference` is the row's maximum. */
+INLINE float row_weights(const mfai_forward_job_t *job, const bool score_pass, float *row, int64_t begin, int64_t end,
+                         int64_t from, int64_t to, float reference) {
+    const vf factor = vf_set1(score_pass ? job->max_to_log2 : job->score_factor);
+    const vf largest = vf_set1(score_pass ? reference : -reference);
     const int64_t first = begin < end ? begin / VL * VL : from, last = begin < end ? (end - 1) / VL * VL + VL : from;
     vf sum = vf_zero();
     for (int64_t j = from; j < first; j += VL)
         STORE_WEIGHTS(row, j, vf_zero());
     for (int64_t j = first; j < last; j += VL) {
-        vf weight = vf_exp2(vf_mul(vf_sub(vf_load(row + j), largest), scale));
+        const vf score = vf_load(row + j);
+        const vf weight = vf_exp2(score_pass ? vf_mul(vf_sub(score, largest), factor) : vf_fma(score, factor, largest));
         sum = vf_add(sum, weight);
         STORE_WEIGHTS(row, j, weight);
     }
