@@ -1,0 +1,231 @@
+"""What is timed: the rows of the target table of the project, each a group of attention problems."""
+
+import itertools
+from dataclasses import dataclass, replace
+from typing import Literal
+
+MIB = 2**20
+ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A bound on one measure of a case; `peer` where the measure is the ratio to a peer's time."""
+
+    measure: Literal["peak_fraction", "bandwidth_fraction", "share_of_full", "speedup"]
+    bound: float
+    peer: str | None = None
+
+    def met_by(self, value: float) -> bool:
+        return value <= self.bound if self.measure == "share_of_full" else value >= self.bound
+
+    def __str__(self) -> str:
+        return {
+            "peak_fraction": f">= {self.bound:.2f} of the peak",
+            "bandwidth_fraction": f">= {self.bound:.2f} of the bandwidth",
+            "share_of_full": f"<= {self.bound:.2f} of our full time",
+            "speedup": f">= {self.bound:.2f}x {self.peer}",
+        }[self.measure]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One attention problem. Masked ones are square; `window` is how many keys, the last, a query sees."""
+
+    group: str
+    batch: int
+    heads: int
+    query_length: int
+    head_dim: int
+    dtype: str
+    key_length: int
+    kv_heads: int
+    causal: bool = False
+    window: int | None = None
+    cpu_isa: str = "auto"
+    rotate_bytes: int = 0  # keys and values of successive calls are spread over as much memory
+    quick: bool = True  # whether --quick keeps it
+    targets: tuple[Target, ...] = ()
+
+    @property
+    def name(self) -> str:
+        lengths = f"{self.query_length}"
+        heads = f"{self.heads}"
+        if self.key_length != self.query_length:
+            lengths += f":{self.key_length}"
+        if self.kv_heads != self.heads:
+            heads += f":{self.kv_heads}"
+        parts = [f"{self.batch}x{heads}x{lengths}x{self.head_dim}", self.dtype]
+        if self.causal:
+            parts.append("causal")
+        if self.window is not None:
+            parts.append(f"window {self.window}")
+        if self.cpu_isa != "auto":
+            parts.append(self.cpu_isa)
+        return " ".join(parts)
+
+    @property
+    def masked(self) -> bool:
+        return self.causal or self.window is not None
+
+    @property
+    def visible_pairs(self) -> int:
+        """Pairs of a query and a key that it sees, over all heads."""
+        pairs = self.query_length * self.key_length
+        if self.masked:
+            last = min(self.key_length if self.window is None else self.window, self.key_length)
+            pairs = self.query_length * last - last * (last - 1) // 2
+        return self.batch * self.heads * pairs
+
+    @property
+    def flop(self) -> int:
+        return 4 * self.visible_pairs * self.head_dim
+
+    @property
+    def instructions(self) -> int:
+        """GINSTRS as metal-flash-attention counts them."""
+        return (2 * self.head_dim + 5) * self.visible_pairs
+
+    @property
+    def kv_bytes(self) -> int:
+        return 2 * self.batch * self.kv_heads * self.key_length * self.head_dim * ITEM_BYTES[self.dtype]
+
+    def unmasked(self) -> "Case":
+        return replace(self, causal=False, window=None)
+
+
+def square(group: str, shape: tuple[int, int, int, int], dtype: str, **fields) -> Case:
+    batch, heads, length, head_dim = shape
+    return Case(group, batch, heads, length, head_dim, dtype, key_length=length, kv_heads=heads, **fields)
+
+
+DTYPES = ("float32", "bfloat16", "float16")
+PREFILL_SHAPES = ((1, 8, 1024, 64), (1, 8, 2048, 128), (1, 4, 4096, 64))
+
+
+def prefill_targets(shape: tuple[int, int, int, int], dtype: str) -> tuple[Target, ...]:
+    _, _, length, head_dim = shape
+    if dtype == "float32":
+        return (
+            Target("peak_fraction", 0.85),
+            Target("speedup", 1.03, "ONNX Runtime"),
+            Target("speedup", 1.2, "torch"),
+        )
+    if dtype == "bfloat16":
+        return (
+            Target("peak_fraction", 0.70 if head_dim == 64 else 0.78),
+            Target("speedup", 1.0 if length == 4096 else 1.15, "OpenVINO"),
+            Target("speedup", 2.2, "torch"),
+        )
+    return (Target("peak_fraction", 0.75), Target("speedup", 1.5, "torch"))
+
+
+def prefill() -> list[Case]:
+    return [
+        square(
+            "prefill",
+            shape,
+            dtype,
+            targets=prefill_targets(shape, dtype),
+            quick=dtype != "float16" or shape == PREFILL_SHAPES[0],
+        )
+        for shape, dtype in itertools.product(PREFILL_SHAPES, DTYPES)
+    ]
+
+
+def causal() -> list[Case]:
+    targets = (Target("share_of_full", 0.56),)
+    return [
+        square("causal", shape, dtype, causal=True, targets=targets, quick=shape == PREFILL_SHAPES[0])
+        for shape, dtype in itertools.product(PREFILL_SHAPES, DTYPES)
+    ]
+
+
+def window() -> list[Case]:
+    short = [
+        square(
+            "window",
+            (1, 8, 1024, 64),
+            dtype,
+            window=width,
+            targets=(Target("share_of_full", bound),),
+            quick=dtype == "float32",
+        )
+        for (width, bound), dtype in itertools.product(((256, 0.35), (64, 0.15)), DTYPES)
+    ]
+    over_flex = (Target("speedup", 2.0, "flex_attention"),)
+    long = [
+        square("window", (1, 8, 8192, 64), dtype, window=256, targets=over_flex, quick=dtype == "float32")
+        for dtype in DTYPES
+    ]
+    return short + long
+
+
+def decode() -> list[Case]:
+    targets = (Target("bandwidth_fraction", 0.85), Target("speedup", 6.0, "torch"))
+    return [
+        Case("decode", 1, 32, 1, 128, dtype, 8192, kv_heads=8, rotate_bytes=256 * MIB, targets=targets)
+        for dtype in ("float32", "bfloat16")
+    ]
+
+
+def ahead_of_torch_and_ort(dtype: str, bound: float) -> tuple[Target, ...]:
+    ort = () if dtype == "bfloat16" else (Target("speedup", bound, "ONNX Runtime"),)  # it has no bfloat16
+    return (Target("speedup", bound, "torch"), *ort)
+
+
+def small() -> list[Case]:
+    return [
+        square("small", shape, dtype, targets=ahead_of_torch_and_ort(dtype, 1.5))
+        for shape, dtype in itertools.product(((8, 16, 128, 64), (64, 12, 77, 64)), DTYPES)
+    ]
+
+
+def odd() -> list[Case]:
+    return [
+        square(
+            "odd",
+            (1, 8, 1024, dim),
+            dtype,
+            targets=ahead_of_torch_and_ort(dtype, 1.0),
+            quick=dim in (40, 160),
+        )
+        for dim, dtype in itertools.product((40, 72, 80, 96, 160), DTYPES)
+    ]
+
+
+def isa() -> list[Case]:
+    return [
+        square("isa", shape, "float32", cpu_isa="avx2", targets=(Target("peak_fraction", bound),))
+        for shape, bound in (((1, 8, 1024, 64), 0.75), ((1, 8, 2048, 128), 0.80))
+    ]
+
+
+GROUPS = {maker.__name__: maker for maker in (prefill, causal, window, decode, small, odd, isa)}
+
+
+def tiny(case: Case) -> Case:
+    """The same kind of problem in a size that takes no time."""
+    length = 1 if case.query_length == 1 else 48
+    return replace(
+        case,
+        batch=1,
+        heads=4,
+        kv_heads=4 if case.kv_heads == case.heads else 2,
+        query_length=length,
+        key_length=48,
+        head_dim=min(case.head_dim, 40),
+        window=case.window and 8,
+        rotate_bytes=0,
+        quick=True,
+        targets=(),
+    )
+
+
+def select(groups: list[str], size: Literal["full", "quick", "smoke"]) -> list[Case]:
+    cases = [case for group in groups for case in GROUPS[group]()]
+    if size == "quick":
+        return [case for case in cases if case.quick]
+    if size == "smoke":
+        return list(dict.fromkeys(map(tiny, cases)))
+    return cases

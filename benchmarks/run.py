@@ -1,0 +1,128 @@
+"""One run: who is there, all cases with a progress bar, and what comes of it."""
+
+import importlib.util
+import json
+from argparse import Namespace
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from benchmarks import cases, record, report
+from benchmarks.contenders import CONTENDERS, Contender
+from benchmarks.measure import EFFORTS, OURS, Measurement, measure
+from benchmarks.peak import ComputePeak, ReadBandwidth, kernel_for
+
+NARROWEST_TABLE = 132  # columns where the output is no terminal
+
+
+def present(skipped: list[str], threads: int) -> tuple[list[Contender], dict[str, str]]:
+    """The contenders that can be had, and for each the version, or why it is not there."""
+    unknown = set(skipped) - (set(CONTENDERS) - {OURS})
+    if unknown:
+        raise SystemExit(f"--skip {sorted(unknown)}: expected some of {list(CONTENDERS)[1:]}")
+    found, status = [], {}
+    for name, kind in CONTENDERS.items():
+        if name in skipped:
+            status[name] = "skipped"
+            continue
+        contender = kind()
+        try:
+            status[name] = contender.load(threads)
+        except ImportError as error:
+            status[name] = f"not available: {error}"
+        else:
+            found.append(contender)
+    return found, status
+
+
+def runnable(chosen: list[cases.Case], console: Console) -> list[cases.Case]:
+    """Those whose instruction set the machine has."""
+    found = []
+    for case in chosen:
+        if kernel_for(case.dtype, case.cpu_isa):
+            found.append(case)
+        else:
+            console.print(f"Left out: {case.name}, for this machine has no {case.cpu_isa}")
+    return found
+
+
+def measure_all(
+    chosen: list[cases.Case], contenders: list[Contender], options: Namespace, console: Console
+) -> list[Measurement]:
+    reads_memory = any(case.query_length == 1 for case in chosen)
+    bandwidth = ReadBandwidth(options.threads) if reads_memory else None
+    measurements = []
+    columns = [BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}")]
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=len(chosen))
+        for index, case in enumerate(chosen):
+            progress.update(task, description=f"{case.group} {case.name}")
+            measurements.append(
+                measure(
+                    case,
+                    contenders,
+                    threads=options.threads,
+                    effort=EFFORTS[options.size],
+                    rounds=options.rounds,
+                    compute_peak=ComputePeak(kernel_for(case.dtype, case.cpu_isa), options.threads),
+                    bandwidth=bandwidth if case.query_length == 1 else None,
+                    on_progress=lambda part: progress.advance(task, part),
+                )
+            )
+            progress.update(task, completed=index + 1)
+    return measurements
+
+
+def print_report(
+    machine: dict,
+    status: dict[str, str],
+    measurements: list[Measurement],
+    options: Namespace,
+    console: Console,
+) -> None:
+    console.print(
+        f"{machine['cpu']}, {machine['isa']}, {machine['threads']} threads, {machine['system']}. Medians of "
+        "interleaved rounds; causal and windowed cases count the pairs of query and key that are seen."
+    )
+    console.print("; ".join(f"{name}: {version}" for name, version in status.items()), highlight=False)
+    for group in options.groups:
+        members = [measurement for measurement in measurements if measurement.case.group == group]
+        if members:
+            console.print(report.group_table(group, members))
+    report.print_wins(console, measurements)
+    if options.targets:
+        console.print(report.targets_table(measurements))
+
+
+def write_json(path: Path, machine: dict, status: dict, measurements: list[Measurement], size: str) -> None:
+    document = {
+        "machine": machine,
+        "size": size,
+        "contenders": status,
+        "cases": [record.of_case(measurement) for measurement in measurements],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def run(options: Namespace) -> int:
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=NARROWEST_TABLE)
+    contenders, status = present(options.skip, options.threads)
+    machine = record.machine(options.threads)
+    chosen = runnable(cases.select(options.groups, options.size), console)
+    measurements = measure_all(chosen, contenders, options, console)
+    print_report(machine, status, measurements, options, console)
+    write_json(options.json, machine, status, measurements, options.size)
+    console.print(f"Wrote {options.json}", highlight=False)
+    if importlib.util.find_spec("matplotlib"):
+        from benchmarks import plot
+
+        picture = options.json.with_suffix(".png")
+        plot.save(measurements, picture)
+        console.print(f"Wrote {picture}", highlight=False)
+    else:
+        console.print("No plot: matplotlib is not installed (make bench-peers installs it)")
+    return 0
