@@ -95,7 +95,7 @@ typedef struct mfa_context_options {
     int32_t backend;     /* MFA_BACKEND_...; fixed for the life of the context */
     int32_t device;      /* Metal device index; 0 is the default device */
     int32_t num_threads; /* most CPU threads a call may use; 0: MFA_NUM_THREADS if set, else all that the
-                            process may run on (affinity mask, cgroup quota) */
+                            process may run on (affinity mask, cgroup quota); never more than 1024 */
     int32_t cpu_isa;     /* MFA_CPU_ISA_... */
     uint32_t flags;      /* MFA_CONTEXT_... or 0 */
 } mfa_context_options_t;
@@ -171,7 +171,8 @@ MFA_API void mfa_destroy_buffer(mfa_buffer_t buffer);
  * out = softmax(softmax_scale * q k^T) v
  *
  * Operands are packed, layout [batch, seq, heads, head_dim]; a transposed one is [batch, heads, head_dim, seq].
- * Queries have seq_len_q rows, keys and values seq_len_kv. 0 is allowed for batch_size and both lengths.
+ * Queries have seq_len_q rows, keys and values seq_len_kv. 0 is allowed for batch_size and both lengths. Error
+ * messages call q, k and v query, key and value, as the descriptor does.
  *
  * @param softmax_scale  literal: 0 means 0. Usually 1/sqrt(head_dim).
  * @param causal  row i sees keys up to i + seq_len_kv - seq_len_q (aligned bottom-right)
@@ -203,7 +204,8 @@ MFA_API mfa_status_t mfa_attention_forward_with_lse(
 /*
  * A tensor of four dimensions. Sizes and strides count elements; strides may be zero (broadcast) or negative in
  * inputs. An output's strides must reach each element once: sorted by magnitude, each must exceed the extent
- * of those before it. Memory is either `data` or, if `buffer` is set, `byte_offset` bytes into that buffer, in
+ * of those before it. An output may interleave with other operands as long as they share no byte; a call whose
+ * strides are too tangled to show that is refused. Memory is either `data` or, if `buffer` is set, `byte_offset` bytes into that buffer, in
  * which case data must be NULL and bounds are checked. Addresses are aligned to the element size.
  */
 typedef struct mfa_tensor {

@@ -17,6 +17,8 @@ SHAPES = [
     {"heads": 4, "query_length": 128, "key_length": 128, "head_dim": 40},
     {"heads": 8, "kv_heads": 2, "query_length": 1, "key_length": 3000, "head_dim": 128},
     {"batch": 2, "heads": 3, "query_length": 77, "key_length": 77, "head_dim": 64},
+    # Many heads: enough tasks that keys are not split, so that one row's sums are long.
+    {"heads": 32, "query_length": 16, "key_length": 2048, "head_dim": 32},
 ]
 
 

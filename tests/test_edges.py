@@ -100,6 +100,24 @@ def test_softcap_of_huge_scores(context, rng, dtype, softcap):
     assert (logsumexp <= softcap + np.log(80) + 1e-4).all()
 
 
+def test_largest_scale(context):
+    """Times log2(e) it would be infinite."""
+    query = np.full((1, 1, 3, 4), 1e-3, np.float32)
+    key = np.zeros((1, 1, 5, 4), np.float32)
+    value = np.arange(20, dtype=np.float32).reshape(1, 1, 5, 4)
+    out = mfa.attention(query, key, value, softmax_scale=3e38, context=context, **LAYOUT)
+    np.testing.assert_allclose(out, np.broadcast_to(value.mean(axis=2, keepdims=True), out.shape), rtol=1e-6)
+
+
+def test_smallest_softcap(context):
+    """Its inverse would be infinite."""
+    query = np.zeros((1, 1, 3, 4), np.float32)
+    key = np.ones((1, 1, 5, 4), np.float32)
+    value = np.arange(20, dtype=np.float32).reshape(1, 1, 5, 4)
+    out = mfa.attention(query, key, value, softcap=1e-39, context=context, **LAYOUT)
+    np.testing.assert_allclose(out, np.broadcast_to(value.mean(axis=2, keepdims=True), out.shape), rtol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", checks.DTYPES, ids=str)
 def test_scores_beyond_half_precision(context, rng, dtype):
     """q . k reaches 10**6, where float16 is infinite; a wrong maximum would overflow the exponential."""

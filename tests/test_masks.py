@@ -294,6 +294,25 @@ def test_value_that_no_row_sees_is_not_read(context, rng, dtype, bad, hide):
 
 
 @pytest.mark.parametrize("dtype", checks.DTYPES, ids=str)
+@pytest.mark.parametrize("query_length", [4, 40])
+@pytest.mark.parametrize(("first", "last"), [(0, 33), (5, 64), (7, 8), (31, 50)])
+def test_padding_of_odd_length_is_not_read(context, rng, dtype, query_length, first, last):
+    """Kernels that multiply keys in pairs meet pairs of which one key is padding."""
+    query, key, value = operands(rng, heads=2, query_length=query_length, key_length=64, dtype=dtype)
+    seen = (np.arange(64) >= first) & (np.arange(64) < last)
+    value[:, :, ~seen] = np.nan
+    checks.check(context, query, key, value, mask=seen, **LAYOUT)
+
+
+@pytest.mark.parametrize("dtype", checks.DTYPES, ids=str)
+@pytest.mark.parametrize("key_length", [139, 140])
+def test_values_before_the_first_window_are_not_read(context, rng, dtype, key_length):
+    query, key, value = operands(rng, query_length=40, key_length=key_length, dtype=dtype)
+    value[:, :, : key_length - 45] = np.nan
+    checks.check(context, query, key, value, window=(5, 0), alignment="bottom-right", **LAYOUT)
+
+
+@pytest.mark.parametrize("dtype", checks.DTYPES, ids=str)
 @pytest.mark.parametrize("query_length", [1, 40])
 def test_tiles_that_a_mask_hides_wholly_are_not_read(context, rng, dtype, query_length):
     """However large a tile is: the mask hides 2048 keys, of which the middle 1024 are NaN."""
@@ -316,3 +335,23 @@ def test_infinite_value_reaches_the_rows_that_see_it(context, rng, dtype):
     assert (out[..., 1] == np.inf).all()
     assert (out[..., 2] == -np.inf).all()
     assert np.isfinite(out[..., [0, *range(3, 16)]]).all()
+
+
+@pytest.mark.parametrize("slope", [np.nan, np.inf])
+def test_minus_infinity_hides_whatever_the_slope(context, rng, slope):
+    arrays = operands(rng, query_length=6, key_length=9)
+    bias = np.full((6, 9), -np.inf, np.float32)
+    slopes = np.array([slope], np.float32)
+    out, logsumexp = mfa.attention(
+        *arrays, mask=bias, alibi_slopes=slopes, return_lse=True, context=context, **LAYOUT
+    )
+    assert (out == 0).all()
+    assert (logsumexp == -np.inf).all()
+
+
+@pytest.mark.parametrize("key_length", [0, 9])
+def test_sink_that_is_nan_reaches_the_logsumexp(context, rng, key_length):
+    arrays = operands(rng, query_length=6, key_length=key_length)
+    sinks = np.array([np.nan], np.float32)
+    _, logsumexp = mfa.attention(*arrays, sinks=sinks, return_lse=True, context=context, **LAYOUT)
+    assert np.isnan(logsumexp).all()

@@ -84,6 +84,31 @@ class TestFork:
             busy.join()
         assert codes == [0] * 10
 
+    def test_fork_while_other_threads_take_workspaces(self):
+        """Calls so small that they are mostly taking and giving back memory under a lock."""
+        small = np.ones((1, 1, 1, 4), np.float32)
+        stop = threading.Event()
+        with mfa.Context(num_threads=1) as context:
+
+            def call():
+                for _ in range(100):
+                    mfa.attention(small, small, small, context=context)
+
+            def keep_busy():
+                while not stop.is_set():
+                    call()
+
+            busy = [threading.Thread(target=keep_busy) for _ in range(2)]
+            for thread in busy:
+                thread.start()
+            try:
+                codes = [run_in_fork(call) for _ in range(60)]
+            finally:
+                stop.set()
+                for thread in busy:
+                    thread.join()
+        assert codes == [0] * 60
+
     @pytest.mark.parametrize("method", ["fork", "spawn"])
     def test_multiprocessing_after_use(self, method):
         expected = compute(2)
@@ -107,6 +132,13 @@ def test_concurrent_callers_with_contexts_of_different_width():
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_more_threads_than_the_pool_has():
+    x = np.ones((2000, 1, 1, 4), np.float32)
+    with mfa.Context(num_threads=1_000_000) as context:
+        assert context.describe().num_threads == 1024
+        assert mfa.plan(x, x, x, context=context).num_threads <= 1024
 
 
 @linux_only

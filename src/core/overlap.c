@@ -49,6 +49,8 @@ static void add_term(equation *e, uint64_t step, uint64_t limit) {
     e->limit[at] = limit;
 }
 
+static uint64_t magnitude(int64_t x) { return x < 0 ? 0 - (uint64_t)x : (uint64_t)x; }
+
 /* Adds the view's axes and returns its lowest address. */
 static uintptr_t add_view(equation *e, const mfai_view_t *view) {
     int64_t element = mfai_precision_size(view->precision);
@@ -57,8 +59,8 @@ static uintptr_t add_view(equation *e, const mfai_view_t *view) {
         int64_t step = view->stride[axis] * element;
         uint64_t limit = (uint64_t)view->shape[axis] - 1;
         if (step < 0)
-            lowest -= (uintptr_t)-step * limit;
-        add_term(e, step < 0 ? (uint64_t)-step : (uint64_t)step, limit);
+            lowest -= (uintptr_t)(magnitude(step) * limit);
+        add_term(e, magnitude(step), limit);
     }
     return lowest;
 }
@@ -68,7 +70,7 @@ static uint64_t extent(const mfai_view_t *view) {
     uint64_t bytes = (uint64_t)element;
     for (int axis = 0; axis < 4; ++axis) {
         int64_t step = view->stride[axis] * element;
-        bytes += (uint64_t)(step < 0 ? -step : step) * (uint64_t)(view->shape[axis] - 1);
+        bytes += magnitude(step) * (uint64_t)(view->shape[axis] - 1);
     }
     return bytes;
 }
@@ -82,8 +84,7 @@ bool mfai_views_overlap(const mfai_view_t *a, const mfai_view_t *b) {
         return false;
     /* a's address + i = b's address + j, with a's axes as they are and b's counted down from their ends, so that
        every step is positive: low_a + A + i = low_b + (extent_b - size_b - B) + j, j counted down as well. */
-    uint64_t size_a = (uint64_t)mfai_precision_size(a->precision);
-    add_term(&e, 1, size_a - 1 + (uint64_t)mfai_precision_size(b->precision) - 1);
+    add_term(&e, 1, (uint64_t)(mfai_precision_size(a->precision) + mfai_precision_size(b->precision) - 2));
     uint64_t reach = 0;
     for (int term = e.count; term >= 0; --term) {
         if (term < e.count)

@@ -21,7 +21,7 @@ static bool byte_extent(const mfai_view_t *view, int64_t *lowest, int64_t *end) 
     int64_t low = 0, high = 0, count = 1;
     for (int axis = 0; axis < 4; ++axis) {
         int64_t reach;
-        if (__builtin_mul_overflow(count, view->shape[axis], &count) ||
+        if (__builtin_mul_overflow(count, view->shape[axis] > 0 ? view->shape[axis] : 1, &count) ||
             __builtin_mul_overflow(view->shape[axis] - 1, view->stride[axis], &reach) ||
             __builtin_mul_overflow(reach, element, &reach) ||
             __builtin_add_overflow(reach < 0 ? low : high, reach, reach < 0 ? &low : &high))
@@ -47,7 +47,7 @@ static mfa_status_t locate(const char *name, mfa_context_t context, const mfa_te
         MFA_REQUIRE(mfai_buffer_context(tensor->buffer) == context, "%s.buffer belongs to another context", name);
         size_t size = mfa_buffer_size(tensor->buffer);
         uint64_t offset = tensor->byte_offset;
-        MFA_REQUIRE(empty || (offset <= size && (uint64_t)(-lowest) <= offset && (uint64_t)end <= size - offset),
+        MFA_REQUIRE(empty || (offset <= size && 0 - (uint64_t)lowest <= offset && (uint64_t)end <= size - offset),
                     "%s reaches from byte %" PRId64 " to %" PRId64 " around offset %" PRIu64
                     " of a buffer of %zu bytes",
                     name, lowest, end, offset, size);
@@ -55,7 +55,7 @@ static mfa_status_t locate(const char *name, mfa_context_t context, const mfa_te
         view->data = empty ? NULL : (char *)mfa_buffer_contents(tensor->buffer) + offset;
     }
     int64_t element = mfai_precision_size(view->precision);
-    MFA_REQUIRE((uintptr_t)view->data % (uintptr_t)element == 0,
+    MFA_REQUIRE(empty || (uintptr_t)view->data % (uintptr_t)element == 0,
                 "%s is at address %p, not aligned to its %" PRId64 "-byte elements", name, (void *)view->data, element);
     return MFA_SUCCESS;
 }

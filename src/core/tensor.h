@@ -51,4 +51,8 @@ mfa_status_t mfai_view_expect_injective(const char *name, const mfai_view_t *vie
 
 bool mfai_view_is_empty(const mfai_view_t *view);
 
+static inline bool mfai_rows_are_contiguous(const mfai_view_t *view) {
+    return view->stride[3] == 1 || view->shape[3] == 1;
+}
+
 #endif

@@ -2,9 +2,13 @@
 
 #include <string.h>
 
+enum { MOST_BYTES = 65536 }; /* more is a struct that was never initialised */
+
 static mfa_status_t caller_size(const char *name, const void *caller, size_t least, uint32_t *caller_bytes) {
     MFA_REQUIRE(caller != NULL, "%s is NULL", name);
     memcpy(caller_bytes, caller, sizeof *caller_bytes);
+    MFA_REQUIRE(*caller_bytes <= MOST_BYTES, "%s.struct_size is %u, expected at most %d (start from its MFA_..._INIT)",
+                name, *caller_bytes, MOST_BYTES);
     MFA_REQUIRE(*caller_bytes >= least, "%s.struct_size is %u, expected at least %zu (start from its MFA_..._INIT)",
                 name, *caller_bytes, least);
     return MFA_SUCCESS;

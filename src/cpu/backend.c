@@ -9,19 +9,22 @@
 #include "cpu/device.h"
 #include "cpu/features.h"
 #include "cpu/forward.h"
+#include "cpu/threads.h"
 
 static bool is_available(const char **reason) {
     (void)reason;
     return true;
 }
 
+static int at_most(long count) { return count < MFAI_MOST_THREADS ? (int)count : MFAI_MOST_THREADS; }
+
 static mfa_status_t thread_count(int32_t wanted, int *count) {
-    *count = wanted;
+    *count = at_most(wanted);
     if (wanted > 0)
         return MFA_SUCCESS;
     const char *text = getenv("MFA_NUM_THREADS");
     if (text == NULL || *text == '\0') {
-        *count = mfai_cpu_count();
+        *count = at_most(mfai_cpu_count());
         return MFA_SUCCESS;
     }
     char *end;
@@ -29,7 +32,7 @@ static mfa_status_t thread_count(int32_t wanted, int *count) {
     long value = strtol(text, &end, 10);
     MFA_REQUIRE(*end == '\0' && errno == 0 && value >= 1 && value <= INT32_MAX,
                 "environment variable MFA_NUM_THREADS is \"%s\", expected a whole number from 1", text);
-    *count = (int)value;
+    *count = at_most(value);
     return MFA_SUCCESS;
 }
 
@@ -41,14 +44,13 @@ static mfa_status_t open_device(const mfa_context_options_t *options, void **han
     if (opened == NULL)
         return mfai_fail(MFA_ERROR_MEMORY_ALLOCATION, "no memory for a CPU device");
     *opened = device;
-    mfai_workspace_list_init(&opened->workspaces);
     *handle = opened;
     return MFA_SUCCESS;
 }
 
 static void close_device(void *handle) {
     mfai_cpu_device_t *device = handle;
-    mfai_workspace_list_close(&device->workspaces);
+    mfai_workspace_list_trim(&device->workspaces);
     free(device);
 }
 

@@ -2,6 +2,9 @@
 
 enum { BIAS_ANY_VISIBLE = 1, BIAS_ANY_NONZERO = 2 };
 
+/* Exactly -inf hides, whatever else is added. */
+INLINE float add_mask(float bias, float mask) { return mask == -INFINITY ? mask : bias + mask; }
+
 static void add_mask_row(const mfai_view_t *mask, const char *source, int64_t count, float *bias) {
     const int64_t stride = mask->stride[3];
     switch (mask->precision) {
@@ -16,15 +19,16 @@ static void add_mask_row(const mfai_view_t *mask, const char *source, int64_t co
     case MFA_PRECISION_FP32:
         if (stride == 1)
             for (int64_t j = 0; j < count; ++j)
-                bias[j] += ((const float *)source)[j];
+                bias[j] = add_mask(bias[j], ((const float *)source)[j]);
         else
             for (int64_t j = 0; j < count; ++j)
-                bias[j] += ((const float *)source)[j * stride];
+                bias[j] = add_mask(bias[j], ((const float *)source)[j * stride]);
         return;
     default:
         for (int64_t j = 0; j < count; ++j) {
             uint16_t half = ((const uint16_t *)source)[j * stride];
-            bias[j] += mask->precision == MFA_PRECISION_FP16 ? mfai_f16_to_f32(half) : mfai_bf16_to_f32(half);
+            bias[j] = add_mask(bias[j],
+                               mask->precision == MFA_PRECISION_FP16 ? mfai_f16_to_f32(half) : mfai_bf16_to_f32(half));
         }
     }
 }

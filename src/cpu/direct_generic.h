@@ -5,10 +5,8 @@
 enum {
     DIRECT_ROWS = 4,                /* rows that one pass over keys or values serves */
     DIRECT_KEYS = VL / DIRECT_ROWS, /* keys whose products with those rows fill a vector */
-    DIRECT_VALUE_KEYS = 16,         /* keys whose values are added while sums stay in the nearest cache */
+    DIRECT_VALUE_KEYS = 16,         /* keys in one sum before it joins the others: short sums round less */
     DIRECT_VALUE_VECS = 4,
-    DIRECT_AHEAD =
-        8192, /* bytes of rows to prefetch ahead: several short streams are beyond the hardware's prefetchers */
 };
 
 /* DIRECT_KEYS keys times `rows` queries: products[row * DIRECT_KEYS + key]. */
@@ -106,7 +104,7 @@ INLINE void direct_add(const int rows, const int vecs, const int32_t precision, 
     for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 4
         for (int v = 0; v < vecs; ++v)
-            sum[r][v] = vf_load(out + r * width + v * VL);
+            sum[r][v] = vf_zero();
     for (int64_t w = from / WORD_DEPTH; w * WORD_DEPTH < to; ++w) {
         const int64_t first = w * WORD_DEPTH, last = first + WORD_DEPTH - 1;
         const char *even = first_value + (first < from ? from : first) * step;
@@ -132,7 +130,7 @@ INLINE void direct_add(const int rows, const int vecs, const int32_t precision, 
     for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 4
         for (int v = 0; v < vecs; ++v)
-            vf_store(out + r * width + v * VL, sum[r][v]);
+            vf_store(out + r * width + v * VL, vf_add(vf_load(out + r * width + v * VL), sum[r][v]));
 }
 
 INLINE void direct_values_for(const int rows, const int32_t precision, const char *first_value, int64_t step,
@@ -151,16 +149,13 @@ INLINE void direct_values_for(const int rows, const int32_t precision, const cha
     }
 }
 
+/* out += weights . values for at most DIRECT_ROWS rows, over the keys from .. to - 1. */
 static void direct_values(const rows_t *values, const word *weights, int64_t stride, int rows, int64_t from, int64_t to,
                           float *out, int64_t width) {
-    for (int r = 0; r < rows; r += DIRECT_ROWS) {
-        const word *w = weights + r * stride;
-        float *o = out + r * width;
 #define VALUES(n, precision) \
-    direct_values_for(n, precision, values->first, values->step, values->columns, w, stride, from, to, o, width)
-        DIRECT_SWITCH(rows - r, values->precision, VALUES)
+    direct_values_for(n, precision, values->first, values->step, values->columns, weights, stride, from, to, out, width)
+    DIRECT_SWITCH(rows, values->precision, VALUES)
 #undef VALUES
-    }
 }
 
 #undef DIRECT_SWITCH

@@ -72,7 +72,8 @@ static mfai_forward_scratch_t lay_out(const mfai_problem_t *p, const mfai_forwar
                                       const mfai_forward_tile_t *tile, bool has_bias) {
     const int64_t scores = lines(tile->sub_rows * s->block_keys);
     const int64_t widest = s->query_words > s->value_width ? s->query_words : s->value_width;
-    const bool contiguous = p->query.stride[3] == 1 && p->key.stride[3] == 1 && p->value.stride[3] == 1;
+    const bool contiguous =
+        mfai_rows_are_contiguous(&p->query) && mfai_rows_are_contiguous(&p->key) && mfai_rows_are_contiguous(&p->value);
     mfai_forward_scratch_t at = {0};
     at.query = 0;
     at.out = at.query + lines(s->chunk_rows * s->query_words);
@@ -106,7 +107,7 @@ static mfa_status_t make_plan(const mfai_cpu_device_t *device, const mfai_proble
     job->shape = find_shape(p, &plan->kernel->tile);
     job->has_bias = p->bool_mask.present || p->additive_mask.present || p->alibi_slopes.present;
     job->direct = is_direct(p);
-    job->score_pass = job->has_bias || p->softcap > 0 || p->softmax_scale == 0;
+    job->score_pass = job->has_bias || p->softcap > 0 || p->softmax_scale == 0 || !isfinite(p->softmax_scale * LOG2_E);
     job->negate_query = !job->score_pass && p->softmax_scale < 0;
     job->score_factor = job->score_pass ? 1 : fabsf(p->softmax_scale) * LOG2_E;
     job->max_to_log2 = job->score_pass ? LOG2_E : 1;
@@ -147,8 +148,9 @@ mfa_status_t mfai_cpu_forward(void *handle, const mfai_problem_t *problem, doubl
     MFA_TRY(make_plan(device, problem, &plan));
     const mfai_forward_shape_t *shape = &plan.job.shape;
     if (shape->tasks > 0) {
-        mfai_workspace_t *workspace =
-            mfai_workspace_take(&device->workspaces, (size_t)plan.workspace_floats * sizeof(float));
+        mfai_workspace_t *workspace = NULL;
+        if ((uint64_t)plan.workspace_floats <= PTRDIFF_MAX / sizeof(float))
+            workspace = mfai_workspace_take(&device->workspaces, (size_t)plan.workspace_floats * sizeof(float));
         if (workspace == NULL)
             return mfai_fail(MFA_ERROR_MEMORY_ALLOCATION, "no memory for a workspace of %" PRId64 " bytes",
                              plan.workspace_floats * (int64_t)sizeof(float));

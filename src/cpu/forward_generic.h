@@ -47,6 +47,15 @@ static void multiply_scores(const block_t *block, const ranges_t *seen) {
 /* Words of keys in one sum before it is added to the others: shorter sums round less. */
 enum { SUM_WORDS = 128 };
 static const float unchanged[12] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+_Static_assert(ROW_TILE <= 12, "a factor for each row of a tile");
+
+#if WORD_DEPTH == 2
+/* Values of a word of keys of which one is not seen: whatever that one holds must not meet its weight, 0. */
+static void keep_half(const word *values, int64_t count, uint32_t mask, word *edge) {
+    for (int64_t i = 0; i < count; ++i)
+        edge[i] = mfai_bits_to_f32(mfai_f32_to_bits(values[i]) & mask);
+}
+#endif
 
 /* out = out * correction + weights . values, for the keys from .. to - 1 that rows of the tile see. */
 static void multiply_values(const block_t *block, int first, int rows, int64_t from, int64_t to,
@@ -56,28 +65,53 @@ static void multiply_values(const block_t *block, int first, int rows, int64_t f
     float *out = block->out + first * width;
     const float *weights = block->scores + first * block->stride;
     if (block->job->direct) {
-        for (int r = 0; r < rows; ++r)
-            for (int64_t c = 0; c < width; c += VL)
-                vf_store(out + r * width + c, vf_mul(vf_load(out + r * width + c), vf_set1(correction[r])));
         const rows_t values = find_rows(&p->value, block->b, block->kv_head, block->first_key, from, to, block->copy);
-        direct_values(&values, weights, block->stride, rows, from, to, out, width);
+        /* Nothing is packed, so the room for packed values, which is at least that large, holds the block's own sums. */
+        float *sums = (float *)block->values;
+        for (int r = 0; r < rows; r += DIRECT_ROWS) {
+            const int some = rows - r < DIRECT_ROWS ? rows - r : DIRECT_ROWS;
+            memset(sums, 0, (size_t)(some * width) * sizeof *sums);
+            direct_values(&values, weights + r * block->stride, block->stride, some, from, to, sums, width);
+            for (int i = 0; i < some; ++i)
+                for (int64_t c = 0; c < width; c += VL) {
+                    float *total = out + (r + i) * width + c;
+                    vf_store(total, vf_fma(vf_load(total), vf_set1(correction[r + i]), vf_load(sums + i * width + c)));
+                }
+        }
         return;
     }
     const int64_t capacity = words_of(block->key_count);
-    const int64_t start = from / WORD_DEPTH, end = words_of(to);
+    /* Words that rows of the tile see whole; what lies beyond the block's last key was packed as zeros. */
+    const int64_t start = words_of(from), end = to == block->key_count ? capacity : to / WORD_DEPTH;
     for (int64_t panel = 0; panel * PANEL < p->value_dim; ++panel) {
         const bool full = panel_is_full(panel, p->value_dim);
+        const int64_t panel_width = full ? PANEL : VL;
         const word *values = block->values + panel * PANEL * capacity;
         const float *factor = correction;
+#if WORD_DEPTH == 2
+        if (from % 2 != 0) {
+            word edge[PANEL];
+            keep_half(values + (start - 1) * panel_width, panel_width, 0xffff0000u, edge);
+            multiply_add(rows, full, weights + start - 1, block->stride, edge, 1, out + panel * PANEL, width, factor);
+            factor = unchanged;
+        }
+#endif
         for (int64_t k = start; k < end; k += SUM_WORDS, factor = unchanged)
-            multiply_add(rows, full, weights + k, block->stride, values + k * (full ? PANEL : VL),
+            multiply_add(rows, full, weights + k, block->stride, values + k * panel_width,
                          end - k < SUM_WORDS ? end - k : SUM_WORDS, out + panel * PANEL, width, factor);
+#if WORD_DEPTH == 2
+        if (end * WORD_DEPTH < to) {
+            word edge[PANEL];
+            keep_half(values + end * panel_width, panel_width, 0x0000ffffu, edge);
+            multiply_add(rows, full, weights + end, block->stride, edge, 1, out + panel * PANEL, width, factor);
+        }
+#endif
     }
 }
 
 static void softmax_and_values(const block_t *block, const ranges_t *seen) {
     const mfai_forward_job_t *job = block->job;
-    float reference[SUB_ROWS + VL], correction[SUB_ROWS + VL];
+    float reference[SUB_ROWS + VL] = {0}, correction[SUB_ROWS + VL] = {0};
     for (int r = 0; r < block->rows; ++r) {
         float most = block->row_max[r];
         if (seen->begin[r] < seen->end[r]) {
@@ -152,7 +186,7 @@ static void finish_row(const mfai_forward_job_t *job, int64_t b, int64_t head, i
     if (p->sinks.present) {
         const float sink = ((const float *)p->sinks.data)[head * p->sinks.stride[1]], visible = most;
         most = sink > most ? sink : most;
-        if (most != -INFINITY) {
+        if (most != -INFINITY || isnan(sink)) {
             factor = expf(visible - most);
             row_sum = row_sum * factor + expf(sink - most);
         }
@@ -185,7 +219,6 @@ static void forward_task(void *argument, int64_t task, int slot) {
         begin = begin > split * shape->split_keys ? begin : split * shape->split_keys;
         end = end < (split + 1) * shape->split_keys ? end : (split + 1) * shape->split_keys;
     }
-    begin = begin / PANEL * PANEL;
 
     float *out = scratch + job->at.out, *row_max = scratch + job->at.row_max, *row_sum = scratch + job->at.row_sum;
     memset(out, 0, (size_t)(rows * width) * sizeof *out);

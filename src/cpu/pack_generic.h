@@ -46,8 +46,6 @@ INLINE char *view_row(const mfai_view_t *view, int64_t b, int64_t h, int64_t row
     return view->data + element * mfai_precision_size(view->precision);
 }
 
-INLINE bool rows_are_contiguous(const mfai_view_t *view) { return view->stride[3] == 1 || view->shape[3] == 1; }
-
 static void gather_row(const mfai_view_t *view, const char *row, char *copy) {
     const int64_t stride = view->stride[3], columns = view->shape[3];
     if (view->precision == MFA_PRECISION_FP32)
@@ -73,7 +71,7 @@ static rows_t find_rows(const mfai_view_t *view, int64_t b, int64_t head, int64_
                    .step = view->stride[2] * mfai_precision_size(view->precision),
                    .columns = view->shape[3],
                    .precision = view->precision};
-    if (rows_are_contiguous(view))
+    if (mfai_rows_are_contiguous(view))
         return rows;
     const int64_t bytes = rows.columns * mfai_precision_size(view->precision);
     for (int64_t j = from; j < to; ++j)

@@ -44,7 +44,7 @@ static void pack_queries(const mfai_forward_job_t *job, int64_t b, int64_t kv_he
     for (int64_t r = 0; r < rows; ++r) {
         const int64_t at = first + r, head = kv_head * p->group + at % p->group;
         const char *source = view_row(&p->query, b, head, at / p->group);
-        if (!rows_are_contiguous(&p->query)) {
+        if (!mfai_rows_are_contiguous(&p->query)) {
             gather_row(&p->query, source, copy);
             source = copy;
         }
@@ -102,14 +102,15 @@ INLINE void pack_keys_as(const int32_t precision, const rows_t *keys, int64_t co
 }
 
 /* Keys as columns: panel after panel, each `words` deep. `zeros` is a row of them. */
-static void pack_keys(const rows_t *keys, int64_t count, const char *zeros, int64_t words, word *packed){
+static void pack_keys(const rows_t *keys, int64_t count, const char *zeros, int64_t words, word *packed) {
+    const int32_t kind = keys->precision;
 #define PACK(precision) pack_keys_as(precision, keys, count, zeros, words, packed)
-    WITH_WORD_PRECISION(keys -> precision, PACK)
+    WITH_WORD_PRECISION(kind, PACK)
 #undef PACK
 }
 
 INLINE
-    void pack_values_as(const int32_t precision, const rows_t *values, int64_t count, const char *zeros, word *packed) {
+void pack_values_as(const int32_t precision, const rows_t *values, int64_t count, const char *zeros, word *packed) {
     const int64_t depth = words_of(count), columns = values->columns;
     const int64_t ahead = prefetch_distance(precision, columns, values->step);
     for (int64_t k = 0; k < depth; ++k) {
@@ -140,7 +141,8 @@ INLINE
 
 /* Values: panels of columns, each as deep as `count` keys are words. `zeros` is a row of them. */
 static void pack_values(const rows_t *values, int64_t count, const char *zeros, word *packed) {
+    const int32_t kind = values->precision;
 #define PACK(precision) pack_values_as(precision, values, count, zeros, packed)
-    WITH_WORD_PRECISION(values->precision, PACK)
+    WITH_WORD_PRECISION(kind, PACK)
 #undef PACK
 }

@@ -74,12 +74,12 @@ INLINE vf vf_tanh(vf x) {
 
 /* Raw products to finished scores. */
 static void finish_scores(const mfai_problem_t *p, float *scores, const float *bias, int64_t begin, int64_t end) {
-    const vf scale = vf_set1(p->softmax_scale), cap = vf_set1(p->softcap), inverse_cap = vf_set1(1 / p->softcap);
+    const vf scale = vf_set1(p->softmax_scale), cap = vf_set1(p->softcap);
     const vf hidden = vf_set1(-INFINITY);
     for (int64_t j = begin / VL * VL; j < end; j += VL) {
         vf x = vf_mul(vf_load(scores + j), scale);
         if (p->softcap > 0)
-            x = vf_mul(vf_tanh(vf_mul(x, inverse_cap)), cap);
+            x = vf_mul(vf_tanh(vf_div(x, cap)), cap);
         if (bias) {
             const vf added = vf_load(bias + j);
             x = vf_select_equal(added, hidden, hidden, vf_add(x, added));

@@ -87,6 +87,8 @@ INLINE void vf_store_bf16_n(void *p, vf x, int n) {
 INLINE float exp2_lane(float x) {
     if (!(x > -150.0f))
         return x != x ? x : 0.0f;
+    if (x >= 128.0f)
+        return INFINITY;
     float whole = floorf(x), f = x - whole;
     float y = ((((EXP2_C5 * f + EXP2_C4) * f + EXP2_C3) * f + EXP2_C2) * f + EXP2_C1) * f + 1.0f;
     /* Two steps, so that results below the normal range are rounded once instead of being lost. */

@@ -4,7 +4,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 
-enum { MAX_WORKERS = 1023, SPINS = 2000 };
+enum { MAX_WORKERS = MFAI_MOST_THREADS - 1, SPINS = 2000 };
 
 static struct {
     pthread_mutex_t caller; /* held by the call that owns the pool */

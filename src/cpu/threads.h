@@ -8,6 +8,8 @@
 
 #include <stdint.h>
 
+enum { MFAI_MOST_THREADS = 1024 };
+
 /* One task; `slot` is below the call's width and belongs to one thread at a time. */
 typedef void (*mfai_task_fn)(void *argument, int64_t task, int slot);
 

@@ -1,5 +1,6 @@
 #include "cpu/workspace.h"
 
+#include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
 
@@ -10,16 +11,19 @@ struct mfai_workspace {
 
 enum { HEADER = 64 }; /* keeps the memory behind it aligned to a cache line */
 
-void mfai_workspace_list_init(mfai_workspace_list_t *list) {
-    pthread_mutex_init(&list->lock, NULL);
-    list->free = NULL;
-}
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+
+static void lock(void) { pthread_mutex_lock(&mutex); }
+static void unlock(void) { pthread_mutex_unlock(&mutex); }
+
+/* A child must not inherit the lock from a thread that it does not have. */
+static void watch_forks(void) { pthread_atfork(lock, unlock, unlock); }
 
 void mfai_workspace_list_trim(mfai_workspace_list_t *list) {
-    pthread_mutex_lock(&list->lock);
+    lock();
     mfai_workspace_t *workspace = list->free;
     list->free = NULL;
-    pthread_mutex_unlock(&list->lock);
+    unlock();
     while (workspace != NULL) {
         mfai_workspace_t *next = workspace->next;
         free(workspace);
@@ -27,17 +31,14 @@ void mfai_workspace_list_trim(mfai_workspace_list_t *list) {
     }
 }
 
-void mfai_workspace_list_close(mfai_workspace_list_t *list) {
-    mfai_workspace_list_trim(list);
-    pthread_mutex_destroy(&list->lock);
-}
-
 mfai_workspace_t *mfai_workspace_take(mfai_workspace_list_t *list, size_t size) {
-    pthread_mutex_lock(&list->lock);
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, watch_forks);
+    lock();
     mfai_workspace_t *workspace = list->free;
     if (workspace != NULL)
         list->free = workspace->next;
-    pthread_mutex_unlock(&list->lock);
+    unlock();
     if (workspace != NULL && workspace->size >= size)
         return workspace;
     /* The list grows with concurrent calls only: one that is too small is replaced. */
@@ -53,10 +54,10 @@ mfai_workspace_t *mfai_workspace_take(mfai_workspace_list_t *list, size_t size) 
 }
 
 void mfai_workspace_give(mfai_workspace_list_t *list, mfai_workspace_t *workspace) {
-    pthread_mutex_lock(&list->lock);
+    lock();
     workspace->next = list->free;
     list->free = workspace;
-    pthread_mutex_unlock(&list->lock);
+    unlock();
 }
 
 char *mfai_workspace_memory(mfai_workspace_t *workspace) { return (char *)workspace + HEADER; }

@@ -2,19 +2,16 @@
 #ifndef MFA_CPU_WORKSPACE_H
 #define MFA_CPU_WORKSPACE_H
 
-#include <pthread.h>
 #include <stddef.h>
 
 typedef struct mfai_workspace mfai_workspace_t;
 
+/* Starts empty, as zeros. One lock of the process guards all lists, so that fork can keep them whole. */
 typedef struct {
-    pthread_mutex_t lock;
     mfai_workspace_t *free;
 } mfai_workspace_list_t;
 
-void mfai_workspace_list_init(mfai_workspace_list_t *list);
 void mfai_workspace_list_trim(mfai_workspace_list_t *list);
-void mfai_workspace_list_close(mfai_workspace_list_t *list);
 
 /* At least `size` bytes aligned to 64, contents undefined; NULL if there is no memory. */
 mfai_workspace_t *mfai_workspace_take(mfai_workspace_list_t *list, size_t size);

@@ -134,6 +134,19 @@ static void test_refused(mfa_context_t context) {
     CHECK_FAILS(mfai_problem_import(context, &empty, &problem), MFA_ERROR_INVALID_ARGS, "query is NULL");
 }
 
+/* Sizes and strides at the ends of 64 bits, which an empty batch or the undefined behaviour sanitizer would let through. */
+static void test_extremes(mfa_context_t context) {
+    const int64_t huge = INT64_C(1) << 62;
+    INVALID((c.query.shape[0] = 0, c.query.shape[2] = huge), "overflows 64 bits");
+    call c = good(context);
+    c.query.stride[0] = -(INT64_C(1) << 61);
+    CHECK(import(&c) == MFA_SUCCESS); /* two batches, 2^63 bytes apart: odd, but not wrong */
+    c = good(context);
+    c.query.shape[2] = c.out.shape[2] = c.logsumexp.shape[2] = c.additive_mask.shape[2] = 0;
+    c.out.data = (char *)memory[3] + 1; /* an empty tensor's address is never used */
+    CHECK(import(&c) == MFA_SUCCESS);
+}
+
 static void test_newer_caller(mfa_context_t context) {
     struct {
         mfa_tensor_t known;
@@ -176,6 +189,7 @@ int main(void) {
     CHECK(mfa_create_context(&context) == MFA_SUCCESS);
     test_normalised(context);
     test_refused(context);
+    test_extremes(context);
     test_newer_caller(context);
     test_buffers(context);
     mfa_destroy_context(context);

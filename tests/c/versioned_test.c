@@ -25,6 +25,9 @@ static void test_import(void) {
     void *tiny = exactly(4, 0);
     CHECK_FAILS(mfai_struct_import("thing", tiny, 8, sizeof known, &known), MFA_ERROR_INVALID_ARGS, "struct_size is 4");
     free(tiny);
+    const uint32_t garbage = 0xfffffff0u; /* as a struct on the stack that was never set up may hold */
+    CHECK_FAILS(mfai_struct_import("thing", &garbage, 8, sizeof known, &known), MFA_ERROR_INVALID_ARGS,
+                "struct_size is 4294967280, expected at most");
 
     void *older = exactly(8, 1);
     CHECK(mfai_struct_import("thing", older, 8, sizeof known, &known) == MFA_SUCCESS);
