@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import subprocess
+import sys
 
 from tools import require_tool
 
@@ -22,10 +23,11 @@ def committed(name):
 
 def test_exported_symbols():
     nm = require_tool("nm", "apt-get install binutils")
-    result = subprocess.run(
-        [nm, "-D", "--defined-only", mfa.get_library()], capture_output=True, text=True, check=True
-    )
-    symbols = {line.split()[-1] for line in result.stdout.splitlines()}
+    on_mac = sys.platform == "darwin"
+    flags = ["-gU"] if on_mac else ["-D", "--defined-only"]
+    result = subprocess.run([nm, *flags, mfa.get_library()], capture_output=True, text=True, check=True)
+    names = [line.split()[-1] for line in result.stdout.splitlines() if line.split()]
+    symbols = {name.removeprefix("_") if on_mac else name for name in names}
     # What the tool chain itself may export is not ours.
     symbols -= {"_init", "_fini", "__bss_start", "_edata", "_end"}
     assert sorted(symbols) == committed("symbols.txt")
