@@ -33,12 +33,7 @@ INLINE void direct_products(const int rows, const word *query, int64_t query_str
                 sum[r * DIRECT_KEYS + k] = WORD_FMA(sum[r * DIRECT_KEYS + k], q, key[k]);
         }
     }
-    vf_transpose(sum);
-    vf total = sum[0];
-#pragma GCC unroll 16
-    for (int i = 1; i < VL; ++i)
-        total = vf_add(total, sum[i]);
-    vf_store(products, total);
+    vf_store(products, vf_sum_each(sum));
 }
 
 INLINE void direct_scores_for(const int rows, const int32_t precision, const char *first_key, int64_t step,

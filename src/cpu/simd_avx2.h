@@ -94,6 +94,13 @@ INLINE vf vf_exp2(vf x) {
     return vf_mul(y, _mm256_castsi256_ps(power));
 }
 
+/* Each step adds halves of two vectors into one, where a transposition would keep them apart. */
+INLINE vf vf_sum_each(const vf rows[VL]) {
+    const __m256 a = _mm256_hadd_ps(_mm256_hadd_ps(rows[0], rows[1]), _mm256_hadd_ps(rows[2], rows[3]));
+    const __m256 b = _mm256_hadd_ps(_mm256_hadd_ps(rows[4], rows[5]), _mm256_hadd_ps(rows[6], rows[7]));
+    return _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
+}
+
 INLINE void vf_transpose(vf rows[VL]) {
     __m256 a[8], b[8];
 #pragma GCC unroll 4

@@ -92,6 +92,10 @@ INLINE vf vf_exp2(vf x) {
     return vmulq_f32(y, vreinterpretq_f32_s32(power));
 }
 
+INLINE vf vf_sum_each(const vf rows[VL]) {
+    return vpaddq_f32(vpaddq_f32(rows[0], rows[1]), vpaddq_f32(rows[2], rows[3]));
+}
+
 INLINE void vf_transpose(vf rows[VL]) {
     const float32x4x2_t a = vtrnq_f32(rows[0], rows[1]), b = vtrnq_f32(rows[2], rows[3]);
     rows[0] = vcombine_f32(vget_low_f32(a.val[0]), vget_low_f32(b.val[0]));

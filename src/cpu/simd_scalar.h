@@ -10,6 +10,7 @@
  *   vf_load_halves_n        the first n 16-bit elements as they are, zero elsewhere; only where words are pairs
  *   vf_pair_halves          likewise; interleaves two rows of 16-bit elements into words
  *   vf_exp2                 within 2 ulp; 0 for -inf, NaN for NaN; for x up to 127
+ *   vf_sum_each             lane i is the sum of rows[i]
  *   vf_transpose            of VL vectors, in place
  */
 enum { VL = 4 };
@@ -100,6 +101,8 @@ INLINE float exp2_lane(float x) {
     return y * a * b;
 }
 INLINE vf vf_exp2(vf x) { LANES(exp2_lane(x.lane[i])); }
+
+INLINE vf vf_sum_each(const vf rows[VL]) { LANES(vf_hsum(rows[i])); }
 
 INLINE void vf_transpose(vf rows[VL]) {
     for (int i = 0; i < VL; ++i)
