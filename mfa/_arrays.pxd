@@ -1,4 +1,5 @@
 from cpython.buffer cimport Py_buffer
+from libc.stdint cimport int64_t, uintptr_t
 
 from mfa._dlpack cimport DLManagedTensor, DLManagedTensorVersioned, DLTensor
 from mfa.c_mfa cimport mfa_tensor_t
@@ -16,8 +17,9 @@ cdef class Memory:
     cdef DLManagedTensorVersioned *versioned
 
     cdef int hold_buffer(self, object array, str name, int flags) except -1
-    cdef int hold_dlpack(self, object array, str name, bint writable) except -1
+    cdef int hold_dlpack(self, object array, str name, bint in_place) except -1
     cdef int hold_capsule(self, object capsule, str name) except -1
+    cdef int require_original(self, str name) except -1
     cdef DLTensor *dlpack(self) noexcept
 
 
@@ -27,9 +29,10 @@ cdef class Operand(Memory):
     cdef int ndim
     cdef void *copy
 
-    cdef int describe_view(self, str name, int precision, bint writable) except -1
+    cdef int describe_view(self, str name, int precision, bint writable, uintptr_t stand_in) except -1
     cdef int describe_dlpack(self, str name, int accepted, bint writable) except -1
-    cdef int copy_view(self) except -1
+    cdef int copy_view(self, int64_t *strides, int64_t size, uintptr_t stand_in) except -1
+    cdef int describe_absent(self, tuple shape, int precision, uintptr_t stand_in) except -1
 
 
 cdef class Bytes(Memory):
@@ -40,6 +43,7 @@ cdef class Bytes(Memory):
 
 
 cdef Operand load_operand(
-    object array, str name, int accepted, int min_ndim, int max_ndim, bint writable)
+    object array, str name, int accepted, int min_ndim, int max_ndim, bint writable,
+    uintptr_t stand_in)
 cdef Bytes load_bytes(object array, str name)
 cdef object loaded_torch()

@@ -1,6 +1,7 @@
 """From Python arrays to C tensors, through the buffer protocol or DLPack, without a copy wherever one can be
 avoided."""
 
+import re
 import sys
 
 import ml_dtypes
@@ -42,6 +43,8 @@ from mfa.c_mfa cimport (
     mfa_tensor_init,
 )
 
+from mfa._numpy import plain_tensor, refuse_masked
+
 cdef object ndarray = numpy.ndarray
 cdef object FLOAT32 = numpy.dtype(numpy.float32)
 cdef object FLOAT16 = numpy.dtype(numpy.float16)
@@ -78,10 +81,10 @@ cdef class Memory:
             raise BufferError(f"{name}: {error}") from error
         return 0
 
-    cdef int hold_dlpack(self, object array, str name, bint writable) except -1:
+    cdef int hold_dlpack(self, object array, str name, bint in_place) except -1:
         torch = loaded_torch()
         if torch is not None and isinstance(array, torch.Tensor):
-            return self.hold_capsule(torch_capsule(torch, array, name, writable), name)
+            return self.hold_capsule(torch_capsule(torch, array, name, in_place), name)
         device_type, device_id = array.__dlpack_device__()
         if device_type != kDLCPU:
             raise BufferError(
@@ -117,23 +120,25 @@ cdef class Memory:
                 f"expected the CPU ({kDLCPU})")
         return 0
 
+    cdef int require_original(self, str name) except -1:
+        if self.versioned != NULL and self.versioned.flags & DLPACK_FLAG_IS_COPIED:
+            raise BufferError(f"{name}: was exported as a copy, expected the array's own memory")
+        return 0
+
     cdef DLTensor *dlpack(self) noexcept:
         if self.versioned != NULL:
             return &self.versioned.dl_tensor
         return &self.legacy.dl_tensor
 
 
-cdef object torch_capsule(object torch, object tensor, str name, bint writable):
+cdef object torch_capsule(object torch, object tensor, str name, bint in_place):
     if not tensor.is_cpu:
         raise BufferError(f"{name}: on device {tensor.device}, expected cpu")
-    if tensor.requires_grad:
-        if torch.is_grad_enabled():
-            raise ValueError(
-                f"{name}: requires grad, and gradients are not recorded here; "
-                f"expected {name}.detach(), or the call under torch.no_grad()")
-        tensor = tensor.detach()
+    tensor = plain_tensor(tensor, name)
+    if in_place and tensor.is_conj():
+        raise BufferError(f"{name}: has its conjugate bit set, expected plain memory")
     if tensor.is_neg():
-        if writable:
+        if in_place:
             raise BufferError(f"{name}: has its negative bit set, expected plain memory")
         tensor = tensor.resolve_neg()
     try:
@@ -147,53 +152,87 @@ cdef class Operand(Memory):
     def __dealloc__(self):
         PyMem_RawFree(self.copy)
 
-    cdef int describe_view(self, str name, int precision, bint writable) except -1:
+    cdef int describe_view(self, str name, int precision, bint writable, uintptr_t stand_in) except -1:
         cdef int64_t size = item_size(precision)
-        cdef int64_t extent, stride
+        cdef int64_t extent
+        cdef int64_t compact = size
+        cdef int64_t[4] shape, strides  # in bytes; zero where it is never followed
         cdef bint odd_strides = False
         cdef bint empty = False
         cdef int i, axis
         self.ndim = self.view.ndim
         if self.ndim > 4:
             raise ValueError(f"{name}: {self.ndim} dimensions, expected at most 4")
+        if self.ndim > 0 and self.view.shape == NULL:
+            raise BufferError(f"{name}: exports no shape, expected one of {self.ndim} dimensions")
         if writable and self.view.readonly:
             raise BufferError(f"{name}: is read-only, expected writable memory")
-        self.tensor = mfa_tensor_init()
-        self.tensor.precision = precision
-        self.tensor.data = self.view.buf
-        for i in range(4):
-            self.tensor.shape[i] = 1
-        for i in range(self.ndim):
+        for axis in range(4):
+            shape[axis] = 1
+            strides[axis] = 0
+        for i in range(self.ndim - 1, -1, -1):
             axis = 4 - self.ndim + i
             extent = self.view.shape[i]
-            self.tensor.shape[axis] = extent
+            shape[axis] = extent
+            empty |= extent == 0
             if extent > 1:
-                stride = self.view.strides[i]
-                odd_strides |= stride % size != 0
-                self.tensor.stride[axis] = stride // size
-            elif extent == 0:
-                empty = True
-        if empty:
-            self.tensor.data = NULL
-        elif odd_strides or <uintptr_t> self.view.buf % <uintptr_t> size:
+                # Exporters of C-contiguous memory, such as ctypes, may leave strides out.
+                strides[axis] = compact if self.view.strides == NULL else self.view.strides[i]
+                odd_strides |= strides[axis] % size != 0
+            compact *= extent
+        self.tensor = mfa_tensor_init()
+        self.tensor.precision = precision
+        self.tensor.data = NULL if empty else self.view.buf
+        for axis in range(4):
+            self.tensor.shape[axis] = shape[axis]
+            self.tensor.stride[axis] = strides[axis] // size
+        if not empty and (odd_strides or <uintptr_t> self.view.buf % <uintptr_t> size):
             if writable:
                 raise BufferError(
                     f"{name}: address or strides are not multiples of the item size {size}, "
                     "expected memory that can be written element by element")
-            self.copy_view()
+            self.copy_view(strides, size, stand_in)
         return 0
 
-    cdef int copy_view(self) except -1:
+    cdef int copy_view(self, int64_t *strides, int64_t size, uintptr_t stand_in) except -1:
+        """Replace the memory by an aligned copy, in which what was broadcast still is."""
+        cdef Py_ssize_t[4] kept_shape, kept_strides
+        cdef Py_buffer kept = self.view
         cdef int64_t stride = 1
         cdef int axis
-        self.copy = PyMem_RawMalloc(self.view.len)
-        if self.copy == NULL:
-            raise MemoryError(f"{self.view.len} bytes for an aligned copy")
-        PyBuffer_ToContiguous(self.copy, &self.view, self.view.len, b"C")
-        self.tensor.data = self.copy
         for axis in range(3, -1, -1):
+            kept_shape[axis] = self.tensor.shape[axis] if strides[axis] != 0 else 1
+            kept_strides[axis] = strides[axis]
+            self.tensor.stride[axis] = stride if strides[axis] != 0 else 0
+            stride *= kept_shape[axis]
+        kept.ndim = 4
+        kept.itemsize = size
+        kept.shape = kept_shape
+        kept.strides = kept_strides
+        kept.suboffsets = NULL
+        kept.len = stride * size
+        if stand_in:
+            self.tensor.data = <void *> stand_in
+            return 0
+        self.copy = PyMem_RawMalloc(kept.len)
+        if self.copy == NULL:
+            raise MemoryError(f"{kept.len} bytes for an aligned copy")
+        PyBuffer_ToContiguous(self.copy, &kept, kept.len, b"C")
+        self.tensor.data = self.copy
+        return 0
+
+    cdef int describe_absent(self, tuple shape, int precision, uintptr_t stand_in) except -1:
+        """What a new array of that shape would be, without its memory."""
+        cdef int64_t stride = 1
+        cdef int axis
+        self.ndim = len(shape)
+        self.tensor = mfa_tensor_init()
+        self.tensor.precision = precision
+        for axis in range(3, -1, -1):
+            self.tensor.shape[axis] = shape[axis + self.ndim - 4] if axis + self.ndim >= 4 else 1
             self.tensor.stride[axis] = stride
             stride *= self.tensor.shape[axis]
+        self.tensor.data = <void *> stand_in
         return 0
 
     cdef int describe_dlpack(self, str name, int accepted, bint writable) except -1:
@@ -210,8 +249,7 @@ cdef class Operand(Memory):
         if writable and self.versioned != NULL:
             if self.versioned.flags & DLPACK_FLAG_READ_ONLY:
                 raise BufferError(f"{name}: is read-only, expected writable memory")
-            if self.versioned.flags & DLPACK_FLAG_IS_COPIED:
-                raise BufferError(f"{name}: was exported as a copy, expected the array's own memory")
+            self.require_original(name)
         self.tensor = mfa_tensor_init()
         self.tensor.precision = precision
         self.tensor.data = <char *> source.data + source.byte_offset
@@ -291,22 +329,24 @@ cdef object wrong_dtype(str name, object dtype, int accepted):
 
 
 cdef Operand load_operand(
-        object array, str name, int accepted, int min_ndim, int max_ndim, bint writable):
+        object array, str name, int accepted, int min_ndim, int max_ndim, bint writable,
+        uintptr_t stand_in):
     """Describe `array`, whose memory the result keeps.
 
-    An input whose address or strides are not multiples of its item size is copied; an output is refused.
+    An input whose address or strides are not multiples of its item size is copied, or described as its copy
+    would be at the address `stand_in` if that is not 0; an output is refused.
     """
     cdef Operand operand = Operand.__new__(Operand)
     cdef int precision
     if isinstance(array, ndarray):
-        if type(array) is not ndarray and isinstance(array, numpy.ma.MaskedArray):
-            raise TypeError(f"{name}: is a masked array, whose mask would be ignored; expected a plain array")
+        if type(array) is not ndarray:
+            refuse_masked(array, name)
         precision = dtype_precision(array.dtype)
         if precision == MFA_PRECISION_DEFAULT:
             raise wrong_dtype(name, array.dtype, accepted)
         # NumPy has no buffer format for bfloat16, and leaving formats out is faster.
         operand.hold_buffer(array, name, PyBUF_STRIDES)
-        operand.describe_view(name, precision, writable)
+        operand.describe_view(name, precision, writable, stand_in)
     elif hasattr(array, "__dlpack__"):
         operand.hold_dlpack(array, name, writable)
         operand.describe_dlpack(name, accepted, writable)
@@ -315,7 +355,7 @@ cdef Operand load_operand(
         precision = format_precision(operand.view.format)
         if precision == MFA_PRECISION_DEFAULT:
             raise wrong_dtype(name, memoryview(array).format, accepted)
-        operand.describe_view(name, precision, writable)
+        operand.describe_view(name, precision, writable, stand_in)
     else:
         raise TypeError(
             f"{name}: {type(array).__name__}, expected an array with the buffer protocol or DLPack")
@@ -328,12 +368,14 @@ cdef Operand load_operand(
 
 
 cdef Bytes load_bytes(object array, str name):
-    """The memory of a C-contiguous array of any dtype, never copied."""
+    """The memory of a C-contiguous array of any dtype but objects, never copied."""
     cdef Bytes run = Bytes.__new__(Bytes)
     cdef DLTensor *source
     cdef int64_t items = 1
     cdef int i
     if PyObject_CheckBuffer(array):
+        if holds_objects(array):
+            raise TypeError(f"{name}: holds Python objects, expected numbers or bytes")
         run.hold_buffer(array, name, PyBUF_SIMPLE)
         run.data = run.view.buf
         run.nbytes = run.view.len
@@ -343,7 +385,8 @@ cdef Bytes load_bytes(object array, str name):
         raise TypeError(
             f"{name}: {type(array).__name__}, "
             "expected a size or an object with the buffer protocol or DLPack")
-    run.hold_dlpack(array, name, False)
+    run.hold_dlpack(array, name, True)
+    run.require_original(name)
     source = run.dlpack()
     for i in range(source.ndim - 1, -1, -1):
         if source.strides != NULL and source.shape[i] > 1 and source.strides[i] != items:
@@ -353,3 +396,10 @@ cdef Bytes load_bytes(object array, str name):
     run.nbytes = items * ((source.dtype.bits * source.dtype.lanes + 7) // 8)
     run.read_only = run.versioned != NULL and run.versioned.flags & DLPACK_FLAG_READ_ONLY != 0
     return run
+
+
+cdef bint holds_objects(object array) except -1:
+    if isinstance(array, ndarray):
+        return array.dtype.hasobject
+    # Names of fields stand between colons.
+    return "O" in re.sub(":[^:]*:", "", memoryview(array).format)

@@ -151,7 +151,7 @@ def plan(
     """
     call = _call(
         query, key, value, layout, causal, alignment, window, softmax_scale, softcap, mask, bias,
-        alibi_slopes, sinks, intermediate_precision, out, out_dtype, return_lse,
+        alibi_slopes, sinks, intermediate_precision, out, out_dtype, return_lse, planning=True,
     )  # fmt: skip
     return call.plan(default_context() if context is None else context)
 
@@ -169,16 +169,15 @@ def sliding_window(width):
     (int, int)
         ``(width - 1, 0)``.
     """
-    if isinstance(width, bool) or not hasattr(width, "__index__"):
-        raise TypeError(f"width: {width!r}, expected an integer")
+    width = _keywords.integer(width, "width")
     if width < 1:
         raise ValueError(f"width: {width!r}, expected 1 or more")
-    return (width.__index__() - 1, 0)
+    return (width - 1, 0)
 
 
 def _call(
     query, key, value, layout, causal, alignment, window, softmax_scale, softcap, mask, bias, alibi_slopes,
-    sinks, intermediate_precision, out, out_dtype, return_lse,
+    sinks, intermediate_precision, out, out_dtype, return_lse, planning=False,
 ):  # fmt: skip
     is_causal, alignment_code = _keywords.causal_alignment(causal, alignment)
     left, right = _keywords.window_bounds(window)
@@ -186,22 +185,20 @@ def _call(
         query,
         key,
         value,
-        _keywords.heads_first(layout),
-        False,
-        True,
-        is_causal,
-        alignment_code,
-        left,
-        right,
-        _keywords.softmax_scale(softmax_scale),
-        _keywords.softcap(softcap),
-        "mask",
-        mask,
-        bias,
-        _keywords.alibi_slopes(alibi_slopes),
-        _keywords.sinks(sinks),
-        _keywords.intermediate_precision(intermediate_precision),
-        out,
-        _keywords.out_dtype(out_dtype),
-        _keywords.flag(return_lse, "return_lse"),
+        heads_first=_keywords.heads_first(layout),
+        causal=is_causal,
+        alignment=alignment_code,
+        window_left=left,
+        window_right=right,
+        softmax_scale=_keywords.softmax_scale(softmax_scale),
+        softcap=_keywords.softcap(softcap),
+        mask=mask,
+        bias=bias,
+        alibi_slopes=_keywords.alibi_slopes(alibi_slopes),
+        sinks=_keywords.sinks(sinks),
+        intermediate_precision=_keywords.intermediate_precision(intermediate_precision),
+        out=out,
+        out_precision=_keywords.out_dtype(out_dtype),
+        want_logsumexp=_keywords.flag(return_lse, "return_lse"),
+        planning=planning,
     )

@@ -1,5 +1,7 @@
 """Buffers: memory that a context's device can use, owned or borrowed, seen from Python as bytes."""
 
+import numpy
+
 from cpython.buffer cimport PyBuffer_FillInfo
 
 from mfa._arrays cimport Bytes, load_bytes
@@ -16,6 +18,8 @@ from mfa.c_mfa cimport (
     mfa_status_t,
 )
 
+from mfa._keywords import integer
+
 
 cdef class Buffer:
     """Memory that a context's device can use.
@@ -28,7 +32,7 @@ cdef class Buffer:
     ----------
     context : Context
     size_or_object : int or array
-        An int allocates that many zeroed bytes. Anything else must be C-contiguous and have the buffer
+        An integer allocates that many zeroed bytes. Anything else must be C-contiguous and have the buffer
         protocol or DLPack on the CPU; its memory is wrapped without a copy and kept alive, and the buffer is
         read-only if it is.
 
@@ -59,9 +63,8 @@ cdef class Buffer:
         cdef mfa_context_t handle
         cdef mfa_status_t status
         self.closed = True
-        if isinstance(size_or_object, bool):
-            raise TypeError(f"size_or_object: {size_or_object!r}, expected a size in bytes or an array")
-        if isinstance(size_or_object, int):
+        if isinstance(size_or_object, (int, numpy.generic)):
+            size_or_object = integer(size_or_object, "size_or_object", "a size in bytes or an array")
             if not 0 <= size_or_object <= <Py_ssize_t> (<size_t> -1 >> 1):
                 raise ValueError(
                     f"size_or_object: {size_or_object} bytes, expected a size from 0 up that memory can have")

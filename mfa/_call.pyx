@@ -3,7 +3,7 @@
 import ml_dtypes
 import numpy
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uintptr_t
 
 from mfa._arrays cimport FLOATS, FLOATS_OR_BOOL, Operand, load_operand, loaded_torch
 from mfa._context cimport Context
@@ -29,6 +29,7 @@ from mfa.c_mfa cimport (
     mfa_tensor_t,
 )
 
+from mfa._numpy import empty_like_kind
 from mfa.reports import Plan
 
 cdef object empty = numpy.empty
@@ -43,34 +44,47 @@ cdef dict DTYPE_NAMES = {
     MFA_PRECISION_BF16: "bfloat16",
 }
 
+# Where a plan pretends that memory lies which only the call itself would allocate: addresses that no process has,
+# far enough apart that none of it overlaps. A call that allocates has 0 instead.
+cdef uintptr_t NOWHERE = (<uintptr_t> 1) << 63
+cdef uintptr_t APART = (<uintptr_t> 1) << 59
+
 
 cdef class AttentionCall:
     """The descriptor of a call, with everything it points to.
 
     Parameters
     ----------
-    query, key, value, out, mask, bias : arrays, or None for those from `out` on
+    query, key, value, mask, bias, out : arrays, or None for those from `mask` on
     heads_first : bool
         Axes are (batch, heads, rows, dim) rather than (batch, rows, heads, dim).
     loose : bool
-        Inputs may lack leading axes, and a batch of 1 goes with any.
+        Inputs may lack leading axes, and a batch of 1 goes with any, as heads do unless `grouped`.
     grouped : bool
         Keys and values may have fewer heads than queries.
     alibi_slopes, sinks : 2-D float32 ndarray or None
     out_precision, alignment, intermediate_precision : int
         As in ``mfa.h``; an `out_precision` of ``MFA_PRECISION_DEFAULT`` follows `out`, else `query`.
     softmax_scale : float or None
-    mask_name : str
-        What the caller knows `mask` by.
+    planning : bool
+        Only plan() will be called: nothing is copied or allocated.
+    names : tuple of str
+        What the caller knows query, key, value and mask by.
 
     Attributes
     ----------
+    shape : tuple
+        That of `out`.
     out, logsumexp
-        The results, of the kind of array that `query` is.
+        The results, of the kind of array that `query` is; None when planning.
     """
 
+    cdef readonly tuple shape
     cdef readonly object out
     cdef readonly object logsumexp
+    cdef bint owns_out
+    cdef bint planning
+    cdef str query_name, key_name, value_name
     cdef Operand query_operand, key_operand, value_operand, out_operand
     cdef Operand logsumexp_operand, mask_operand, bias_operand
     cdef const float[:, :] alibi_rows
@@ -79,22 +93,29 @@ cdef class AttentionCall:
     cdef mfa_attention_desc_t desc
 
     def __cinit__(
-            self, object query, object key, object value, bint heads_first, bint loose, bint grouped,
-            bint causal, int alignment, int64_t window_left, int64_t window_right, object softmax_scale,
-            float softcap, str mask_name, object mask, object bias, object alibi_slopes, object sinks,
-            int intermediate_precision, object out, int out_precision, bint want_logsumexp):
+            self, object query, object key, object value, *, bint heads_first, bint loose=False,
+            bint grouped=True, bint causal=False, int alignment, int64_t window_left=-1,
+            int64_t window_right=-1, object softmax_scale=None, float softcap=0, object mask=None,
+            object bias=None, object alibi_slopes=None, object sinks=None,
+            int intermediate_precision=MFA_PRECISION_DEFAULT, object out=None,
+            int out_precision=MFA_PRECISION_DEFAULT, bint want_logsumexp=False, bint planning=False,
+            tuple names=("query", "key", "value", "mask")):
         cdef int min_ndim = 2 if loose else 4
-        self.query_operand = load_operand(query, "query", FLOATS, min_ndim, 4, False)
-        self.key_operand = load_operand(key, "key", FLOATS, min_ndim, 4, False)
-        self.value_operand = load_operand(value, "value", FLOATS, min_ndim, 4, False)
+        cdef str mask_name
+        self.planning = planning
+        self.query_name, self.key_name, self.value_name, mask_name = names
+        self.query_operand = load_operand(query, self.query_name, FLOATS, min_ndim, 4, False, self.stand_in(0))
+        self.key_operand = load_operand(key, self.key_name, FLOATS, min_ndim, 4, False, self.stand_in(1))
+        self.value_operand = load_operand(value, self.value_name, FLOATS, min_ndim, 4, False, self.stand_in(2))
         if not heads_first:
             swap_rows_and_heads(self.query_operand)
             swap_rows_and_heads(self.key_operand)
             swap_rows_and_heads(self.value_operand)
         if loose:
-            self.broadcast_batch()
-        if not grouped:
-            self.require_equal_heads()
+            self.broadcast_axis(0)
+            if not grouped:
+                self.broadcast_axis(1)
+        self.require_operands_that_fit(heads_first, grouped)
 
         self.desc = mfa_attention_desc_init()
         self.desc.query = &self.query_operand.tensor
@@ -111,7 +132,7 @@ cdef class AttentionCall:
             self.desc.flags |= MFA_ATTENTION_LITERAL_SCALE
             self.desc.softmax_scale = softmax_scale
         if mask is not None:
-            self.mask_operand = load_operand(mask, mask_name, FLOATS_OR_BOOL, 0, 4, False)
+            self.mask_operand = load_operand(mask, mask_name, FLOATS_OR_BOOL, 0, 4, False, self.stand_in(3))
             self.require_score_shape(self.mask_operand, mask_name)
             if self.mask_operand.tensor.precision == MFA_PRECISION_BOOL:
                 self.desc.bool_mask = &self.mask_operand.tensor
@@ -120,42 +141,89 @@ cdef class AttentionCall:
         if bias is not None:
             if self.desc.additive_mask != NULL:
                 raise ValueError("bias: given beside a floating mask, expected at most one additive array")
-            self.bias_operand = load_operand(bias, "bias", FLOATS, 0, 4, False)
+            self.bias_operand = load_operand(bias, "bias", FLOATS, 0, 4, False, self.stand_in(4))
             self.require_score_shape(self.bias_operand, "bias")
             self.desc.additive_mask = &self.bias_operand.tensor
         if alibi_slopes is not None:
+            self.require_head_shape(alibi_slopes, "alibi_slopes", True)
             self.alibi_rows = alibi_slopes
             self.alibi_tensor = rows_tensor(self.alibi_rows)
             self.desc.alibi_slopes = &self.alibi_tensor
         if sinks is not None:
+            self.require_head_shape(sinks, "sinks", False)
             self.sink_rows = sinks
             self.sink_tensor = rows_tensor(self.sink_rows)
             self.desc.sinks = &self.sink_tensor
         self.attach_results(query, heads_first, out, out_precision, want_logsumexp)
 
-    cdef int broadcast_batch(self) except -1:
-        cdef int64_t batch = self.query_operand.tensor.shape[0]
+    cdef uintptr_t stand_in(self, int slot) noexcept:
+        return NOWHERE + slot * APART if self.planning else 0
+
+    cdef int broadcast_axis(self, int axis) except -1:
+        cdef int64_t extent = 1
         cdef Operand operand
-        for operand in (self.key_operand, self.value_operand):
-            if batch == 1:
-                batch = operand.tensor.shape[0]
         for operand in (self.query_operand, self.key_operand, self.value_operand):
-            if operand.tensor.shape[0] == 1:
-                operand.tensor.shape[0] = batch
-                operand.tensor.stride[0] = 0
+            if extent == 1:
+                extent = operand.tensor.shape[axis]
+        for operand in (self.query_operand, self.key_operand, self.value_operand):
+            if operand.tensor.shape[axis] == 1:
+                operand.tensor.shape[axis] = extent
+                operand.tensor.stride[axis] = 0
         return 0
 
-    cdef int require_equal_heads(self) except -1:
-        cdef int64_t heads = self.query_operand.tensor.shape[1]
-        for name, operand in (("key", self.key_operand), ("value", self.value_operand)):
-            if (<Operand> operand).tensor.shape[1] != heads:
+    # The library knows arrays by other names and orders of axes than callers do, so sizes are checked here.
+
+    cdef int require_operands_that_fit(self, bint heads_first, bint grouped) except -1:
+        cdef mfa_tensor_t *query = &self.query_operand.tensor
+        cdef mfa_tensor_t *key = &self.key_operand.tensor
+        cdef mfa_tensor_t *value = &self.value_operand.tensor
+        cdef int64_t heads = query.shape[1]
+        for name, operand in ((self.key_name, self.key_operand), (self.value_name, self.value_operand)):
+            if (<Operand> operand).tensor.precision != query.precision:
                 raise ValueError(
-                    f"{name}: {(<Operand> operand).tensor.shape[1]} heads, expected {heads} as query has, "
-                    "or enable_gqa=True")
+                    f"{name}: dtype {DTYPE_NAMES[(<Operand> operand).tensor.precision]}, "
+                    f"expected {DTYPE_NAMES[query.precision]} as {self.query_name} has")
+        for name, operand in ((self.query_name, self.query_operand), (self.value_name, self.value_operand)):
+            if (<Operand> operand).tensor.shape[3] == 0:
+                raise ValueError(f"{name}: head dimension 0, expected 1 or more")
+        if heads == 0:
+            raise ValueError(f"{self.query_name}: 0 heads, expected 1 or more")
+        for name, operand in ((self.key_name, self.key_operand), (self.value_name, self.value_operand)):
+            kv_heads = (<Operand> operand).tensor.shape[1]
+            if not grouped and kv_heads != heads:
+                raise ValueError(
+                    f"{name}: {kv_heads} heads, expected {heads} as {self.query_name} has, or enable_gqa=True")
+            if kv_heads == 0 or heads % kv_heads != 0:
+                raise ValueError(
+                    f"{name}: {kv_heads} heads, expected a divisor of the {heads} of {self.query_name}")
+        self.require_shape(
+            self.key_operand, self.key_name, query.shape[0], key.shape[1], key.shape[2], query.shape[3],
+            heads_first)
+        self.require_shape(
+            self.value_operand, self.value_name, query.shape[0], key.shape[1], key.shape[2], value.shape[3],
+            heads_first)
         return 0
+
+    cdef int require_shape(
+            self, Operand operand, str name, int64_t batch, int64_t heads, int64_t rows, int64_t dim,
+            bint heads_first) except -1:
+        cdef int64_t *extent = operand.tensor.shape
+        if extent[0] != batch or extent[1] != heads or extent[2] != rows or extent[3] != dim:
+            actual = caller_shape(extent[0], extent[1], extent[2], extent[3], heads_first, operand.ndim)
+            expected = caller_shape(batch, heads, rows, dim, heads_first, operand.ndim)
+            raise ValueError(f"{name}: shape {actual}, expected {expected}")
+        return 0
+
+    cdef int require_head_shape(self, object rows, str name, bint batches) except -1:
+        cdef int64_t batch = self.query_operand.tensor.shape[0]
+        cdef int64_t heads = self.query_operand.tensor.shape[1]
+        if rows.shape[1] == heads and (rows.shape[0] == 1 or (batches and rows.shape[0] == batch)):
+            return 0
+        actual = rows.shape if rows.shape[0] != 1 else rows.shape[1:]
+        expected = f"({heads},)" + (f" or {(batch, heads)}" if batches else "")
+        raise ValueError(f"{name}: shape {actual}, expected {expected}")
 
     cdef int require_score_shape(self, Operand operand, str name) except -1:
-        """The library knows masks by other names than callers do, so their sizes are checked here."""
         cdef mfa_tensor_t *query = &self.query_operand.tensor
         cdef int64_t *extent = operand.tensor.shape
         cdef int64_t keys = self.key_operand.tensor.shape[2]
@@ -176,30 +244,35 @@ cdef class AttentionCall:
         cdef int64_t rows = self.query_operand.tensor.shape[2]
         cdef int64_t dim = self.value_operand.tensor.shape[3]
         cdef int ndim = max(self.query_operand.ndim, self.key_operand.ndim, self.value_operand.ndim)
-        cdef mfa_tensor_t *tensor
         cdef tuple shape = caller_shape(batch, heads, rows, dim, heads_first, ndim)
-        if out is None:
+        self.shape = shape
+        self.owns_out = out is None
+        if self.owns_out:
             if out_precision == MFA_PRECISION_DEFAULT:
                 out_precision = self.query_operand.tensor.precision
-            out = new_array(query, shape, out_precision)
-        self.out = out
-        self.out_operand = load_operand(out, "out", FLOATS, ndim, ndim, True)
+            if self.planning:
+                self.out_operand = absent_operand(shape, out_precision, self.stand_in(5))
+            else:
+                self.out = new_array(query, shape, out_precision)
+                self.out_operand = load_operand(self.out, "out", FLOATS, ndim, ndim, True, 0)
+        else:
+            self.out = out
+            self.out_operand = load_operand(out, "out", FLOATS, ndim, ndim, True, 0)
         if not heads_first:
             swap_rows_and_heads(self.out_operand)
-        tensor = &self.out_operand.tensor
-        if (tensor.shape[0] != batch or tensor.shape[1] != heads or tensor.shape[2] != rows
-                or tensor.shape[3] != dim):
-            actual = caller_shape(
-                tensor.shape[0], tensor.shape[1], tensor.shape[2], tensor.shape[3], heads_first, ndim)
-            raise ValueError(f"out: shape {actual}, expected {shape}")
-        if out_precision != MFA_PRECISION_DEFAULT and tensor.precision != out_precision:
+        self.require_shape(self.out_operand, "out", batch, heads, rows, dim, heads_first)
+        if out_precision != MFA_PRECISION_DEFAULT and self.out_operand.tensor.precision != out_precision:
             raise ValueError(
                 f"out_dtype: {DTYPE_NAMES[out_precision]}, "
-                f"expected {DTYPE_NAMES[tensor.precision]} as out has")
-        self.desc.out = tensor
+                f"expected {DTYPE_NAMES[self.out_operand.tensor.precision]} as out has")
+        self.desc.out = &self.out_operand.tensor
         if want_logsumexp:
-            self.logsumexp = new_array(query, (batch, heads, rows), MFA_PRECISION_FP32)
-            self.logsumexp_operand = load_operand(self.logsumexp, "logsumexp", FLOATS, 3, 3, True)
+            shape = (batch, heads, rows)
+            if self.planning:
+                self.logsumexp_operand = absent_operand(shape, MFA_PRECISION_FP32, self.stand_in(6))
+            else:
+                self.logsumexp = new_array(query, shape, MFA_PRECISION_FP32)
+                self.logsumexp_operand = load_operand(self.logsumexp, "logsumexp", FLOATS, 3, 3, True, 0)
             append_unit_axis(self.logsumexp_operand)
             self.desc.logsumexp = &self.logsumexp_operand.tensor
         return 0
@@ -212,7 +285,8 @@ cdef class AttentionCall:
             status = mfa_attention_forward_desc(handle, &self.desc)
         context.release()
         check(status)
-        note_write(self.out)
+        if not self.owns_out:
+            note_write(self.out)
 
     def plan(self, Context context not None):
         """Say how run() would go."""
@@ -236,6 +310,12 @@ cdef class AttentionCall:
             workspace_bytes=plan.workspace_bytes,
             reason=plan.reason.decode("utf-8", "replace"),
         )
+
+
+cdef Operand absent_operand(tuple shape, int precision, uintptr_t stand_in):
+    cdef Operand operand = Operand.__new__(Operand)
+    operand.describe_absent(shape, precision, stand_in)
+    return operand
 
 
 cdef void swap_rows_and_heads(Operand operand) noexcept:
@@ -274,12 +354,8 @@ cdef mfa_tensor_t rows_tensor(const float[:, :] rows) noexcept:
 
 
 cdef object new_array(object like, tuple shape, int precision):
-    """Uninitialised memory: a tensor if `like` is one, else an ndarray."""
-    if type(like) is not numpy.ndarray:
-        torch = loaded_torch()
-        if torch is not None and isinstance(like, torch.Tensor):
-            return torch.empty(shape, dtype=getattr(torch, DTYPE_NAMES[precision]))
-    return empty(shape, NUMPY_DTYPES[precision])
+    dtype = NUMPY_DTYPES[precision]
+    return empty(shape, dtype) if type(like) is numpy.ndarray else empty_like_kind(like, shape, dtype)
 
 
 cdef int note_write(object out) except -1:

@@ -26,6 +26,7 @@ from mfa.c_mfa cimport (
 )
 from mfa._status cimport check
 
+from mfa._keywords import integer
 from mfa.reports import ContextInfo
 
 cdef dict BACKENDS = {"auto": MFA_BACKEND_AUTO, "cpu": MFA_BACKEND_CPU, "metal": MFA_BACKEND_METAL}
@@ -47,8 +48,7 @@ cdef int choice(dict choices, object value, str name) except -1:
 
 
 cdef int count(object value, str name) except -1:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name}: {value!r}, expected an integer")
+    value = integer(value, name)
     if not 0 <= value < 2**31:
         raise ValueError(f"{name}: {value!r}, expected 0 to 2147483647")
     return value

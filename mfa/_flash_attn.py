@@ -1,7 +1,8 @@
 """FlashAttention-3's functions, for any array."""
 
 from mfa import _keywords
-from mfa._attention import attention
+from mfa._call import AttentionCall
+from mfa._context import default_context
 
 
 def flash_attn_func(
@@ -60,7 +61,7 @@ def flash_attn_func(
     Raises
     ------
     TypeError, ValueError, BufferError, MemoryError, mfa.MFAError
-        As `mfa.attention`, whose names query, key and value stand for q, k and v.
+        As `mfa.attention`.
     NotImplementedError
         An argument that would change the result and is not implemented is not at its default.
 
@@ -77,14 +78,21 @@ def flash_attn_func(
         ("attention_chunk", attention_chunk, 0),
     ):
         _keywords.require_default("flash_attn_func", name, value, default)
-    window = _keywords.window_bounds(window_size, "window_size")
-    return attention(
+    left, right = _keywords.window_bounds(window_size, "window_size")
+    return_attn_probs = _keywords.flag(return_attn_probs, "return_attn_probs")
+    call = AttentionCall(
         q,
         k,
         v,
+        heads_first=False,
         causal=_keywords.flag(causal, "causal"),
-        window=window,
-        softmax_scale=softmax_scale,
-        softcap=softcap,
-        return_lse=_keywords.flag(return_attn_probs, "return_attn_probs"),
+        alignment=_keywords.ALIGNMENTS["bottom-right"],
+        window_left=left,
+        window_right=right,
+        softmax_scale=_keywords.softmax_scale(softmax_scale),
+        softcap=_keywords.softcap(softcap),
+        want_logsumexp=return_attn_probs,
+        names=("q", "k", "v", "mask"),
     )
+    call.run(default_context())
+    return (call.out, call.logsumexp) if return_attn_probs else call.out

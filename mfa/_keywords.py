@@ -13,8 +13,26 @@ DEFAULT_PRECISION = -1
 LARGEST_FLOAT32 = float(numpy.finfo(numpy.float32).max)
 
 
+def integer(value, name, expected="an integer"):
+    """`value` as an int. Truth values and arrays, even of one element, are no integers."""
+    if _is_scalar(value):
+        try:
+            return operator.index(value)
+        except TypeError:
+            pass
+    raise TypeError(f"{name}: {value!r}, expected {expected}")
+
+
+def _is_scalar(value):
+    if isinstance(value, bool | numpy.bool_):
+        return False
+    return isinstance(value, numpy.generic) or not hasattr(value, "shape")
+
+
 def heads_first(layout):
     """Whether `layout` puts heads before rows."""
+    if not isinstance(layout, str):
+        raise TypeError(f"layout: {layout!r}, expected 'bshd' or 'bhsd'")
     if layout == "bshd":
         return False
     if layout == "bhsd":
@@ -35,6 +53,8 @@ def causal_alignment(causal, alignment):
     """Whether to mask causally, and the alignment's code in mfa.h."""
     if alignment is not None and (not isinstance(alignment, str) or alignment not in ALIGNMENTS):
         raise ValueError(f"alignment: {alignment!r}, expected None, 'top-left' or 'bottom-right'")
+    if isinstance(causal, numpy.bool_):
+        causal = bool(causal)
     if causal is None or causal is False:
         return False, ALIGNMENTS[alignment or "bottom-right"]
     if causal is True:
@@ -50,7 +70,7 @@ def window_bounds(window, name="window"):
     """(left, right) as ints."""
     try:
         left, right = window
-        left, right = operator.index(left), operator.index(right)
+        left, right = integer(left, name), integer(right, name)
     except (TypeError, ValueError):
         raise TypeError(f"{name}: {window!r}, expected two integers (left, right)") from None
     if not (-1 <= left < 2**63 and -1 <= right < 2**63):
@@ -61,9 +81,15 @@ def window_bounds(window, name="window"):
 def real(value, name):
     """`value` as a float that float32 can hold."""
     if type(value) is not float:
-        if isinstance(value, str | bytes) or not (hasattr(value, "__float__") or hasattr(value, "__index__")):
+        try:
+            number = float(value) if _is_scalar(value) and not isinstance(value, str | bytes) else None
+        except TypeError:
+            number = None
+        except OverflowError:
+            raise ValueError(f"{name}: beyond any float, expected a finite float32 number") from None
+        if number is None:
             raise TypeError(f"{name}: {value!r}, expected a real number")
-        value = float(value)
+        value = number
     if not abs(value) <= LARGEST_FLOAT32:
         raise ValueError(f"{name}: {value!r}, expected a finite float32 number")
     return value
@@ -77,6 +103,8 @@ def softcap(value):
     value = real(value, "softcap")
     if value < 0:
         raise ValueError(f"softcap: {value!r}, expected 0 (off) or a positive number")
+    if value and not numpy.float32(value):
+        raise ValueError(f"softcap: {value!r}, which is 0 in float32; expected 0 (off) or a larger number")
     return value
 
 
@@ -84,6 +112,8 @@ def intermediate_precision(value):
     """Its code in mfa.h."""
     if value is None:
         return DEFAULT_PRECISION
+    if not isinstance(value, str):
+        raise TypeError(f"intermediate_precision: {value!r}, expected None or 'float32'")
     if value == "float32":
         return PRECISIONS["float32"]
     raise ValueError(f"intermediate_precision: {value!r}, expected None or 'float32'")
@@ -97,11 +127,12 @@ def out_dtype(value):
     name = str(value).removeprefix("torch.") if type(value).__module__ == "torch" else None
     if name is None:
         try:
-            name = numpy.dtype(value).name
+            dtype = numpy.dtype(value)
+            name = dtype.name if dtype.isnative else None
         except TypeError:
             name = None
     if name not in PRECISIONS:
-        raise TypeError(f"out_dtype: {value!r}, expected float32, float16 or bfloat16")
+        raise TypeError(f"out_dtype: {value!r}, expected float32, float16 or bfloat16 in native byte order")
     return PRECISIONS[name]
 
 

@@ -1,14 +1,15 @@
 """PyTorch's scaled_dot_product_attention, for any array."""
 
 import itertools
-import sys
 
 import numpy
 
 from mfa import _keywords
 from mfa._call import AttentionCall
 from mfa._context import default_context
-from mfa._numpy import as_ndarray, is_tensor
+from mfa._numpy import as_ndarray, empty_like_kind
+
+NAMES = ("query", "key", "value", "attn_mask")
 
 
 def scaled_dot_product_attention(
@@ -19,8 +20,8 @@ def scaled_dot_product_attention(
     Parameters
     ----------
     query : array (..., H, N, D) of float32, float16 or bfloat16
-        From two axes up. Axes before H broadcast between query, key and value, without a copy; beyond one of
-        them, each index is a call of its own.
+        From two axes up. Axes before N, but for H with `enable_gqa`, broadcast between query, key and value,
+        without a copy; beyond one axis before H, each index is a call of its own.
     key : array (..., H, S, D), dtype as query
     value : array (..., H, S, Dv), dtype as query
     attn_mask : array or None, default None
@@ -58,76 +59,79 @@ def scaled_dot_product_attention(
     scale = _keywords.softmax_scale(scale, "scale")
     if is_causal and attn_mask is not None:
         raise ValueError("attn_mask: given together with is_causal=True, expected None")
-    if _most_axes(query, key, value) > 4:
-        return _each_batch(query, key, value, attn_mask, is_causal, scale, enable_gqa)
-    return _batch(query, key, value, attn_mask, is_causal, scale, enable_gqa, None)
+    options = {"causal": is_causal, "softmax_scale": scale, "grouped": enable_gqa}
+    if max(getattr(array, "ndim", 0) for array in (query, key, value)) > 4:
+        return _each_batch(query, key, value, attn_mask, options)
+    return _batch(query, key, value, attn_mask, options)
 
 
-def _batch(query, key, value, attn_mask, is_causal, scale, enable_gqa, out):
-    top_left = _keywords.ALIGNMENTS["top-left"]
-    call = AttentionCall(
-        query,
-        key,
-        value,
-        True,
-        True,
-        enable_gqa,
-        is_causal,
-        top_left,
-        -1,
-        -1,
-        scale,
-        0.0,
-        "attn_mask",
-        attn_mask,
-        None,
-        None,
-        None,
-        _keywords.DEFAULT_PRECISION,
-        out,
-        _keywords.DEFAULT_PRECISION,
-        False,
-    )
+def _batch(query, key, value, mask, options, out=None):
+    call = _call(query, key, value, mask=mask, out=out, **options)
     call.run(default_context())
     return call.out
 
 
-def _most_axes(*arrays):
-    return max(getattr(array, "ndim", 0) for array in arrays)
-
-
-def _each_batch(query, key, value, attn_mask, is_causal, scale, enable_gqa):
-    """One call for each index of the axes before the last four, so that none needs a copy to be merged."""
-    query, key, value = (
-        _sliceable(array, name) for array, name in ((query, "query"), (key, "key"), (value, "value"))
+def _call(query, key, value, **options):
+    return AttentionCall(
+        query,
+        key,
+        value,
+        heads_first=True,
+        loose=True,
+        alignment=_keywords.ALIGNMENTS["top-left"],
+        names=NAMES,
+        **options,
     )
-    for array, name in ((query, "query"), (key, "key"), (value, "value")):
+
+
+def _each_batch(query, key, value, mask, options):
+    """One call for each index of the axes before the last four, so that none needs a copy to be merged."""
+    like = query
+    query, key, value = arrays = [
+        as_ndarray(array, name) for array, name in zip((query, key, value), NAMES, strict=False)
+    ]
+    for array, name in zip(arrays, NAMES, strict=False):
         if array.ndim < 2:
             raise ValueError(f"{name}: {array.ndim} dimensions, expected at least 2")
+    ndim = max(array.ndim for array in arrays)
+    query, key, value = arrays = [array[(None,) * (ndim - array.ndim)] for array in arrays]
     try:
-        leading = numpy.broadcast_shapes(*(tuple(array.shape[:-3]) for array in (query, key, value)))
+        leading = numpy.broadcast_shapes(*(array.shape[:-3] for array in arrays))
     except ValueError:
-        raise ValueError(
-            f"key, value: leading axes {tuple(key.shape[:-3])} and {tuple(value.shape[:-3])}, "
-            f"expected some that broadcast with query's {tuple(query.shape[:-3])}"
-        ) from None
-    query, key, value = (_expand(array, leading, array.shape[-3:]) for array in (query, key, value))
-    shape = (*leading, *query.shape[-3:-1], value.shape[-1])
-    out = query.new_empty(shape) if is_tensor(query) else numpy.empty(shape, query.dtype)
-    if attn_mask is not None:
-        attn_mask = _sliceable(attn_mask, "attn_mask")
-        attn_mask = _expand(attn_mask, leading, (*shape[-3:-1], key.shape[-2]))
+        shapes = ", ".join(str(array.shape[:-3]) for array in arrays)
+        raise ValueError(f"query, key, value: leading axes {shapes}, expected some that broadcast") from None
+    mask = None if mask is None else as_ndarray(mask, "attn_mask")
+    # Here rather than in the calls, of which an empty axis leaves none.
+    shape = _call(
+        *(_stand_in(array, array.shape[-3:]) for array in arrays),
+        mask=None if mask is None else _stand_in(mask, ()),
+        planning=True,
+        **options,
+    ).shape
+    out = empty_like_kind(like, (*leading, *shape), query.dtype)
+    if mask is not None:
+        mask = _broadcast_mask(mask, (*leading, *shape[:-1], key.shape[-2]))
+    query, key, value = (numpy.broadcast_to(array, (*leading, *array.shape[-3:])) for array in arrays)
+    results = as_ndarray(out, "out")
     for index in itertools.product(*map(range, leading[:-1])):
-        mask = None if attn_mask is None else attn_mask[index]
-        _batch(query[index], key[index], value[index], mask, is_causal, scale, enable_gqa, out[index])
+        _batch(
+            query[index],
+            key[index],
+            value[index],
+            None if mask is None else mask[index],
+            options,
+            results[index],
+        )
     return out
 
 
-def _sliceable(array, name):
-    return array if is_tensor(array) else as_ndarray(array, name)
+def _stand_in(array, shape):
+    """An array of that shape and the dtype of `array`, without memory to speak of."""
+    return numpy.broadcast_to(numpy.empty((), array.dtype), shape)
 
 
-def _expand(array, leading, trailing):
-    if is_tensor(array):
-        return sys.modules["torch"].broadcast_to(array, (*leading, *trailing))
-    return numpy.broadcast_to(array, (*leading, *trailing))
+def _broadcast_mask(mask, scores):
+    try:
+        return numpy.broadcast_to(mask, scores)
+    except ValueError:
+        raise ValueError(f"attn_mask: shape {mask.shape}, expected one that broadcasts to {scores}") from None

@@ -1,6 +1,7 @@
 """What counts as an array, what is copied, who owns the memory, and what kind of array comes back."""
 
 import array as array_module
+import ctypes
 import gc
 import tracemalloc
 import weakref
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from dlpack_producer import IS_COPIED, READ_ONLY, LegacyProducer, VersionedProducer, bfloat16_bits
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import mfa
 
@@ -48,6 +50,15 @@ def test_array_array_as_slopes_and_sinks(operands):
     numbers = array_module.array("f", [0.5, 0.25, 0.125])
     expected = mfa.attention(*operands, alibi_slopes=np.array(numbers), sinks=np.array(numbers))
     assert same(mfa.attention(*operands, alibi_slopes=numbers, sinks=numbers), expected)
+
+
+def test_ctypes_arrays_have_no_strides(operands):
+    """They leave Py_buffer.strides NULL, which stands for C order."""
+    arrays = [np.ctypeslib.as_ctypes(x.copy()) for x in operands]
+    mask = (ctypes.c_bool * 5 * 5)(*((ctypes.c_bool * 5)(*row) for row in np.tri(5, dtype=bool).tolist()))
+    memory = np.ctypeslib.as_ctypes(np.zeros(SHAPE, np.float32))
+    assert mfa.attention(*arrays, mask=mask, out=memory) is memory
+    assert same(np.asarray(memory), mfa.attention(*operands, mask=np.tri(5, dtype=bool)))
 
 
 @pytest.mark.parametrize("producer", PRODUCERS)
@@ -252,10 +263,8 @@ def _shifted(x, bytes_off):
 def test_any_view_gives_what_its_copy_gives(operands, view, dtype):
     views = [VIEWS[view](x.astype(dtype)) for x in operands]
     result = mfa.attention(*views)
-    expected = mfa.attention(*(np.ascontiguousarray(x) for x in views))
+    assert same(result, mfa.attention(*(np.ascontiguousarray(x) for x in views)))
     assert result.dtype == dtype
-    tolerance = 1e-5 if dtype == np.float32 else 0.02
-    assert np.allclose(result.astype(np.float32), expected.astype(np.float32), tolerance, tolerance)
 
 
 def test_odd_strides_are_odd(operands):
@@ -277,10 +286,10 @@ def test_strides_of_single_elements_do_not_matter(operands):
     assert same(mfa.attention(*one, out=out), mfa.attention(*one))
 
 
-def _peak_allocation(*operands):
+def _peak_allocation(*operands, **options):
     """Bytes that Python, NumPy and the extension modules allocated at most during a call."""
     tracemalloc.start()
-    mfa.attention(*operands)
+    mfa.attention(*operands, **options)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     return peak
@@ -292,6 +301,14 @@ def test_only_odd_strides_and_addresses_are_copied():
     assert _peak_allocation(query, keys[:, ::-1, :1], keys[:, :, 1:]) < keys.nbytes // 8
     odd = _shifted(keys[:, :, :1], 1)
     assert odd.nbytes < _peak_allocation(query, odd, keys[:, :, 1:]) < 2 * odd.nbytes
+
+
+def test_copy_of_a_broadcast_mask_is_broadcast():
+    rows = np.ones((1, 512, 1, 8), np.float32)
+    odd = np.broadcast_to(_shifted(np.linspace(0, 9, 512, dtype=np.float32)[None], 1), (512, 512))
+    expected = mfa.attention(rows, rows, rows, bias=np.ascontiguousarray(odd))
+    assert same(mfa.attention(rows, rows, rows, bias=odd), expected)
+    assert _peak_allocation(rows, rows, rows, bias=odd) < odd.nbytes // 8
 
 
 def test_arrays_are_let_go(operands):
@@ -393,6 +410,77 @@ def test_torch_negative_bit(operands):
         mfa.attention(*tensors, out=minus)
 
 
+@pytest.mark.parametrize("name", ["alibi_slopes", "sinks"])
+def test_torch_negative_bit_of_slopes_and_sinks(operands, name):
+    tensors = [torch.from_numpy(x) for x in operands]
+    numbers = torch.tensor([0.5, -0.25, 2])
+    minus = torch.complex(torch.zeros(3), -numbers).conj().imag
+    assert minus.is_neg()
+    assert torch.equal(mfa.attention(*tensors, **{name: minus}), mfa.attention(*tensors, **{name: numbers}))
+
+
+@pytest.mark.parametrize("name", ["alibi_slopes", "sinks"])
+def test_misaligned_slopes_and_sinks(operands, name):
+    numbers = np.array([0.5, -0.25, 2], np.float32)
+    expected = mfa.attention(*operands, **{name: numbers})
+    for odd in (_shifted(numbers, 1), _field(numbers, 2)):
+        assert same(mfa.attention(*operands, **{name: odd}), expected)
+
+
+# The first use of forward mode makes torch compile scripts of its own.
+first_forward_mode = pytest.mark.filterwarnings("ignore:`torch.jit.script.* is deprecated:DeprecationWarning")
+
+
+@first_forward_mode
+@pytest.mark.parametrize("name", ["query", "sinks"])
+def test_torch_tangent_is_refused(operands, name):
+    arguments = dict(zip(("query", "key", "value"), map(torch.from_numpy, operands), strict=True))
+    arguments["sinks"] = torch.ones(3)
+    expected = mfa.attention(**arguments)
+    with torch.autograd.forward_ad.dual_level():
+        assert torch.equal(mfa.attention(**arguments), expected)
+        plain = arguments[name]
+        arguments[name] = torch.autograd.forward_ad.make_dual(plain, torch.ones_like(plain))
+        with torch.no_grad(), pytest.raises(ValueError, match=rf"^{name}: has a tangent, .*\.detach\(\)"):
+            mfa.attention(**arguments)
+
+
+@first_forward_mode
+@pytest.mark.parametrize("name", ["query", "sinks"])
+def test_torch_tensors_without_memory_are_refused(operands, name):
+    arguments = dict(zip(("query", "key", "value"), map(torch.from_numpy, operands), strict=True))
+    arguments.setdefault(name, torch.ones(3))
+
+    def call(tensor):
+        with pytest.raises(TypeError, match=rf"^{name}: .*has no memory; expected a plain tensor"):
+            mfa.attention(**{**arguments, name: tensor})
+        return tensor
+
+    call(FakeTensorMode().from_tensor(arguments[name]))
+    call(torch._to_functional_tensor(arguments[name]))
+    torch.func.vmap(call)(arguments[name].unsqueeze(0))
+    torch.func.jvp(call, (arguments[name],), (torch.ones_like(arguments[name]),))
+
+
+def test_torch_default_device_does_not_matter(operands):
+    tensors = [torch.from_numpy(x) for x in operands]
+    expected = mfa.attention(*tensors, return_lse=True)
+    five_axes = [x[None] for x in tensors]
+    expected_five = mfa.scaled_dot_product_attention(*five_axes)
+    with torch.device("meta"):
+        out, logsumexp = mfa.attention(*tensors, return_lse=True)
+        out_five = mfa.scaled_dot_product_attention(*five_axes)
+    assert torch.equal(out, expected[0])
+    assert torch.equal(logsumexp, expected[1])
+    assert torch.equal(out_five, expected_five)
+
+
+def test_only_an_out_of_the_caller_counts_as_changed(operands):
+    tensors = [torch.from_numpy(x) for x in operands]
+    assert mfa.attention(*tensors)._version == 0
+    assert mfa.attention(*tensors, out=torch.zeros(SHAPE))._version == 1
+
+
 def test_torch_out_written_after_autograd_saved_it(operands):
     tensors = [torch.from_numpy(x) for x in operands]
     weight = torch.ones(SHAPE, requires_grad=True)
@@ -438,6 +526,14 @@ def test_torch_sparse_is_refused_by_name(operands):
         ((3, 7, 8), (4, 1, 3, 7, 8), (2, 3, 7, 4), (4, 1, 3, 7, 7)),
         ((2, 1, 2, 3, 5, 8), (4, 1, 3, 7, 8), (3, 7, 4), (5, 7)),
         ((0, 2, 3, 5, 8), (2, 3, 7, 8), (2, 3, 7, 4), (5, 7)),
+        ((2, 8, 4, 16), (2, 1, 5, 16), (2, 1, 5, 16), (8, 1, 5)),
+        ((2, 1, 4, 16), (2, 8, 5, 16), (2, 8, 5, 16), (8, 4, 5)),
+        ((4, 16), (3, 5, 16), (3, 5, 16), (3, 4, 5)),
+        ((4, 16), (2, 3, 5, 16), (2, 3, 5, 16), (4, 5)),
+        ((3, 4, 16), (5, 16), (5, 16), (3, 1, 5)),
+        ((2, 3, 4, 16), (5, 16), (5, 16), (2, 1, 4, 5)),
+        ((4, 2, 3, 7, 8), (1, 5, 8), (1, 5, 4), (2, 3, 7, 5)),
+        ((5, 8), (4, 2, 3, 7, 8), (4, 2, 3, 7, 8), (3, 5, 7)),
     ],
 )
 @pytest.mark.parametrize("masked", [False, True])

@@ -1,5 +1,6 @@
 """Contexts and buffers: lifetime, memory, threads, fork, and the GIL."""
 
+import ctypes
 import dataclasses
 import gc
 import os
@@ -7,17 +8,23 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 import weakref
 
 import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from dlpack_producer import READ_ONLY, LegacyProducer, VersionedProducer
+from dlpack_producer import IS_COPIED, READ_ONLY, LegacyProducer, VersionedProducer
 
 import mfa
 
 ONES = np.ones((1, 3, 2, 4), np.float32)
+
+
+def minus(tensor):
+    """`tensor`, as a tensor with its negative bit set."""
+    return torch.complex(torch.zeros(tensor.shape), -tensor).conj().imag
 
 
 @pytest.fixture
@@ -56,6 +63,8 @@ def test_options_are_taken():
         ({"num_threads": -1}, ValueError, "num_threads: -1, expected 0 to"),
         ({"num_threads": 2**31}, ValueError, "num_threads: 2147483648, expected 0 to"),
         ({"num_threads": 1.0}, TypeError, r"num_threads: 1\.0, expected an integer"),
+        ({"num_threads": np.array([1, 2])}, TypeError, r"num_threads: array.*, expected an integer"),
+        ({"num_threads": np.array(1)}, TypeError, r"num_threads: array.*, expected an integer"),
         ({"num_threads": True}, TypeError, "num_threads: True, expected an integer"),
         ({"device": "gpu"}, TypeError, "device: 'gpu', expected an integer"),
         ({"device": -1}, ValueError, "device: -1, expected 0 to"),
@@ -158,17 +167,17 @@ def test_threads_share_a_context(fresh, rng):
 def test_errors_in_threads_keep_their_messages(fresh):
     wrong = []
 
-    def work(heads):
+    def work(size):
         for _ in range(100):
             try:
-                mfa.attention(ONES, ONES, ONES, sinks=np.ones(heads, np.float32), context=fresh)
-            except ValueError as error:
-                if f"(1, {heads}, 1, 1)" not in str(error):
+                mfa.Buffer(fresh, size)
+            except MemoryError as error:
+                if str(size) not in str(error):
                     wrong.append(str(error))
             else:
                 wrong.append("no error")
 
-    threads = [threading.Thread(target=work, args=(heads,)) for heads in range(3, 9)]
+    threads = [threading.Thread(target=work, args=(2**62 + index,)) for index in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -263,7 +272,35 @@ def test_plan_runs_nothing():
     assert (out == 7).all()
 
 
+def test_plan_allocates_no_result_and_copies_nothing(fresh):
+    small = np.ones((1, 1, 1, 1), np.float32)
+    rows = np.broadcast_to(small, (1, 2**30, 4, 64))
+    memory = np.zeros(2**21 + 1, np.uint8)
+    odd = memory[1:].view(np.float32).reshape(1, -1, 4, 64)
+    for query, key in ((rows, small[..., [0] * 64]), (odd, odd)):
+        tracemalloc.start()
+        plan = mfa.plan(query, key, key, return_lse=True, context=fresh)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert plan.status == 0
+        assert peak < memory.nbytes // 16
+
+
+def test_plan_of_odd_strides_is_that_of_the_copy(fresh):
+    memory = np.zeros(4 * 8 * 2 * 64 + 1, np.uint8)
+    odd = memory[1:].view(np.float32).reshape(1, 8, 2, 64)[:, ::-1]
+    assert mfa.plan(odd, odd, odd, context=fresh) == mfa.plan(*[odd.copy()] * 3, context=fresh)
+
+
 # ---------------------------------------------------------------- buffers
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, np.int16])
+def test_numpy_integers_are_sizes(fresh, kind):
+    with mfa.Buffer(fresh, kind(24)) as buffer:
+        assert buffer.nbytes == 24
+        assert not memoryview(buffer).readonly
+        assert bytes(buffer) == bytes(24)
 
 
 def test_owned_buffer_is_zeroed_and_writable(fresh):
@@ -301,6 +338,11 @@ def test_wrapped_memory_is_the_memory(fresh, wrap):
     assert seen[5] == 99
     seen[0] = -1
     assert memory[0, 0] == -1
+
+
+def test_wraps_fields_with_any_name(fresh):
+    records = np.zeros(2, [("Offset", "f4")])
+    assert mfa.Buffer(fresh, memoryview(records)).nbytes == 8
 
 
 def test_wraps_any_dtype(fresh):
@@ -391,13 +433,29 @@ def test_empty_buffers(fresh):
         (-1, ValueError, "size_or_object: -1 bytes, expected a size from 0 up"),
         (2**70, ValueError, "size_or_object: 1180591620717411303424 bytes, expected"),
         (True, TypeError, "size_or_object: True, expected a size in bytes or an array"),
+        (np.True_, TypeError, "size_or_object: .*True_?, expected a size in bytes or an array"),
+        (np.float32(8), TypeError, "size_or_object: .*8.*, expected a size in bytes or an array"),
+        (np.array([object()]), TypeError, "size_or_object: holds Python objects, expected"),
+        (np.zeros(2, [("x", "O"), ("y", "f4")]), TypeError, "size_or_object: holds Python objects"),
+        ((ctypes.py_object * 2)(), TypeError, "size_or_object: holds Python objects"),
+        (minus(torch.ones(3)), BufferError, "size_or_object: has its negative bit set"),
+        (
+            torch.ones(3, dtype=torch.complex64).conj(),
+            BufferError,
+            "size_or_object: has its conjugate bit set",
+        ),
+        (
+            VersionedProducer(np.ones(2), flags=IS_COPIED),
+            BufferError,
+            "size_or_object: was exported as a copy",
+        ),
         (1.5, TypeError, "size_or_object: float, expected a size or an object"),
         (None, TypeError, "size_or_object: NoneType, expected"),
         (np.ones((4, 4))[:, ::2], BufferError, "size_or_object: .*contiguous"),
         (torch.ones(4, 4).T, BufferError, "size_or_object: is not C-contiguous"),
         (VersionedProducer(np.ones(2), device=(10, 0)), BufferError, "size_or_object: on DLPack device"),
     ],
-    ids=range(8),
+    ids=range(16),
 )
 def test_wrong_sources(fresh, source, error, message):
     with pytest.raises(error, match=message):

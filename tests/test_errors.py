@@ -45,15 +45,20 @@ ATTENTION = [
     ({"value": ONES.astype(object)}, TypeError, "value: dtype object, expected float32"),
     ({"key": np.ma.masked_array(ONES)}, TypeError, "key: is a masked array, .*; expected a plain array"),
     # sizes and dtypes that disagree
-    ({"key": ONES[:1]}, ValueError, r"key has shape \(1, 4, 5, 8\), expected \(2, "),
-    ({"key": ONES[:, :, :3]}, ValueError, "key has 3 heads, expected a divisor of query's 4"),
-    ({"key": ONES[..., :4]}, ValueError, "key has shape .*4.*, expected .*8"),
-    ({"value": ONES[:, :3]}, ValueError, "value has shape .*3.*, expected .*5"),
-    ({"key": ONES.astype(np.float16)}, ValueError, "key.precision is FP16, expected query's, FP32"),
-    ({"query": ONES[..., :0]}, ValueError, "query has head_dim 0, expected 1 or more"),
+    ({"key": ONES[:1]}, ValueError, r"^key: shape \(1, 5, 4, 8\), expected \(2, 5, 4, 8\)"),
+    ({"key": ONES[:, :, :3]}, ValueError, "^key: 3 heads, expected a divisor of the 4 of query"),
+    ({"key": ONES[..., :4]}, ValueError, r"^key: shape \(2, 5, 4, 4\), expected \(2, 5, 4, 8\)"),
+    ({"value": ONES[:, :3]}, ValueError, r"^value: shape \(2, 3, 4, 8\), expected \(2, 5, 4, 8\)"),
+    ({"key": ONES.astype(np.float16)}, ValueError, "^key: dtype float16, expected float32 as query has"),
+    ({"query": ONES[..., :0]}, ValueError, "^query: head dimension 0, expected 1 or more"),
+    ({"query": ONES[:, :, :0]}, ValueError, "^query: 0 heads, expected 1 or more"),
+    ({"value": ONES[..., :0]}, ValueError, "^value: head dimension 0, expected 1 or more"),
+    ({"value": ONES[:, :, :2]}, ValueError, r"^value: shape \(2, 5, 2, 8\), expected \(2, 5, 4, 8\)"),
     # scalars
     ({"layout": "sbhd"}, ValueError, "layout: 'sbhd', expected 'bshd' or 'bhsd'"),
-    ({"layout": None}, ValueError, "layout: None, expected"),
+    ({"layout": np.array("bshd")}, TypeError, "layout: array.*, expected 'bshd' or"),
+    ({"intermediate_precision": np.ones(2)}, TypeError, "intermediate_precision: array.*, expected None or"),
+    ({"layout": None}, TypeError, "layout: None, expected"),
     (
         {"causal": "bottom"},
         ValueError,
@@ -68,12 +73,21 @@ ATTENTION = [
     ({"window": (1.5, 0)}, TypeError, r"window: \(1\.5, 0\), expected two integers"),
     ({"window": (-2, 0)}, ValueError, r"window: \(-2, 0\), expected integers from 0 up, or -1"),
     ({"window": (0, 2**63)}, ValueError, r"window: \(0, 9223372036854775808\), expected integers"),
+    ({"window": (True, False)}, TypeError, r"window: \(True, False\), expected two integers"),
+    ({"window": (np.array([1]), 0)}, TypeError, "window: .*, expected two integers"),
+    ({"softmax_scale": True}, TypeError, "softmax_scale: True, expected a real number"),
+    ({"softmax_scale": np.ones(1)}, TypeError, "softmax_scale: array.*, expected a real number"),
+    ({"softmax_scale": torch.ones(2)}, TypeError, "softmax_scale: tensor.*, expected a real number"),
+    ({"softmax_scale": 10**400}, ValueError, "softmax_scale: beyond any float, expected a finite float32"),
+    ({"softmax_scale": 10**9999}, ValueError, "softmax_scale: beyond any float, expected a finite float32"),
     ({"softmax_scale": "1"}, TypeError, "softmax_scale: '1', expected a real number"),
     ({"softmax_scale": 1j}, TypeError, "softmax_scale: 1j, expected a real number"),
     ({"softmax_scale": float("nan")}, ValueError, "softmax_scale: nan, expected a finite"),
     ({"softmax_scale": 1e39}, ValueError, r"softmax_scale: 1e\+39, expected a finite float32"),
     ({"softcap": None}, TypeError, "softcap: None, expected a real number"),
     ({"softcap": -1.0}, ValueError, r"softcap: -1\.0, expected 0 \(off\) or a positive number"),
+    ({"softcap": 1e-60}, ValueError, "softcap: 1e-60, which is 0 in float32"),
+    ({"softcap": np.ones(3)}, TypeError, "softcap: array.*, expected a real number"),
     ({"softcap": float("inf")}, ValueError, "softcap: inf, expected a finite"),
     (
         {"intermediate_precision": "float16"},
@@ -101,19 +115,25 @@ ATTENTION = [
     ({"alibi_slopes": [1.0] * 4}, TypeError, "alibi_slopes: list, expected an array"),
     ({"alibi_slopes": np.ones(4)}, TypeError, "alibi_slopes: dtype float64, expected float32"),
     ({"alibi_slopes": ONES}, ValueError, r"alibi_slopes: 4 dimensions, expected \(heads\) or"),
-    ({"alibi_slopes": ONES[0, 0, :3, 0]}, ValueError, "alibi_slopes has 3 heads, expected query's 4"),
+    (
+        {"alibi_slopes": ONES[0, 0, :3, 0]},
+        ValueError,
+        r"^alibi_slopes: shape \(3,\), expected \(4,\) or \(2, 4\)",
+    ),
     (
         {"alibi_slopes": np.ones((3, 4), np.float32)},
         ValueError,
-        r"alibi_slopes has shape \(3, .*expected \(2, ",
+        r"^alibi_slopes: shape \(3, 4\), expected \(4,\) or \(2, 4\)",
     ),
     ({"sinks": np.ones(4, np.int64)}, TypeError, "sinks: dtype int64, expected a floating one"),
     ({"sinks": np.ones((1, 4), np.float32)}, ValueError, r"sinks: 2 dimensions, expected \(heads\)"),
     (
         {"sinks": np.ones(5, np.float32)},
         ValueError,
-        r"sinks has shape \(1, 5, 1, 1\), expected \(1, 4, 1, 1\)",
+        r"^sinks: shape \(5,\), expected \(4,\)",
     ),
+    ({"sinks": np.ma.masked_array(np.ones(4))}, TypeError, "sinks: is a masked array"),
+    ({"alibi_slopes": np.ma.masked_array(np.ones(4, "f"))}, TypeError, "alibi_slopes: is a masked array"),
     # results
     ({"out": frozen(ONES.copy())}, BufferError, "out: is read-only, expected writable memory"),
     ({"out": memoryview(bytes(ONES.nbytes)).cast("f", SHAPE)}, BufferError, "out: is read-only"),
@@ -128,6 +148,7 @@ ATTENTION = [
         "out: stride 0 of dimension . does not exceed",
     ),
     ({"out_dtype": "float64"}, TypeError, "out_dtype: 'float64', expected float32, float16 or bfloat16"),
+    ({"out_dtype": ">f4" if sys.byteorder == "little" else "<f4"}, TypeError, "out_dtype: ..f4.*byte order"),
     ({"out_dtype": torch.int8}, TypeError, r"out_dtype: torch\.int8, expected"),
     ({"out_dtype": "half a float"}, TypeError, "out_dtype: 'half a float', expected"),
     (
@@ -149,18 +170,44 @@ def test_attention(function, arguments, error, message):
         function(**{"query": ONES, "key": ONES, "value": ONES, **arguments})
 
 
+FIVE_AXES = np.ones((3, *SHAPE), np.float32)
+EMPTY_AXIS = np.ones((0, *SHAPE), np.float32)
+
 SDPA = [
     ({"query": ONES[0, 0, 0]}, ValueError, "query: 1 dimensions, expected 2 to 4"),
     ({"key": ONES[0, 0, 0], "query": ONES[None]}, ValueError, "key: 1 dimensions, expected at least 2"),
-    ({"key": ONES[:, :1], "value": ONES[:, :1]}, ValueError, "key: 1 heads, expected 5 as query has"),
-    ({"value": ONES[:, :1]}, ValueError, "value: 1 heads, expected 5 as query has, or enable_gqa=True"),
-    ({"key": ONES[:, :3], "enable_gqa": True}, ValueError, "key has 3 heads, expected a divisor of"),
+    ({"key": ONES[:, :2], "value": ONES[:, :2]}, ValueError, "key: 2 heads, expected 5 as query has"),
+    ({"value": ONES[:, :2]}, ValueError, "value: 2 heads, expected 5 as query has, or enable_gqa=True"),
+    (
+        {"key": ONES[:, :3], "enable_gqa": True},
+        ValueError,
+        "key: 3 heads, expected a divisor of the 5 of query",
+    ),
     (
         {"query": np.ones((3, *SHAPE), np.float32), "key": np.ones((2, *SHAPE), np.float32)},
         ValueError,
-        r"key, value: leading axes \(2, 2\) and \(2,\), expected some that broadcast with query's \(3, 2\)",
+        r"query, key, value: leading axes \(3, 2\), \(2, 2\), \(1, 2\), expected some that broadcast",
     ),
-    ({"query": np.ones((3, 5, 4, 8), np.float32)}, ValueError, r"key has shape \(2, .*expected \(3, "),
+    (
+        {"query": np.ones((3, 5, 4, 8), np.float32)},
+        ValueError,
+        r"^key: shape \(2, 5, 4, 8\), expected \(3, 5, 4, 8\)",
+    ),
+    ({"query": FIVE_AXES, "key": FIVE_AXES.astype(np.float16)}, ValueError, "^key: dtype float16, expected"),
+    ({"query": EMPTY_AXIS, "key": EMPTY_AXIS.astype(int)}, TypeError, "^key: dtype int64, expected float32"),
+    ({"query": EMPTY_AXIS, "value": EMPTY_AXIS.astype(np.float16)}, ValueError, "^value: dtype float16"),
+    ({"query": FIVE_AXES, "key": np.ma.masked_array(ONES)}, TypeError, "^key: is a masked array"),
+    (
+        {"query": EMPTY_AXIS, "attn_mask": np.ones((4, 3), bool)},
+        ValueError,
+        r"^attn_mask: shape \(4, 3\), expected one that broadcasts to \(0, 2, 5, 4, 4\)",
+    ),
+    ({"query": FIVE_AXES, "attn_mask": np.ones((4, 4), int)}, TypeError, "^attn_mask: dtype int64, expected"),
+    (
+        {"query": FIVE_AXES, "attn_mask": np.ma.masked_array(np.ones((4, 4), bool))},
+        TypeError,
+        "^attn_mask: is a masked array",
+    ),
     ({"attn_mask": np.ones((4, 3), bool)}, ValueError, r"^attn_mask: shape \(4, 3\), .* to \(2, 5, 4, 4\)"),
     ({"attn_mask": np.ones((4, 4), np.int8)}, TypeError, "attn_mask: dtype int8, expected"),
     ({"attn_mask": np.ones((4, 4), bool), "is_causal": True}, ValueError, "attn_mask: .*is_causal=True"),
@@ -178,7 +225,10 @@ def test_scaled_dot_product_attention(arguments, error, message):
 
 
 FLASH = [
-    ({"q": ONES[0]}, ValueError, "query: 3 dimensions, expected 4"),
+    ({"q": ONES[0]}, ValueError, "^q: 3 dimensions, expected 4"),
+    ({"k": ONES[:, :, :3]}, ValueError, "^k: 3 heads, expected a divisor of the 4 of q"),
+    ({"v": ONES[:, :2]}, ValueError, r"^v: shape \(2, 2, 4, 8\), expected \(2, 5, 4, 8\)"),
+    ({"v": ONES.astype(np.float16)}, ValueError, "^v: dtype float16, expected float32 as q has"),
     ({"causal": "top-left"}, TypeError, "causal: 'top-left', expected a bool"),
     ({"window_size": (None, None)}, TypeError, r"window_size: \(None, None\), expected two integers"),
     ({"window_size": (-3, 0)}, ValueError, r"window_size: \(-3, 0\), expected integers"),
@@ -214,9 +264,17 @@ def test_sliding_window_counts_its_own_key():
 
 def test_failed_call_leaves_out_alone():
     out = np.full(SHAPE, 7, np.float32)
-    with pytest.raises(ValueError, match="sinks has shape"):
+    with pytest.raises(ValueError, match="sinks: shape"):
         mfa.attention(ONES, ONES, ONES, sinks=np.ones(5, np.float32), out=out)
     assert (out == 7).all()
+
+
+def test_numpy_truth_values_are_bools():
+    operands = np.random.default_rng(0).standard_normal((3, *SHAPE), np.float32)
+    expected = mfa.attention(*operands, causal=True)
+    assert np.array_equal(mfa.attention(*operands, causal=np.True_), expected)
+    assert np.array_equal(mfa.flash_attn_func(*operands, causal=np.True_), expected)
+    assert np.array_equal(mfa.attention(*operands, causal=np.False_), mfa.attention(*operands))
 
 
 def test_numpy_scalars_are_numbers():
@@ -244,6 +302,23 @@ def test_device_not_supported_is_mfa_error():
     assert str(caught.value) == caught.value.args[0]
 
 
+def wide_operands(head_dim):
+    """One row of that many numbers, all of which are the same one in memory."""
+    row = np.broadcast_to(np.float32(1), (1, 1, 1, head_dim))
+    return row, row, np.ones((1, 1, 1, 4), np.float32)
+
+
+def test_head_dim_beyond_every_kernel_is_unsupported():
+    operands = wide_operands(2**20 + 1)
+    with mfa.Context("cpu") as context:
+        with pytest.raises(mfa.MFAError, match="1048577") as caught:
+            mfa.attention(*operands, context=context)
+        plan = mfa.plan(*operands, context=context)
+    assert caught.value.code == 6
+    assert plan.status == 6
+    assert plan.reason == str(caught.value)
+
+
 @pytest.mark.skipif(sys.platform == "darwin", reason="Metal is there")
 def test_absent_backend_is_mfa_error():
     with pytest.raises(mfa.MFAError, match="metal") as caught:
@@ -263,10 +338,9 @@ def test_exhausted_memory_is_memory_error():
 
 
 def test_message_belongs_to_the_failing_call():
-    with pytest.raises(ValueError, match="key has 3 heads"):
-        mfa.attention(ONES, ONES[:, :, :3], ONES[:, :, :3])
-    with pytest.raises(ValueError, match="sinks has shape"):
-        mfa.attention(ONES, ONES, ONES, sinks=np.ones(9, np.float32))
+    for head_dim in (2**20 + 1, 2**20 + 2):
+        with pytest.raises(mfa.MFAError, match=str(head_dim)):
+            mfa.attention(*wide_operands(head_dim))
 
 
 def test_environment_is_checked_and_named():

@@ -1,5 +1,7 @@
 """mfa.scaled_dot_product_attention does what PyTorch's does."""
 
+import math
+
 import checks
 import numpy as np
 import pytest
@@ -28,53 +30,84 @@ def torch_result(query, key, value, attn_mask=None, **options):
         ).numpy()
 
 
+def merged(arrays, axes):
+    """Each array as (B, H, N, D), broadcast along all but its last `axes` axes."""
+    ndim = max(3, *(x.ndim for x in arrays))
+    padded = [x[(None,) * (ndim - x.ndim)] for x in arrays]
+    leading = np.broadcast_shapes(*(x.shape[:-axes] for x in padded))
+    broadcast = [np.broadcast_to(x, (*leading, *x.shape[-axes:])) for x in padded]
+    return [x.reshape(math.prod(x.shape[:-3]), *x.shape[-3:]) for x in broadcast]
+
+
+def bound(query, key, value, attn_mask=None, is_causal=False, scale=None, enable_gqa=False):
+    """How far each element of the result may be from the float64 one, as (B, H, N, D)."""
+    shape = result_shape(query, key, value, enable_gqa)
+    features = {"causal": is_causal, "softmax_scale": scale}
+    if attn_mask is not None:
+        scores = np.broadcast_to(attn_mask, (*shape[:-1], key.shape[-2]))
+        kind = "bool_mask" if attn_mask.dtype == bool else "additive_mask"
+        features[kind] = merged([scores], 2)[0]
+        if kind == "additive_mask":
+            features[kind] = features[kind].astype(np.float64)
+    operands = merged([x.astype(np.float64) for x in (query, key, value)], 3 if enable_gqa else 2)
+    reference = checks.tolerance.reference(
+        *operands, weight_dtype=query.dtype, out_dtype=query.dtype, **features
+    )
+    return reference.out_bound.reshape(shape)
+
+
+def result_shape(query, key, value, enable_gqa):
+    operands = (query,) if enable_gqa else (query, key, value)
+    heads = np.broadcast_shapes(*(x.shape[-3:-2] for x in operands))
+    batch = np.broadcast_shapes(*(x.shape[:-3] for x in (query, key, value)))
+    if batch and not heads:
+        heads = (1,)
+    return (*batch, *heads, query.shape[-2], value.shape[-1])
+
+
 def assert_equals_torch(query, key, value, **options):
-    expected = torch_result(query, key, value, **options)
     out = mfa.scaled_dot_product_attention(query, key, value, **options)
     assert out.dtype == query.dtype
-    assert out.shape == expected.shape
-    # Outputs are averages of values; their weights are as uncertain as the largest score is.
-    scores = 1 + np.abs(query.astype(np.float32)).max(initial=0) * np.abs(key.astype(np.float32)).sum(-1).max(
-        initial=0
-    )
-    unit = checks.tolerance.unit_roundoff(query.dtype) + scores * 8 * checks.tolerance.FLOAT32
-    bound = 2 * unit * np.abs(value.astype(np.float64)).max(initial=0)
-    checks.tolerance.assert_within(out, expected, np.full(out.shape, bound))
+    assert out.shape == result_shape(query, key, value, options.get("enable_gqa", False))
+    # Of nothing, PyTorch does not broadcast all axes.
+    if out.size:
+        expected = torch_result(query, key, value, **options)
+        checks.tolerance.assert_within(out, expected, bound(query, key, value, **options))
 
 
 @st.composite
 def sdpa_calls(draw):
-    """Operands of 2 to 5 dimensions whose leading sizes broadcast, a mask that does too, and options."""
+    """Operands of 2 to 5 dimensions each whose leading sizes broadcast, a mask that does too, and options."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    dims = draw(st.integers(2, 5))
-    leading = tuple(draw(st.integers(1, 3)) for _ in range(dims - 2))
-    heads = leading[-1:]
-    enable_gqa = dims >= 3 and draw(st.booleans())
+    leading = tuple(draw(st.integers(1, 3)) for _ in range(draw(st.integers(0, 3))))
+    enable_gqa = bool(leading) and draw(st.booleans())
     group = draw(st.integers(1, 3)) if enable_gqa else 1
     query_length, key_length = draw(st.integers(0, 40)), draw(st.integers(1, 70))
     head_dim, value_dim = draw(st.integers(1, 40)), draw(st.integers(1, 40))
 
     def broadcastable(sizes):
+        sizes = sizes[draw(st.integers(0, len(sizes))) :]
         return tuple(size if draw(st.booleans()) else 1 for size in sizes)
 
-    def operand(heads, *sizes):
-        shape = (*broadcastable(leading[:-1]), *heads, *sizes)
+    def operand(group, *sizes):
+        # Grouped heads are the only axis before the last two that does not broadcast.
+        heads = (group * leading[-1],) if enable_gqa else ()
+        shape = (*broadcastable(leading[:-1] if enable_gqa else leading), *heads, *sizes)
         return rng.standard_normal(shape).astype(dtype)
 
     dtype = draw(st.sampled_from(checks.DTYPES))
-    query = operand(tuple(group * size for size in heads), query_length, head_dim)
-    key = operand(heads, key_length, head_dim)
-    value = operand(heads, key_length, value_dim)
+    query = operand(group, query_length, head_dim)
+    key = operand(1, key_length, head_dim)
+    value = operand(1, key_length, value_dim)
     options = {"enable_gqa": enable_gqa}
-    batch = np.broadcast_shapes(*(x.shape[: max(dims - 3, 0)] for x in (query, key, value)))
     kind = draw(st.sampled_from(("none", "causal", "bool", "additive")))
     if kind == "causal":
         options["is_causal"] = True
     elif kind != "none":
-        shape = broadcastable((*batch, *query.shape[max(dims - 3, 0) : -2], query_length, key_length))
-        shape = shape[draw(st.integers(0, dims - 2)) :]
-        mask = rng.standard_normal(shape)
-        options["attn_mask"] = mask > -0.3 if kind == "bool" else mask.astype(dtype)
+        # PyTorch's mask broadcasts to the scores, of which values do not decide the shape.
+        shape = broadcastable((*result_shape(query, key, key, enable_gqa)[:-1], key_length))
+        mask = np.asarray(rng.standard_normal(shape))
+        options["attn_mask"] = np.asarray(mask > -0.3 if kind == "bool" else mask.astype(dtype))
     if draw(st.booleans()):
         options["scale"] = draw(st.sampled_from((0.0, 0.5, -1.0)))
     return query, key, value, options
