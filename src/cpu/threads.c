@@ -113,8 +113,8 @@ static void run_on_pool(int width, int64_t count, mfai_task_fn run, void *argume
     pool.seats = width - 1;
     pool.open = true;
     __atomic_store_n(&pool.generation, pool.generation + 1, __ATOMIC_RELEASE);
-    pthread_cond_broadcast(&pool.work);
     pthread_mutex_unlock(&pool.lock);
+    pthread_cond_broadcast(&pool.work); /* without the lock, which a thread that wakes needs at once */
 
     take_tasks(0);
 
