@@ -33,6 +33,4 @@ static inline float mfa_rule_alibi(float slope, mfa_index row, mfa_index offset,
     return -slope * (float)(distance < 0 ? -distance : distance);
 }
 
-static inline mfa_index mfa_rule_kv_head(mfa_index head, mfa_index group) { return head / group; }
-
 #endif

@@ -57,5 +57,3 @@ void mfa_destroy_buffer(mfa_buffer_t buffer) {
 }
 
 mfa_context_t mfai_buffer_context(mfa_buffer_t buffer) { return buffer->context; }
-
-void *mfai_buffer_handle(mfa_buffer_t buffer) { return buffer->memory.handle; }

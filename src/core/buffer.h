@@ -5,7 +5,4 @@
 
 mfa_context_t mfai_buffer_context(mfa_buffer_t buffer);
 
-/* The backend's own handle, for backends whose kernels do not work on plain addresses. */
-void *mfai_buffer_handle(mfa_buffer_t buffer);
-
 #endif

@@ -91,9 +91,8 @@ static void direct_scores(const rows_t *keys, const word *query, int64_t query_s
 /* out (rows x vecs * VL) += weights . values, over the keys from .. to - 1. Where words hold two keys and the first or last lacks
    its partner, the row itself stands in, with the weight 0 that the partner has: nothing unseen is read. */
 INLINE void direct_add(const int rows, const int vecs, const int32_t precision, const char *first_value, int64_t step,
-                       int64_t column, int64_t columns, const word *weights, int64_t stride, int64_t from, int64_t to,
-                       float *out, int64_t width) {
-    const int64_t ahead = prefetch_distance(precision, columns, step);
+                       int64_t ahead, int64_t column, int64_t columns, const word *weights, int64_t stride,
+                       int64_t from, int64_t to, float *out, int64_t width) {
     vf sum[DIRECT_ROWS][DIRECT_VALUE_VECS];
 #pragma GCC unroll 4
     for (int r = 0; r < rows; ++r)
@@ -131,16 +130,17 @@ INLINE void direct_add(const int rows, const int vecs, const int32_t precision, 
 INLINE void direct_values_for(const int rows, const int32_t precision, const char *first_value, int64_t step,
                               int64_t columns, const word *weights, int64_t stride, int64_t from, int64_t to,
                               float *out, int64_t width) {
+    const int64_t ahead = prefetch_distance(precision, columns, step);
     for (int64_t j = from; j < to; j = j / DIRECT_VALUE_KEYS * DIRECT_VALUE_KEYS + DIRECT_VALUE_KEYS) {
         int64_t end = (j / DIRECT_VALUE_KEYS + 1) * DIRECT_VALUE_KEYS;
         end = end < to ? end : to;
         int64_t column = 0;
         for (; column + (DIRECT_VALUE_VECS - 1) * VL < columns; column += DIRECT_VALUE_VECS * VL)
-            direct_add(rows, DIRECT_VALUE_VECS, precision, first_value, step, column, columns, weights, stride, j, end,
-                       out + column, width);
+            direct_add(rows, DIRECT_VALUE_VECS, precision, first_value, step, ahead, column, columns, weights, stride,
+                       j, end, out + column, width);
         for (; column < columns; column += VL)
-            direct_add(rows, 1, precision, first_value, step, column, columns, weights, stride, j, end, out + column,
-                       width);
+            direct_add(rows, 1, precision, first_value, step, ahead, column, columns, weights, stride, j, end,
+                       out + column, width);
     }
 }
 
