@@ -18,21 +18,17 @@ INLINE void direct_products(const int rows, const word *query, int64_t query_str
 #pragma GCC unroll 16
     for (int i = 0; i < VL; ++i)
         sum[i] = vf_zero();
-    for (int64_t at = 0; at < words; at += VL) {
-        vf key[DIRECT_KEYS];
 #pragma GCC unroll 4
-        for (int k = 0; k < DIRECT_KEYS; ++k) {
-            key[k] = load_words(keys[k], precision, at, dim);
+    for (int k = 0; k < DIRECT_KEYS; ++k) /* one key after the other, for the hardware's prefetchers */
+        for (int64_t at = 0; at < words; at += VL) {
+            const vf key = load_words(keys[k], precision, at, dim);
             __builtin_prefetch(keys[k] + ahead + at * (int64_t)mfai_precision_size(precision) * WORD_DEPTH);
-        }
 #pragma GCC unroll 4
-        for (int r = 0; r < rows; ++r) {
-            const vf q = vf_load(query + r * query_stride + at);
-#pragma GCC unroll 4
-            for (int k = 0; k < DIRECT_KEYS; ++k)
-                sum[r * DIRECT_KEYS + k] = WORD_FMA(sum[r * DIRECT_KEYS + k], q, key[k]);
+            for (int r = 0; r < rows; ++r) {
+                const vf q = vf_load(query + r * query_stride + at);
+                sum[r * DIRECT_KEYS + k] = WORD_FMA(sum[r * DIRECT_KEYS + k], q, key);
+            }
         }
-    }
     vf_store(products, vf_sum_each(sum));
 }
 
@@ -88,10 +84,27 @@ static void direct_scores(const rows_t *keys, const word *query, int64_t query_s
     }
 }
 
+/* Where to prefetch next. Values are read in passes over their columns, but memory is fastest in the order of its lines. */
+typedef struct {
+    const char *row;
+    int64_t at, bytes, step; /* in the row, of a row, and from row to row */
+} coming_t;
+
+INLINE void prefetch_coming(coming_t *coming, const int64_t bytes) {
+#pragma GCC unroll 4
+    for (int64_t line = 0; line < bytes; line += 64)
+        __builtin_prefetch(coming->row + coming->at + line);
+    coming->at += bytes;
+    if (coming->at >= coming->bytes) {
+        coming->at -= coming->bytes;
+        coming->row += coming->step;
+    }
+}
+
 /* out (rows x vecs * VL) += weights . values, over the keys from .. to - 1. Where words hold two keys and the first or last lacks
    its partner, the row itself stands in, with the weight 0 that the partner has: nothing unseen is read. */
 INLINE void direct_add(const int rows, const int vecs, const int32_t precision, const char *first_value, int64_t step,
-                       int64_t ahead, int64_t column, int64_t columns, const word *weights, int64_t stride,
+                       coming_t *coming, int64_t column, int64_t columns, const word *weights, int64_t stride,
                        int64_t from, int64_t to, float *out, int64_t width) {
     vf sum[DIRECT_ROWS][DIRECT_VALUE_VECS];
 #pragma GCC unroll 4
@@ -108,10 +121,9 @@ INLINE void direct_add(const int rows, const int vecs, const int32_t precision, 
         for (int v = 0; v < vecs; ++v) {
             const int64_t at = column + v * VL;
             value[v] = load_value_words(even, odd, precision, at, columns - at < VL ? (int)(columns - at) : VL);
-            __builtin_prefetch(even + ahead + at * mfai_precision_size(precision));
-            if (WORD_DEPTH == 2)
-                __builtin_prefetch(odd + ahead + at * mfai_precision_size(precision));
         }
+        for (int d = 0; d < WORD_DEPTH; ++d)
+            prefetch_coming(coming, vecs * VL * mfai_precision_size(precision));
 #pragma GCC unroll 4
         for (int r = 0; r < rows; ++r) {
             const vf weight = vf_set1(weights[r * stride + w]);
@@ -134,12 +146,13 @@ INLINE void direct_values_for(const int rows, const int32_t precision, const cha
     for (int64_t j = from; j < to; j = j / DIRECT_VALUE_KEYS * DIRECT_VALUE_KEYS + DIRECT_VALUE_KEYS) {
         int64_t end = (j / DIRECT_VALUE_KEYS + 1) * DIRECT_VALUE_KEYS;
         end = end < to ? end : to;
+        coming_t coming = {first_value + j * step + ahead, 0, columns * mfai_precision_size(precision), step};
         int64_t column = 0;
         for (; column + (DIRECT_VALUE_VECS - 1) * VL < columns; column += DIRECT_VALUE_VECS * VL)
-            direct_add(rows, DIRECT_VALUE_VECS, precision, first_value, step, ahead, column, columns, weights, stride,
+            direct_add(rows, DIRECT_VALUE_VECS, precision, first_value, step, &coming, column, columns, weights, stride,
                        j, end, out + column, width);
         for (; column < columns; column += VL)
-            direct_add(rows, 1, precision, first_value, step, ahead, column, columns, weights, stride, j, end,
+            direct_add(rows, 1, precision, first_value, step, &coming, column, columns, weights, stride, j, end,
                        out + column, width);
     }
 }
