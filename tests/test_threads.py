@@ -155,6 +155,26 @@ def test_affinity_bounds_the_threads():
 
 
 @linux_only
+def test_workers_keep_the_affinity_of_the_process():
+    """A call may move a worker before it wakes it; afterwards the worker has its mask again."""
+    program = textwrap.dedent("""
+        import os, time
+        import numpy as np
+        import mfa
+
+        x = np.ones((1, 500, 8, 16), np.float32)
+        with mfa.Context(num_threads=4) as context:
+            for _ in range(20):
+                time.sleep(0.002)
+                mfa.attention(x, x, x, context=context)
+            time.sleep(0.05)
+            masks = [os.sched_getaffinity(int(task)) for task in os.listdir("/proc/self/task")]
+        assert masks.count(os.sched_getaffinity(0)) == len(masks) >= 4, masks
+    """)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+@linux_only
 def test_threads_asked_for_are_there_and_no_more():
     program = textwrap.dedent("""
         import os

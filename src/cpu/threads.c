@@ -1,16 +1,24 @@
 #include "cpu/threads.h"
 
+#include "cpu/placement.h"
+
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdlib.h>
 
 enum { MAX_WORKERS = MFAI_MOST_THREADS - 1, SPINS = 2000 };
 
+typedef struct {
+    pthread_t thread;
+    uint64_t seen; /* the last generation it knows of */
+    mfai_place_t place;
+} worker_t;
+
 static struct {
     pthread_mutex_t caller; /* held by the call that owns the pool */
     pthread_mutex_t lock;   /* guards what follows, except where atomic */
     pthread_cond_t work, idle;
-    pthread_t workers[MAX_WORKERS];
+    worker_t workers[MAX_WORKERS];
     int worker_count;
     bool stopping;
     uint64_t generation; /* of the current job; atomic, so that workers can poll it */
@@ -42,26 +50,29 @@ static void take_tasks(int slot) {
 }
 
 /* A short spin first: the next call often follows within microseconds, and waking a sleeper costs more. */
-static void wait_for_job(uint64_t seen) {
+static void wait_for_job(worker_t *self) {
     for (int i = 0; i < SPINS; ++i) {
-        if (__atomic_load_n(&pool.generation, __ATOMIC_RELAXED) != seen)
+        if (__atomic_load_n(&pool.generation, __ATOMIC_RELAXED) != self->seen)
             break;
         relax();
     }
     pthread_mutex_lock(&pool.lock);
-    while (pool.generation == seen && !pool.stopping)
+    while (pool.generation == self->seen && !pool.stopping) {
+        mfai_place_sleep(&self->place);
         pthread_cond_wait(&pool.work, &pool.lock);
+        mfai_place_wake(&self->place);
+    }
 }
 
-static void *worker(void *start) {
-    uint64_t seen = (uint64_t)(uintptr_t)start;
+static void *worker(void *argument) {
+    worker_t *self = argument;
     for (;;) {
-        wait_for_job(seen); /* returns with the lock held */
+        wait_for_job(self); /* returns with the lock held */
         if (pool.stopping) {
             pthread_mutex_unlock(&pool.lock);
             return NULL;
         }
-        seen = pool.generation;
+        self->seen = pool.generation;
         if (!pool.open || pool.joined == pool.seats) {
             pthread_mutex_unlock(&pool.lock);
             continue;
@@ -95,8 +106,9 @@ static void grow(int wanted) {
     if (wanted > MAX_WORKERS)
         wanted = MAX_WORKERS;
     while (pool.worker_count < wanted) {
-        void *seen = (void *)(uintptr_t)pool.generation;
-        if (pthread_create(&pool.workers[pool.worker_count], NULL, worker, seen) != 0)
+        worker_t *added = &pool.workers[pool.worker_count];
+        *added = (worker_t){.seen = pool.generation};
+        if (pthread_create(&added->thread, NULL, worker, added) != 0)
             return;
         ++pool.worker_count;
     }
@@ -113,6 +125,9 @@ static void run_on_pool(int width, int64_t count, mfai_task_fn run, void *argume
     pool.seats = width - 1;
     pool.open = true;
     __atomic_store_n(&pool.generation, pool.generation + 1, __ATOMIC_RELEASE);
+    const int here = mfai_place_here();
+    for (int i = 0; i < pool.worker_count; ++i)
+        mfai_place_leave(&pool.workers[i].place, pool.workers[i].thread, here);
     pthread_mutex_unlock(&pool.lock);
     pthread_cond_broadcast(&pool.work); /* without the lock, which a thread that wakes needs at once */
 
@@ -144,6 +159,6 @@ __attribute__((destructor)) static void stop_workers(void) {
     pthread_cond_broadcast(&pool.work);
     pthread_mutex_unlock(&pool.lock);
     for (int i = 0; i < pool.worker_count; ++i)
-        pthread_join(pool.workers[i], NULL);
+        pthread_join(pool.workers[i].thread, NULL);
     pool.worker_count = 0;
 }
