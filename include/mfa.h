@@ -199,6 +199,24 @@ MFA_API mfa_status_t mfa_attention_forward_with_lse(
     float softmax_scale, bool causal, mfa_precision_t input_precision, mfa_precision_t intermediate_precision,
     mfa_precision_t output_precision, bool transpose_q, bool transpose_k, bool transpose_v, bool transpose_o);
 
+/**
+ * The gradients dq, dk and dv of mfa_attention_forward_with_lse with the same arguments.
+ *
+ * q, k and v are in input_precision; out, dout, dq, dk and dv in output_precision. Each transpose governs a gradient
+ * as well as its operand: transpose_o out and dout, transpose_q q and dq, and so on.
+ *
+ * @param out, logsumexp  what the forward call wrote
+ * @param intermediate_precision  FP32 forbids rounding weights and their gradients below float32 before they multiply
+ * @return as mfa_attention_forward
+ */
+MFA_API mfa_status_t mfa_attention_backward(mfa_context_t context, mfa_buffer_t dout, mfa_buffer_t q, mfa_buffer_t k,
+                                            mfa_buffer_t v, mfa_buffer_t out, mfa_buffer_t logsumexp, mfa_buffer_t dq,
+                                            mfa_buffer_t dk, mfa_buffer_t dv, uint32_t batch_size, uint32_t seq_len_q,
+                                            uint32_t seq_len_kv, uint32_t num_heads, uint16_t head_dim,
+                                            float softmax_scale, bool causal, mfa_precision_t input_precision,
+                                            mfa_precision_t intermediate_precision, mfa_precision_t output_precision,
+                                            bool transpose_q, bool transpose_k, bool transpose_v, bool transpose_o);
+
 /* ------------------------------------------------------ descriptor tier */
 
 /*
@@ -232,13 +250,18 @@ typedef struct mfa_tensor {
  * One attention call. With B batches, H query heads, Hkv key/value heads (H a multiple of Hkv), Nq and Nkv rows:
  *
  *   score(i, j) = softcap(softmax_scale * q_i . k_j) - alibi_slope * |i + offset - j| + additive_mask(i, j)
- *   out_i = sum over visible j of softmax_j(score(i, j)) * v_j
+ *   out_i = sum over visible j of dropout(softmax_j(score(i, j))) * v_j
  *
  * A key j is visible to row i if it lies inside causal and window bounds, bool_mask is true there and
  * additive_mask is not exactly -inf there. A row with no visible key, or with no score above -inf, gives
  * output 0 and logsumexp -inf. Query head h reads key/value head h / (H / Hkv).
  * NaN in a visible score reaches its row; what a row cannot see does not, except that a non-finite
  * value may spread to the rows of the tile that it lies in.
+ *
+ * Dropout sets a weight to 0 with probability dropout_p and divides the others by 1 - dropout_p; logsumexp ignores it.
+ * Whether (batch, head, row, column) is dropped follows from these and the seed and offset alone, so that every
+ * tiling, thread count and backend drops the same ones: 16 bits of Philox4x32-10 (Salmon et al., 2011) are compared
+ * with round(65536 * dropout_p). metal/mfa_rules.h has the definition, mfa_rule_dropout_bits.
  *
  * Sources: online softmax after Milakov and Gimelshein (2018), tiling after FlashAttention-2 (Dao, 2023),
  * ALiBi after Press et al. (2021), sinks as in gpt-oss, softcap as in Gemma 2.
@@ -263,6 +286,10 @@ typedef struct mfa_attention_desc {
                                            MFA_PRECISION_DEFAULT, FP16, BF16: as low as the inputs' */
     int64_t window_left;               /* row i sees keys from i + offset - window_left; -1: unbounded */
     int64_t window_right;              /* and up to i + offset + window_right, inclusive; -1: unbounded */
+    float dropout_p;                   /* 0 <= dropout_p < 1; 0: off */
+    uint32_t reserved;                 /* 0 */
+    uint64_t dropout_seed;             /* any; with dropout_offset it names a mask */
+    uint64_t dropout_offset;           /* any; for the calls that share a seed, as layers and steps do */
 } mfa_attention_desc_t;
 
 #define MFA_ATTENTION_DESC_INIT              \
@@ -282,7 +309,43 @@ typedef struct mfa_attention_desc {
      MFA_ALIGN_NONE,                         \
      MFA_PRECISION_DEFAULT,                  \
      -1,                                     \
-     -1}
+     -1,                                     \
+     0.0f,                                   \
+     0u,                                     \
+     0u,                                     \
+     0u}
+
+/*
+ * The gradients of one attention call. Nothing of size Nq * Nkv is kept between the passes or built here: weights are computed
+ * anew from query, key and logsumexp. Sums are float32. A gradient that is NULL is not computed.
+ *
+ * With P the softmax weights, R = 1 / (1 - dropout_p) where a weight was kept and 0 where it was dropped:
+ *
+ *   dvalue = (P R)^T dout                  delta = rowsum(dout * out)
+ *   dP = R (dout value^T)                  dscore = P (dP - delta)
+ *   dbias = dscore                         dsinks = -sum over rows of exp(sink - logsumexp) delta
+ *   dquery = softmax_scale softcap' dscore key, and likewise dkey with query
+ *
+ * Grouped heads sum into the key/value head that they share. A row that sees no key has gradients 0 and adds none, and a key
+ * that no row sees has gradients 0. Weights lose what logsumexp, a float32, has lost: where scores are beyond 1e4, as after an
+ * additive mask of finfo.min over a whole row, so do gradients. A non-finite operand may spread within its tile.
+ *
+ * Sources: FlashAttention-2 (Dao, 2023), whose loops over keys outside and queries inside these are.
+ */
+typedef struct mfa_attention_backward_desc {
+    uint32_t struct_size;
+    uint32_t flags;                      /* 0 */
+    const mfa_attention_desc_t *forward; /* the forward call; its out and logsumexp are read, and both are needed */
+    const mfa_tensor_t *dout;            /* (B, H, Nq, Dv)   FP16, BF16 or FP32 */
+    const mfa_tensor_t *dquery;          /* (B, H, Nq, D)    FP16, BF16 or FP32, as each gradient; written */
+    const mfa_tensor_t *dkey;            /* (B, Hkv, Nkv, D)  written */
+    const mfa_tensor_t *dvalue;          /* (B, Hkv, Nkv, Dv) written */
+    const mfa_tensor_t *dbias;           /* shape of forward->additive_mask, summed where that has size 1; written */
+    const mfa_tensor_t *dsinks;          /* (1, H, 1, 1)     FP32; written */
+} mfa_attention_backward_desc_t;
+
+#define MFA_ATTENTION_BACKWARD_DESC_INIT \
+    {(uint32_t)sizeof(mfa_attention_backward_desc_t), 0u, NULL, NULL, NULL, NULL, NULL, NULL, NULL}
 
 /** How a call would run. Strings end in NUL and are cut to fit. */
 typedef struct mfa_plan {
@@ -318,6 +381,18 @@ MFA_API mfa_status_t mfa_attention_forward_desc(mfa_context_t context, const mfa
  */
 MFA_API mfa_status_t mfa_attention_forward_plan(mfa_context_t context, const mfa_attention_desc_t *desc,
                                                 mfa_plan_t *plan);
+
+/**
+ * Computes the gradients of one attention call and waits for it. A gradient may not overlap another or any operand.
+ * @param desc  read during the call only, with what it points to
+ * @return as mfa_attention_forward_desc; INVALID_ARGS also for a dbias or dsinks whose forward operand is NULL
+ */
+MFA_API mfa_status_t mfa_attention_backward_desc(mfa_context_t context, const mfa_attention_backward_desc_t *desc);
+
+/** Says how mfa_attention_backward_desc would run `desc`, as mfa_attention_forward_plan does. key_splits counts the blocks of
+    keys whose contributions to dquery are added in order. */
+MFA_API mfa_status_t mfa_attention_backward_plan(mfa_context_t context, const mfa_attention_backward_desc_t *desc,
+                                                 mfa_plan_t *plan);
 
 /* ------------------------------------------------------------ questions */
 

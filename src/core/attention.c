@@ -12,52 +12,82 @@ double mfa_get_gpu_latency(mfa_context_t context) {
 }
 
 typedef struct {
+    mfai_problem_t problem;
+    mfai_gradients_t gradients;
+    bool backward;
     const mfai_backend_t *backend;
     void *device;
     mfa_plan_t plan;
-} choice;
+} call_t;
 
 static void copy_message(char *to, size_t size) { strncpy(to, mfa_last_error_message(NULL), size - 1); }
 
+static mfa_status_t ask(call_t *call, const mfai_backend_t *backend, void *device) {
+    call->backend = backend;
+    call->device = device;
+    call->plan.backend = backend->id;
+    return call->backward ? backend->backward_plan(device, &call->problem, &call->gradients, &call->plan)
+                          : backend->forward_plan(device, &call->problem, &call->plan);
+}
+
 /* Asks the context's backend and then, if the context allows it, the CPU. The refusal of the first stays as the
    plan's reason. */
-static mfa_status_t choose(mfa_context_t context, const mfai_problem_t *problem, choice *chosen) {
-    *chosen = (choice){context->backend, context->device, MFA_PLAN_INIT};
-    mfa_plan_t *plan = &chosen->plan;
-    plan->backend = context->backend->id;
-    mfa_status_t status = context->backend->forward_plan(context->device, problem, plan);
+static mfa_status_t choose(mfa_context_t context, call_t *call) {
+    call->plan = (mfa_plan_t)MFA_PLAN_INIT;
+    mfa_status_t status = ask(call, context->backend, context->device);
     if (status == MFA_ERROR_UNSUPPORTED && context->fallback != NULL) {
-        copy_message(plan->reason, sizeof plan->reason);
-        chosen->backend = context->fallback;
-        chosen->device = context->fallback_device;
-        plan->backend = context->fallback->id;
-        plan->fallback = 1;
-        status = context->fallback->forward_plan(context->fallback_device, problem, plan);
+        copy_message(call->plan.reason, sizeof call->plan.reason);
+        call->plan.fallback = 1;
+        status = ask(call, context->fallback, context->fallback_device);
     }
     return status;
 }
 
-mfa_status_t mfa_attention_forward_desc(mfa_context_t context, const mfa_attention_desc_t *desc) {
-    MFA_REQUIRE(context != NULL, "context is NULL");
-    mfai_problem_t problem;
-    choice chosen;
-    MFA_TRY(mfai_problem_import(context, desc, &problem));
-    MFA_TRY(choose(context, &problem, &chosen));
+static mfa_status_t run(mfa_context_t context, call_t *call) {
+    MFA_TRY(choose(context, call));
     double seconds = 0;
-    MFA_TRY(chosen.backend->forward(chosen.device, &problem, &seconds));
+    if (call->backward)
+        MFA_TRY(call->backend->backward(call->device, &call->problem, &call->gradients, &seconds));
+    else
+        MFA_TRY(call->backend->forward(call->device, &call->problem, &seconds));
     last_seconds = seconds;
     return MFA_SUCCESS;
 }
 
-mfa_status_t mfa_attention_forward_plan(mfa_context_t context, const mfa_attention_desc_t *desc, mfa_plan_t *caller) {
-    MFA_REQUIRE(context != NULL, "context is NULL");
-    mfai_problem_t problem;
-    choice chosen;
-    MFA_TRY(mfai_problem_import(context, desc, &problem));
-    mfa_status_t status = choose(context, &problem, &chosen);
+static mfa_status_t export_plan(mfa_context_t context, call_t *call, mfa_plan_t *caller) {
+    const mfa_status_t status = choose(context, call);
     if (status != MFA_SUCCESS) {
-        chosen.plan.status = status;
-        copy_message(chosen.plan.reason, sizeof chosen.plan.reason);
+        call->plan.status = status;
+        copy_message(call->plan.reason, sizeof call->plan.reason);
     }
-    return mfai_struct_export("plan", caller, sizeof chosen.plan, sizeof chosen.plan, &chosen.plan);
+    return mfai_struct_export("plan", caller, sizeof call->plan, sizeof call->plan, &call->plan);
+}
+
+mfa_status_t mfa_attention_forward_desc(mfa_context_t context, const mfa_attention_desc_t *desc) {
+    MFA_REQUIRE(context != NULL, "context is NULL");
+    call_t call = {.backward = false};
+    MFA_TRY(mfai_problem_import(context, desc, &call.problem));
+    return run(context, &call);
+}
+
+mfa_status_t mfa_attention_forward_plan(mfa_context_t context, const mfa_attention_desc_t *desc, mfa_plan_t *plan) {
+    MFA_REQUIRE(context != NULL, "context is NULL");
+    call_t call = {.backward = false};
+    MFA_TRY(mfai_problem_import(context, desc, &call.problem));
+    return export_plan(context, &call, plan);
+}
+
+mfa_status_t mfa_attention_backward_desc(mfa_context_t context, const mfa_attention_backward_desc_t *desc) {
+    MFA_REQUIRE(context != NULL, "context is NULL");
+    call_t call = {.backward = true};
+    MFA_TRY(mfai_gradients_import(context, desc, &call.problem, &call.gradients));
+    return run(context, &call);
+}
+
+mfa_status_t mfa_attention_backward_plan(mfa_context_t context, const mfa_attention_backward_desc_t *desc,
+                                         mfa_plan_t *plan) {
+    MFA_REQUIRE(context != NULL, "context is NULL");
+    call_t call = {.backward = true};
+    MFA_TRY(mfai_gradients_import(context, desc, &call.problem, &call.gradients));
+    return export_plan(context, &call, plan);
 }

@@ -30,6 +30,10 @@ typedef struct mfai_backend {
     /* Fills in the plan, or refuses with MFA_ERROR_UNSUPPORTED and a message. */
     mfa_status_t (*forward_plan)(void *device, const mfai_problem_t *problem, mfa_plan_t *plan);
     mfa_status_t (*forward)(void *device, const mfai_problem_t *problem, double *seconds);
+    mfa_status_t (*backward_plan)(void *device, const mfai_problem_t *problem, const mfai_gradients_t *gradients,
+                                  mfa_plan_t *plan);
+    mfa_status_t (*backward)(void *device, const mfai_problem_t *problem, const mfai_gradients_t *gradients,
+                             double *seconds);
 } mfai_backend_t;
 
 #endif

@@ -2,6 +2,8 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <stddef.h>
+#include <string.h>
 
 #include "core/overlap.h"
 #include "core/versioned.h"
@@ -63,27 +65,55 @@ static mfa_status_t check_shapes(mfai_problem_t *p) {
     return MFA_SUCCESS;
 }
 
-static mfa_status_t check_outputs(const mfai_problem_t *p) {
-    const struct {
-        const char *name;
-        const mfai_view_t *view;
-    } operands[] = {{"out", &p->out},
-                    {"logsumexp", &p->logsumexp},
-                    {"query", &p->query},
-                    {"key", &p->key},
-                    {"value", &p->value},
-                    {"bool_mask", &p->bool_mask},
-                    {"additive_mask", &p->additive_mask},
-                    {"alibi_slopes", &p->alibi_slopes},
-                    {"sinks", &p->sinks}};
-    for (int output = 0; output < 2; ++output) {
+typedef struct {
+    const char *name;
+    const mfai_view_t *view;
+} operand_t;
+
+/* Each output has elements of its own, which no other operand shares; the first `outputs` operands are written. */
+static mfa_status_t check_outputs(const operand_t *operands, int outputs, int count) {
+    for (int output = 0; output < outputs; ++output) {
         MFA_TRY(mfai_view_expect_injective(operands[output].name, operands[output].view));
-        for (size_t other = (size_t)output + 1; other < sizeof operands / sizeof *operands; ++other)
+        for (int other = output + 1; other < count; ++other)
             MFA_REQUIRE(!mfai_views_overlap(operands[output].view, operands[other].view),
                         "%s overlaps %s in memory, expected memory of its own", operands[output].name,
                         operands[other].name);
     }
     return MFA_SUCCESS;
+}
+
+#define COUNT(operands) ((int)(sizeof(operands) / sizeof *(operands)))
+
+static mfa_status_t check_forward_outputs(const mfai_problem_t *p) {
+    const operand_t operands[] = {{"out", &p->out},
+                                  {"logsumexp", &p->logsumexp},
+                                  {"query", &p->query},
+                                  {"key", &p->key},
+                                  {"value", &p->value},
+                                  {"bool_mask", &p->bool_mask},
+                                  {"additive_mask", &p->additive_mask},
+                                  {"alibi_slopes", &p->alibi_slopes},
+                                  {"sinks", &p->sinks}};
+    return check_outputs(operands, 2, COUNT(operands));
+}
+
+static mfa_status_t check_gradients(const mfai_problem_t *p, const mfai_gradients_t *g) {
+    const operand_t operands[] = {{"dquery", &g->dquery},
+                                  {"dkey", &g->dkey},
+                                  {"dvalue", &g->dvalue},
+                                  {"dbias", &g->dbias},
+                                  {"dsinks", &g->dsinks},
+                                  {"dout", &g->dout},
+                                  {"out", &p->out},
+                                  {"logsumexp", &p->logsumexp},
+                                  {"query", &p->query},
+                                  {"key", &p->key},
+                                  {"value", &p->value},
+                                  {"bool_mask", &p->bool_mask},
+                                  {"additive_mask", &p->additive_mask},
+                                  {"alibi_slopes", &p->alibi_slopes},
+                                  {"sinks", &p->sinks}};
+    return check_outputs(operands, 5, COUNT(operands));
 }
 
 /* Bounds beyond any key change nothing; cutting them keeps later sums inside 64 bits. */
@@ -121,16 +151,69 @@ static mfa_status_t set_scores(const mfa_attention_desc_t *desc, mfai_problem_t 
     return MFA_SUCCESS;
 }
 
-mfa_status_t mfai_problem_import(mfa_context_t context, const mfa_attention_desc_t *caller, mfai_problem_t *problem) {
-    mfa_attention_desc_t desc = MFA_ATTENTION_DESC_INIT;
+static mfa_status_t set_dropout(const mfa_attention_desc_t *desc, mfai_problem_t *p) {
+    MFA_REQUIRE(desc->dropout_p >= 0 && desc->dropout_p < 1, "dropout_p is %g, expected at least 0 and less than 1",
+                desc->dropout_p);
+    MFA_REQUIRE(desc->reserved == 0, "reserved is %u, expected 0", desc->reserved);
+    p->dropout_p = desc->dropout_p;
+    p->dropout_seed = desc->dropout_seed;
+    p->dropout_offset = desc->dropout_offset;
+    return MFA_SUCCESS;
+}
+
+/* All but what depends on which operands are written. `desc` is the caller's descriptor, completed. */
+static mfa_status_t import(mfa_context_t context, const char *name, const mfa_attention_desc_t *caller,
+                           mfa_attention_desc_t *desc, mfai_problem_t *problem) {
+    *desc = (mfa_attention_desc_t)MFA_ATTENTION_DESC_INIT;
     *problem = (mfai_problem_t){0};
-    MFA_TRY(mfai_struct_import("desc", caller, sizeof desc, sizeof desc, &desc));
+    MFA_TRY(mfai_struct_import(name, caller, offsetof(mfa_attention_desc_t, dropout_p), sizeof *desc, desc));
     const uint32_t known = MFA_ATTENTION_CAUSAL | MFA_ATTENTION_LITERAL_SCALE;
-    MFA_REQUIRE((desc.flags & ~known) == 0, "flags is 0x%x, which has bits this library does not know (known: 0x%x)",
-                desc.flags, known);
-    MFA_TRY(import_views(context, &desc, problem));
+    MFA_REQUIRE((desc->flags & ~known) == 0, "flags is 0x%x, which has bits this library does not know (known: 0x%x)",
+                desc->flags, known);
+    MFA_TRY(import_views(context, desc, problem));
     MFA_TRY(check_shapes(problem));
-    MFA_TRY(check_outputs(problem));
-    MFA_TRY(set_key_range(&desc, problem));
-    return set_scores(&desc, problem);
+    MFA_TRY(set_key_range(desc, problem));
+    MFA_TRY(set_scores(desc, problem));
+    return set_dropout(desc, problem);
+}
+
+mfa_status_t mfai_problem_import(mfa_context_t context, const mfa_attention_desc_t *caller, mfai_problem_t *problem) {
+    mfa_attention_desc_t desc;
+    MFA_TRY(import(context, "desc", caller, &desc, problem));
+    return check_forward_outputs(problem);
+}
+
+/* A gradient has the shape of its operand. */
+static mfa_status_t import_gradient(const char *name, mfa_context_t context, const mfa_tensor_t *tensor,
+                                    unsigned precisions, const int64_t shape[4], mfai_view_t *view) {
+    MFA_TRY(mfai_view_import(name, context, tensor, precisions, view));
+    return view->present ? mfai_view_expect(name, view, shape, false) : MFA_SUCCESS;
+}
+
+mfa_status_t mfai_gradients_import(mfa_context_t context, const mfa_attention_backward_desc_t *caller,
+                                   mfai_problem_t *problem, mfai_gradients_t *gradients) {
+    mfa_attention_backward_desc_t desc = MFA_ATTENTION_BACKWARD_DESC_INIT;
+    mfa_attention_desc_t forward;
+    mfai_gradients_t *g = gradients;
+    *g = (mfai_gradients_t){0};
+    MFA_TRY(mfai_struct_import("desc", caller, sizeof desc, sizeof desc, &desc));
+    MFA_REQUIRE(desc.flags == 0, "flags is 0x%x, expected 0", desc.flags);
+    MFA_TRY(import(context, "forward", desc.forward, &forward, problem));
+    MFA_REQUIRE(problem->logsumexp.present, "logsumexp is NULL, expected what the forward call wrote");
+    MFA_REQUIRE(desc.dout != NULL, "dout is NULL");
+    MFA_REQUIRE(desc.dbias == NULL || forward.additive_mask != NULL, "dbias is set, but additive_mask is NULL");
+    MFA_REQUIRE(desc.dsinks == NULL || forward.sinks != NULL, "dsinks is set, but sinks is NULL");
+    MFA_TRY(import_gradient("dout", context, desc.dout, MFAI_FLOATING, problem->out.shape, &g->dout));
+    MFA_TRY(import_gradient("dquery", context, desc.dquery, MFAI_FLOATING, problem->query.shape, &g->dquery));
+    MFA_TRY(import_gradient("dkey", context, desc.dkey, MFAI_FLOATING, problem->key.shape, &g->dkey));
+    MFA_TRY(import_gradient("dvalue", context, desc.dvalue, MFAI_FLOATING, problem->value.shape, &g->dvalue));
+    MFA_TRY(import_gradient("dsinks", context, desc.dsinks, MFAI_PRECISION_BIT(MFA_PRECISION_FP32),
+                            problem->sinks.shape, &g->dsinks));
+    if (desc.dbias != NULL) {
+        /* The mask's own shape, not the one it was stretched to. */
+        mfa_tensor_t mask = MFA_TENSOR_INIT;
+        MFA_TRY(mfai_struct_import("additive_mask", forward.additive_mask, sizeof mask, sizeof mask, &mask));
+        MFA_TRY(import_gradient("dbias", context, desc.dbias, MFAI_FLOATING, mask.shape, &g->dbias));
+    }
+    return check_gradients(problem, g);
 }

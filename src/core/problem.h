@@ -18,9 +18,23 @@ typedef struct mfai_problem {
     float softcap;                             /* 0: off */
     bool exact_weights;                        /* softmax weights stay float32 */
     int64_t offset, window_left, window_right; /* for mfa_rules.h; causal is window_right = 0; -1: unbounded */
+    float dropout_p;                           /* 0: off */
+    uint64_t dropout_seed, dropout_offset;
 } mfai_problem_t;
+
+/* What a backward call has beside the forward call, whose out and logsumexp it reads. Gradients that are not present are not
+   wanted. */
+typedef struct mfai_gradients {
+    mfai_view_t dout;                         /* (B, H, Nq, Dv) */
+    mfai_view_t dquery, dkey, dvalue, dsinks; /* as their operands */
+    mfai_view_t dbias;                        /* (B, H, Nq, Nkv) or 1 where it is summed, not stretched */
+} mfai_gradients_t;
 
 /* Checks `desc` against every rule that does not depend on a backend. */
 mfa_status_t mfai_problem_import(mfa_context_t context, const mfa_attention_desc_t *desc, mfai_problem_t *problem);
+
+/* Likewise for a backward call. */
+mfa_status_t mfai_gradients_import(mfa_context_t context, const mfa_attention_backward_desc_t *desc,
+                                   mfai_problem_t *problem, mfai_gradients_t *gradients);
 
 #endif

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "core/backend.h"
+#include "cpu/backward.h"
 #include "cpu/cpu_count.h"
 #include "cpu/device.h"
 #include "cpu/features.h"
@@ -98,4 +99,6 @@ const mfai_backend_t mfai_cpu_backend = {
     .memory_close = memory_close,
     .forward_plan = mfai_cpu_forward_plan,
     .forward = mfai_cpu_forward,
+    .backward_plan = mfai_cpu_backward_plan,
+    .backward = mfai_cpu_backward,
 };

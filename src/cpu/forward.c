@@ -1,11 +1,12 @@
 /* Plans a forward call for the CPU: kernel, partition and scratch memory, then runs its tasks. */
 #include "cpu/forward.h"
 
-#include <inttypes.h>
 #include <stdio.h>
-#include <time.h>
 
+#include "cpu/clock.h"
+#include "cpu/dropout.h"
 #include "cpu/generic_begin.h"
+#include "cpu/sizes.h"
 #include "cpu/threads.h"
 
 enum {
@@ -18,89 +19,80 @@ enum {
     BLOCK_FLOATS = 1 << 17, /* packed keys and values of a block */
     MOST_BLOCK_KEYS = 512,
     LEAST_SPLIT_KEYS = 512,
-    MOST_HEAD_DIM = 1 << 20,
 };
-
-static int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
-
-static int64_t ceil_div(int64_t n, int64_t divisor) { return (n + divisor - 1) / divisor; }
-
-static int64_t clamp(int64_t n, int64_t least, int64_t most) { return n < least ? least : n > most ? most : n; }
 
 /* Whether so few rows share a key that packing it would cost more than the products. */
 static bool is_direct(const mfai_problem_t *p) { return p->group * p->query_count <= DIRECT_MOST_ROWS; }
 
-static const mfai_forward_kernel_t *choose_kernel(const mfai_cpu_isa_t *isa, const mfai_problem_t *p) {
-    const bool pairs = isa->forward_bf16 != NULL && p->query.precision == MFA_PRECISION_BF16 && !p->exact_weights;
-    return pairs ? isa->forward_bf16 : isa->forward_f32;
+static const mfai_kernels_t *choose_kernel(const mfai_cpu_isa_t *isa, const mfai_problem_t *p) {
+    const bool pairs = isa->bfloat16 != NULL && p->query.precision == MFA_PRECISION_BF16 && !p->exact_weights;
+    return pairs ? isa->bfloat16 : isa->float32;
 }
 
-static mfai_forward_shape_t find_shape(const mfai_problem_t *p, const mfai_forward_tile_t *tile) {
+static mfai_forward_shape_t find_shape(const mfai_problem_t *p, const mfai_tile_t *tile) {
     mfai_forward_shape_t s = {0};
     const int64_t heads = p->batch * p->kv_heads;
     s.rows = p->group * p->query_count;
-    s.query_words = round_up(ceil_div(p->head_dim, tile->word_depth), tile->lanes);
-    s.value_width = round_up(p->value_dim, tile->panel);
+    s.query_words = mfai_round_up(mfai_ceil_div(p->head_dim, tile->word_depth), tile->lanes);
+    s.value_width = mfai_round_up(p->value_dim, tile->panel);
     const int64_t words = s.query_words + s.value_width;
 
-    const int64_t most_rows = clamp(CHUNK_FLOATS / words, tile->sub_rows, (int64_t)MOST_SUB_BLOCKS * tile->sub_rows);
-    const int64_t least_rows = clamp((int64_t)LEAST_SUB_BLOCKS * tile->sub_rows, tile->sub_rows, most_rows);
-    s.chunk_rows = round_up(clamp(ceil_div(heads * s.rows, WANTED_TASKS), least_rows, most_rows), tile->sub_rows);
-    s.chunks = ceil_div(s.rows, s.chunk_rows);
-    s.chunk_rows = s.chunks > 0 ? round_up(ceil_div(s.rows, s.chunks), tile->sub_rows) : tile->sub_rows;
-    s.chunks = ceil_div(s.rows, s.chunk_rows);
+    const int64_t most_rows =
+        mfai_clamp(CHUNK_FLOATS / words, tile->sub_rows, (int64_t)MOST_SUB_BLOCKS * tile->sub_rows);
+    const int64_t least_rows = mfai_clamp((int64_t)LEAST_SUB_BLOCKS * tile->sub_rows, tile->sub_rows, most_rows);
+    s.chunk_rows =
+        mfai_round_up(mfai_clamp(mfai_ceil_div(heads * s.rows, WANTED_TASKS), least_rows, most_rows), tile->sub_rows);
+    s.chunks = mfai_ceil_div(s.rows, s.chunk_rows);
+    s.chunk_rows = s.chunks > 0 ? mfai_round_up(mfai_ceil_div(s.rows, s.chunks), tile->sub_rows) : tile->sub_rows;
+    s.chunks = mfai_ceil_div(s.rows, s.chunk_rows);
 
-    s.block_keys = clamp(BLOCK_FLOATS / words, tile->panel, MOST_BLOCK_KEYS) / tile->panel * tile->panel;
-    s.block_keys = clamp(s.block_keys, tile->panel, round_up(clamp(p->key_count, 1, INT32_MAX), tile->panel));
+    s.block_keys = mfai_clamp(BLOCK_FLOATS / words, tile->panel, MOST_BLOCK_KEYS) / tile->panel * tile->panel;
+    s.block_keys =
+        mfai_clamp(s.block_keys, tile->panel, mfai_round_up(mfai_clamp(p->key_count, 1, INT32_MAX), tile->panel));
 
     const int64_t row_tasks = heads * s.chunks, wanted = is_direct(p) ? WANTED_DIRECT_TASKS : WANTED_TASKS;
     s.splits = 1;
     s.split_keys = p->key_count;
     if (row_tasks > 0 && row_tasks < wanted / 2 && p->key_count >= 2 * LEAST_SPLIT_KEYS) {
-        s.splits = clamp(ceil_div(wanted, row_tasks), 1, p->key_count / LEAST_SPLIT_KEYS);
-        s.split_keys = round_up(ceil_div(p->key_count, s.splits), tile->panel);
-        s.splits = ceil_div(p->key_count, s.split_keys);
+        s.splits = mfai_clamp(mfai_ceil_div(wanted, row_tasks), 1, p->key_count / LEAST_SPLIT_KEYS);
+        s.split_keys = mfai_round_up(mfai_ceil_div(p->key_count, s.splits), tile->panel);
+        s.splits = mfai_ceil_div(p->key_count, s.split_keys);
     }
     s.tasks = row_tasks * s.splits;
     return s;
 }
 
-/* Floats that hold `count` elements, in whole cache lines. */
-static int64_t lines(int64_t count) { return round_up(count, 16); }
-
-static mfai_forward_scratch_t lay_out(const mfai_problem_t *p, const mfai_forward_shape_t *s,
-                                      const mfai_forward_tile_t *tile, bool has_bias) {
-    const int64_t scores = lines(tile->sub_rows * s->block_keys);
+static mfai_forward_scratch_t lay_out(const mfai_problem_t *p, const mfai_forward_shape_t *s, const mfai_tile_t *tile,
+                                      bool has_bias) {
+    const int64_t scores = mfai_lines(tile->sub_rows * s->block_keys);
     const int64_t widest = s->query_words > s->value_width ? s->query_words : s->value_width;
     const bool contiguous =
         mfai_rows_are_contiguous(&p->query) && mfai_rows_are_contiguous(&p->key) && mfai_rows_are_contiguous(&p->value);
     mfai_forward_scratch_t at = {0};
     at.query = 0;
-    at.out = at.query + lines(s->chunk_rows * s->query_words);
-    at.row_max = at.out + lines(s->chunk_rows * s->value_width);
-    at.row_sum = at.row_max + lines(s->chunk_rows);
-    at.keys = at.row_sum + lines(s->chunk_rows);
-    at.values = at.keys + lines(s->block_keys * s->query_words);
-    at.scores = at.values + lines(ceil_div(s->block_keys, tile->word_depth) * s->value_width);
+    at.out = at.query + mfai_lines(s->chunk_rows * s->query_words);
+    at.row_max = at.out + mfai_lines(s->chunk_rows * s->value_width);
+    at.row_sum = at.row_max + mfai_lines(s->chunk_rows);
+    at.keys = at.row_sum + mfai_lines(s->chunk_rows);
+    at.values = at.keys + mfai_lines(s->block_keys * s->query_words);
+    at.scores = at.values + mfai_lines(mfai_ceil_div(s->block_keys, tile->word_depth) * s->value_width);
     at.bias = at.scores + scores;
-    at.copy = at.bias + (has_bias ? scores : 0);
-    at.zeros = at.copy + (contiguous ? 0 : lines(s->block_keys * widest));
-    at.size = at.zeros + lines(widest);
+    at.keep = at.bias + (has_bias ? scores : 0);
+    at.copy = at.keep + (p->dropout_p > 0 ? mfai_lines(s->block_keys) : 0);
+    at.zeros = at.copy + (contiguous ? 0 : mfai_lines(s->block_keys * widest));
+    at.size = at.zeros + mfai_lines(widest);
     return at;
 }
 
 typedef struct {
-    const mfai_forward_kernel_t *kernel;
+    const mfai_kernels_t *kernel;
     mfai_forward_job_t job;
     int slots;
     int64_t partial_floats, workspace_floats;
 } forward_plan;
 
 static mfa_status_t make_plan(const mfai_cpu_device_t *device, const mfai_problem_t *p, forward_plan *plan) {
-    if (p->head_dim > MOST_HEAD_DIM || p->value_dim > MOST_HEAD_DIM)
-        return mfai_fail(MFA_ERROR_UNSUPPORTED,
-                         "head_dim is %" PRId64 " (query) and %" PRId64 " (value); the CPU backend takes up to %d",
-                         p->head_dim, p->value_dim, MOST_HEAD_DIM);
+    MFA_TRY(mfai_check_head_dims(p));
     plan->kernel = choose_kernel(device->isa, p);
     mfai_forward_job_t *job = &plan->job;
     *job = (mfai_forward_job_t){.problem = p};
@@ -112,9 +104,10 @@ static mfa_status_t make_plan(const mfai_cpu_device_t *device, const mfai_proble
     job->score_factor = job->score_pass ? 1 : fabsf(p->softmax_scale) * LOG2_E;
     job->max_to_log2 = job->score_pass ? LOG2_E : 1;
     job->max_to_natural = job->score_pass ? 1 : LN_2;
+    job->dropout = mfai_dropout(p);
     job->at = lay_out(p, &job->shape, &plan->kernel->tile, job->has_bias);
 
-    plan->slots = (int)clamp(job->shape.tasks, 1, device->num_threads);
+    plan->slots = (int)mfai_clamp(job->shape.tasks, 1, device->num_threads);
     const int64_t rows = p->batch * p->kv_heads * job->shape.rows;
     plan->partial_floats = job->shape.splits > 1 ? rows * job->shape.splits * (job->shape.value_width + 2) : 0;
     plan->workspace_floats = plan->slots * job->at.size + plan->partial_floats;
@@ -130,19 +123,13 @@ mfa_status_t mfai_cpu_forward_plan(void *handle, const mfai_problem_t *problem, 
     out->key_splits = (int32_t)plan.job.shape.splits;
     out->num_threads = plan.slots;
     out->workspace_bytes = (uint64_t)plan.workspace_floats * sizeof(float);
-    snprintf(out->kernel, sizeof out->kernel, "%s", plan.kernel->name);
+    snprintf(out->kernel, sizeof out->kernel, "forward_%s", plan.kernel->name);
     snprintf(out->isa, sizeof out->isa, "%s", device->isa->name);
     return MFA_SUCCESS;
 }
 
-static double now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
-}
-
 mfa_status_t mfai_cpu_forward(void *handle, const mfai_problem_t *problem, double *seconds) {
-    const double start = now();
+    const double start = mfai_now();
     mfai_cpu_device_t *device = handle;
     forward_plan plan;
     MFA_TRY(make_plan(device, problem, &plan));
@@ -156,12 +143,13 @@ mfa_status_t mfai_cpu_forward(void *handle, const mfai_problem_t *problem, doubl
                              plan.workspace_floats * (int64_t)sizeof(float));
         plan.job.scratch = mfai_workspace_memory(workspace);
         plan.job.partial = (float *)plan.job.scratch + plan.slots * plan.job.at.size;
-        mfai_parallel_for(plan.slots, shape->tasks, plan.kernel->task, &plan.job);
+        mfai_parallel_for(plan.slots, shape->tasks, plan.kernel->forward, &plan.job);
         if (shape->splits > 1)
-            mfai_parallel_for(plan.slots, ceil_div(problem->batch * problem->kv_heads * shape->rows, MFAI_COMBINE_ROWS),
+            mfai_parallel_for(plan.slots,
+                              mfai_ceil_div(problem->batch * problem->kv_heads * shape->rows, MFAI_COMBINE_ROWS),
                               plan.kernel->combine, &plan.job);
         mfai_workspace_give(&device->workspaces, workspace);
     }
-    *seconds = now() - start;
+    *seconds = mfai_now() - start;
     return MFA_SUCCESS;
 }

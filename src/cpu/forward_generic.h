@@ -24,7 +24,7 @@ typedef struct {
     char *copy;                     /* room for rows whose elements lie apart */
     const char *zeros;              /* a row of them */
     float *out, *row_max, *row_sum; /* of the first row */
-    float *scores, *bias;
+    float *scores, *bias, *keep;
     int64_t stride; /* of a row of scores or bias */
 } block_t;
 
@@ -39,9 +39,10 @@ static void multiply_scores(const block_t *block, const ranges_t *seen) {
     }
     for (int64_t panel = seen->first / PANEL; panel * PANEL < seen->last; ++panel)
         for (int r = 0; r < block->rows; r += ROW_TILE)
-            multiply(block->rows - r < ROW_TILE ? block->rows - r : ROW_TILE, panel_is_full(panel, block->key_count),
-                     block->query + r * words, words, block->keys + panel * PANEL * words, depth,
-                     block->scores + r * block->stride + panel * PANEL, block->stride);
+            multiply_replace(block->rows - r < ROW_TILE ? block->rows - r : ROW_TILE,
+                             panel_is_full(panel, block->key_count), block->query + r * words, words,
+                             block->keys + panel * PANEL * words, depth,
+                             block->scores + r * block->stride + panel * PANEL, block->stride, NULL);
 }
 
 /* Words of keys in one sum before it is added to the others: shorter sums round less. */
@@ -92,18 +93,19 @@ static void multiply_values(const block_t *block, int first, int rows, int64_t f
         if (from % 2 != 0) {
             word edge[PANEL];
             keep_half(values + (start - 1) * panel_width, panel_width, 0xffff0000u, edge);
-            multiply_add(rows, full, weights + start - 1, block->stride, edge, 1, out + panel * PANEL, width, factor);
+            multiply_rescale(rows, full, weights + start - 1, block->stride, edge, 1, out + panel * PANEL, width,
+                             factor);
             factor = unchanged;
         }
 #endif
         for (int64_t k = start; k < end; k += SUM_WORDS, factor = unchanged)
-            multiply_add(rows, full, weights + k, block->stride, values + k * panel_width,
-                         end - k < SUM_WORDS ? end - k : SUM_WORDS, out + panel * PANEL, width, factor);
+            multiply_rescale(rows, full, weights + k, block->stride, values + k * panel_width,
+                             end - k < SUM_WORDS ? end - k : SUM_WORDS, out + panel * PANEL, width, factor);
 #if WORD_DEPTH == 2
         if (end * WORD_DEPTH < to) {
             word edge[PANEL];
             keep_half(values + end * panel_width, panel_width, 0x0000ffffu, edge);
-            multiply_add(rows, full, weights + end, block->stride, edge, 1, out + panel * PANEL, width, factor);
+            multiply_rescale(rows, full, weights + end, block->stride, edge, 1, out + panel * PANEL, width, factor);
         }
 #endif
     }
@@ -111,6 +113,7 @@ static void multiply_values(const block_t *block, int first, int rows, int64_t f
 
 static void softmax_and_values(const block_t *block, const ranges_t *seen) {
     const mfai_forward_job_t *job = block->job;
+    const mfai_problem_t *p = job->problem;
     float reference[SUB_ROWS + VL] = {0}, correction[SUB_ROWS + VL] = {0};
     for (int r = 0; r < block->rows; ++r) {
         float most = block->row_max[r];
@@ -139,8 +142,15 @@ static void softmax_and_values(const block_t *block, const ranges_t *seen) {
         for (int r = first; r < first + rows; ++r) {
             float *row = block->scores + r * block->stride;
             const int64_t begin = seen->begin[r], end = seen->end[r], start = from / VL * VL;
-            const float sum = job->score_pass ? row_weights(job, true, row, begin, end, start, to, reference[r])
-                                              : row_weights(job, false, row, begin, end, start, to, reference[r]);
+            float *keep = NULL;
+            if (job->dropout.on) {
+                const int64_t at = block->first_row + r;
+                keep = block->keep;
+                fill_keep(&job->dropout, block->b, block->kv_head * p->group + at % p->group, at / p->group,
+                          block->first_key + start, (to - start + VL - 1) / VL * VL, keep + start);
+            }
+            const float sum = job->score_pass ? row_weights(job, true, row, begin, end, start, to, reference[r], keep)
+                                              : row_weights(job, false, row, begin, end, start, to, reference[r], keep);
             block->row_sum[r] = block->row_sum[r] * correction[r] + sum;
         }
         multiply_values(block, first, rows, from, to, correction + first);
@@ -251,6 +261,7 @@ static void forward_task(void *argument, int64_t task, int slot) {
                 .row_sum = row_sum + r,
                 .scores = scratch + job->at.scores,
                 .bias = scratch + job->at.bias,
+                .keep = scratch + job->at.keep,
                 .stride = shape->block_keys,
             };
             attend(&block, &packed);
@@ -301,11 +312,3 @@ static void forward_combine(void *argument, int64_t task, int slot) {
         finish_row(job, b, head, row / p->group, sums, row_max, row_sum);
     }
 }
-
-extern const mfai_forward_kernel_t KERNEL;
-const mfai_forward_kernel_t KERNEL = {
-    .name = KERNEL_NAME,
-    .tile = {.lanes = VL, .panel = PANEL, .sub_rows = SUB_ROWS, .word_depth = WORD_DEPTH},
-    .task = forward_task,
-    .combine = forward_combine,
-};

@@ -7,8 +7,8 @@ TARGET_BEGIN("avx2,fma,f16c")
 #include "cpu/generic_begin.h"
 #include "cpu/simd_avx2.h"
 
-#define KERNEL_NAME "forward_f32_avx2"
-#define KERNEL mfai_forward_f32_avx2
+#define KERNEL_NAME "f32_avx2"
+#define KERNEL mfai_f32_avx2
 #define WORD_DEPTH 1
 #define WORD_FMA(c, a, b) vf_fma(a, b, c)
 #define STORE_WEIGHTS(row, i, x) vf_store((row) + (i), x)

@@ -14,11 +14,19 @@ INLINE void store_weight_halves(float *row, int64_t i, vf x) {
     _mm256_storeu_si256((void *)((uint16_t *)row + i), (__m256i)_mm512_cvtneps_pbh(x));
 }
 
-#define KERNEL_NAME "forward_bf16_avx512"
-#define KERNEL mfai_forward_bf16_avx512
+/* Each word a half of both. */
+INLINE vf pair_rows(vf even, vf odd) {
+    const __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(even));
+    const __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(odd));
+    return _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+}
+
+#define KERNEL_NAME "bf16_avx512"
+#define KERNEL mfai_bf16_avx512
 #define WORD_DEPTH 2
 #define WORD_FMA(c, a, b) dot_pairs(c, a, b)
 #define STORE_WEIGHTS(row, i, x) store_weight_halves(row, i, x)
+#define PAIR_ROWS(even, odd) pair_rows(even, odd)
 #define ROW_TILE 12
 #include "cpu/instance.h"
 

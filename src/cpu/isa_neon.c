@@ -3,8 +3,8 @@
 #include "cpu/generic_begin.h"
 #include "cpu/simd_neon.h"
 
-#define KERNEL_NAME "forward_f32_neon"
-#define KERNEL mfai_forward_f32_neon
+#define KERNEL_NAME "f32_neon"
+#define KERNEL mfai_f32_neon
 #define WORD_DEPTH 1
 #define WORD_FMA(c, a, b) vf_fma(a, b, c)
 #define STORE_WEIGHTS(row, i, x) vf_store((row) + (i), x)

@@ -16,11 +16,20 @@ INLINE vf dot_pairs(vf c, vf a, vf b) { return vbfdotq_f32(c, vreinterpretq_bf16
 /* In place: 4 halves take the room of 2 of the floats already read. */
 INLINE void store_weight_halves(float *row, int64_t i, vf x) { vf_store_bf16_n((uint16_t *)row + i, x, VL); }
 
-#define KERNEL_NAME "forward_bf16_neon"
-#define KERNEL mfai_forward_bf16_neon
+/* Each word a half of both. */
+INLINE vf pair_rows(vf even, vf odd) {
+    uint16_t low[VL], high[VL];
+    vf_store_bf16_n(low, even, VL);
+    vf_store_bf16_n(high, odd, VL);
+    return vf_pair_halves(low, high, VL);
+}
+
+#define KERNEL_NAME "bf16_neon"
+#define KERNEL mfai_bf16_neon
 #define WORD_DEPTH 2
 #define WORD_FMA(c, a, b) dot_pairs(c, a, b)
 #define STORE_WEIGHTS(row, i, x) store_weight_halves(row, i, x)
+#define PAIR_ROWS(even, odd) pair_rows(even, odd)
 #define ROW_TILE 12
 #include "cpu/instance.h"
 

@@ -3,17 +3,25 @@
 #define MFA_CPU_KERNELS_H
 
 #include "core/problem.h"
+#include "mfa_rules.h"
 
 /*
  * The kernels multiply 32-bit words: one float, or two 16-bit floats that a dot-product instruction takes at once.
  * Everything below that counts "words" is in that unit along the summed dimension.
  */
-typedef struct mfai_forward_tile {
+typedef struct mfai_tile {
     int lanes;      /* floats in a vector */
     int panel;      /* columns of a packed panel */
-    int sub_rows;   /* query rows whose scores are held at once */
+    int sub_rows;   /* query rows whose scores the forward pass holds at once: two register tiles */
     int word_depth; /* elements in a word: 1 or 2 */
-} mfai_forward_tile_t;
+} mfai_tile_t;
+
+typedef struct mfai_dropout {
+    bool on;
+    mfa_philox_key key;
+    uint32_t threshold; /* bits below it drop a weight */
+    float factor;       /* of the weights kept */
+} mfai_dropout_t;
 
 /* Sizes that depend on the problem only, so that results do not depend on the machine's width. */
 typedef struct mfai_forward_shape {
@@ -27,7 +35,7 @@ typedef struct mfai_forward_shape {
 
 /* Offsets in floats into a thread's scratch memory. */
 typedef struct mfai_forward_scratch {
-    int64_t query, out, row_max, row_sum, keys, values, scores, bias, copy, zeros, size; /* zeros come last */
+    int64_t query, out, row_max, row_sum, keys, values, scores, bias, keep, copy, zeros, size; /* zeros come last */
 } mfai_forward_scratch_t;
 
 typedef struct mfai_forward_job {
@@ -43,24 +51,68 @@ typedef struct mfai_forward_job {
     bool has_bias;     /* mask, additive mask or ALiBi */
     bool direct;       /* few rows: keys and values are read where they lie, not packed */
     bool negate_query; /* a negative scale moved into the queries, so that score_factor is positive */
-    char *scratch;     /* at.size floats for each slot */
-    float *partial;    /* with splits > 1: for each row and split value_width sums, then row_max, row_sum */
+    mfai_dropout_t dropout;
+    char *scratch;  /* at.size floats for each slot */
+    float *partial; /* with splits > 1: for each row and split value_width sums, then row_max, row_sum */
 } mfai_forward_job_t;
 
-typedef struct mfai_forward_kernel {
+/* The most query rows in a block of the backward pass: a multiple of every instance's sub_rows. */
+enum { MFAI_BACKWARD_ROWS = 96 };
+
+typedef struct mfai_backward_shape {
+    int64_t block_rows, row_blocks; /* of one query head */
+    int64_t block_keys, key_blocks;
+    int64_t query_words, value_words; /* of a row, padded to whole vectors */
+    int64_t query_width, value_width; /* columns, padded to whole panels */
+    int64_t stride;                   /* of a row of scores */
+    int64_t tasks;                    /* batch * kv_heads * key_blocks */
+} mfai_backward_shape_t;
+
+/* Offsets in floats into a thread's scratch memory. Each operand is packed in the forms in which products take it: rows for the
+   left side, columns or panels (pack_keys, pack_values) for the right. */
+typedef struct mfai_backward_scratch {
+    int64_t query_rows, query_panels, dout_rows, dout_panels, key_columns, key_panels, value_columns;
+    int64_t dkey, dvalue, scores, dscores, dscore_rows, sums, bias, keep, copy, zeros, size; /* zeros come last */
+} mfai_backward_scratch_t;
+
+typedef struct mfai_backward_job {
+    const mfai_problem_t *problem;
+    const mfai_gradients_t *gradients;
+    mfai_problem_t
+        by_head; /* the problem as if each query head had keys of its own, for helpers that map rows to heads */
+    mfai_backward_shape_t shape;
+    mfai_backward_scratch_t at;
+    bool finish_scores; /* scores need more than a factor: softcap, biases, a factor that is not finite */
+    bool has_bias;      /* mask, additive mask or ALiBi */
+    bool bias_pass;     /* gradients are those of the biases, before scale and softcap */
+    mfai_dropout_t dropout;
+    char *scratch;    /* at.size floats for each slot */
+    float *delta;     /* for each batch, head and row: dout . out */
+    float *reference; /* likewise: logsumexp, in units of log2 unless finish_scores; +inf where no key is seen */
+    float *dquery;    /* likewise query_width sums; NULL: added up in the gradient itself */
+    uint32_t *turns;  /* for each batch, head and row block: key blocks that have added to dquery */
+} mfai_backward_job_t;
+
+typedef void (*mfai_kernel_task_fn)(void *job, int64_t task, int slot);
+
+typedef struct mfai_kernels {
     const char *name;
-    mfai_forward_tile_t tile;
-    void (*task)(void *job, int64_t task, int slot);
-    void (*combine)(void *job, int64_t task, int slot);
-} mfai_forward_kernel_t;
+    mfai_tile_t tile;
+    mfai_kernel_task_fn forward, combine;
+    /* delta and reference, and zeros in dquery; the gradients, a block of keys a task; dquery from its sums; dsinks; dbias. */
+    mfai_kernel_task_fn backward_prepare, backward, backward_finish, backward_sinks, backward_bias;
+} mfai_kernels_t;
 
 typedef struct mfai_cpu_isa {
     int32_t id; /* MFA_CPU_ISA_... */
     const char *name;
     bool (*is_available)(void);
-    const mfai_forward_kernel_t *forward_f32;  /* any inputs, converted to float32 */
-    const mfai_forward_kernel_t *forward_bf16; /* bfloat16 inputs by dot products; NULL: none */
+    const mfai_kernels_t *float32;  /* any inputs, converted to float32 */
+    const mfai_kernels_t *bfloat16; /* bfloat16 inputs by dot products; NULL: none */
 } mfai_cpu_isa_t;
+
+/* Rows that one backward_prepare or backward_finish task takes. */
+enum { MFAI_PREPARE_ROWS = 64 };
 
 /* Rows that one combine task takes. */
 enum { MFAI_COMBINE_ROWS = 64 };

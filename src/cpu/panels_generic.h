@@ -65,9 +65,6 @@ static void pack_queries(const mfai_forward_job_t *job, int64_t b, int64_t kv_he
     }
 }
 
-/* A panel is two vectors of columns wide; the last one is a single vector if that holds what is left. */
-INLINE bool panel_is_full(int64_t panel, int64_t columns) { return columns - panel * PANEL > VL; }
-
 INLINE void pack_keys_as(const int32_t precision, const rows_t *keys, int64_t count, const char *zeros, int64_t words,
                          word *packed) {
     const int64_t used = words_of(keys->columns), ahead = prefetch_distance(precision, keys->columns, keys->step);

@@ -107,9 +107,10 @@ static float row_max(float *scores, int64_t begin, int64_t end) {
     return vf_hmax(vf_max(most, other));
 }
 
-/* Replaces scores by weights, zero from `from` to `begin` and from `end` to `to`; returns their sum. `reference` is the row's maximum. */
+/* Replaces scores by weights, zero from `from` to `begin` and from `end` to `to`; returns their sum, which ignores dropout:
+   `keep`, unless NULL, has its factors. `reference` is the row's maximum. */
 INLINE float row_weights(const mfai_forward_job_t *job, const bool score_pass, float *row, int64_t begin, int64_t end,
-                         int64_t from, int64_t to, float reference) {
+                         int64_t from, int64_t to, float reference, const float *keep) {
     const vf factor = vf_set1(score_pass ? job->max_to_log2 : job->score_factor);
     const vf largest = vf_set1(score_pass ? reference : -reference);
     const int64_t first = begin < end ? begin / VL * VL : from, last = begin < end ? (end - 1) / VL * VL + VL : from;
@@ -120,7 +121,7 @@ INLINE float row_weights(const mfai_forward_job_t *job, const bool score_pass, f
         const vf score = vf_load(row + j);
         const vf weight = vf_exp2(score_pass ? vf_mul(vf_sub(score, largest), factor) : vf_fma(score, factor, largest));
         sum = vf_add(sum, weight);
-        STORE_WEIGHTS(row, j, weight);
+        STORE_WEIGHTS(row, j, keep ? vf_mul(weight, vf_load(keep + j)) : weight);
     }
     for (int64_t j = last; j < to; j += VL)
         STORE_WEIGHTS(row, j, vf_zero());

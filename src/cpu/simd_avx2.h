@@ -121,3 +121,20 @@ INLINE void vf_transpose(vf rows[VL]) {
         rows[i + 4] = _mm256_permute2f128_ps(b[i], b[i + 4], 0x31);
     }
 }
+
+typedef __m256i vw;
+
+INLINE vw vw_set1(uint32_t x) { return _mm256_set1_epi32((int)x); }
+INLINE vw vw_load(const uint32_t *p) { return _mm256_loadu_si256((const void *)p); }
+INLINE vw vw_xor(vw a, vw b) { return _mm256_xor_si256(a, b); }
+INLINE vw vw_multiply(vw x, uint32_t factor, vw *high) {
+    const __m256i even = _mm256_mul_epu32(x, vw_set1(factor));
+    const __m256i odd = _mm256_mul_epu32(_mm256_srli_epi64(x, 32), vw_set1(factor));
+    *high = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
+    return _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xaa);
+}
+INLINE vf vf_drop(vw x, bool low, uint32_t threshold, float factor) {
+    const __m256i half = low ? _mm256_and_si256(x, vw_set1(0xffff)) : _mm256_srli_epi32(x, 16);
+    const __m256i dropped = _mm256_cmpgt_epi32(vw_set1(threshold), half);
+    return _mm256_andnot_ps(_mm256_castsi256_ps(dropped), vf_set1(factor));
+}

@@ -129,3 +129,19 @@ INLINE void vf_transpose(vf rows[VL]) {
         rows[j + 8] = _mm512_shuffle_f32x4(a[j], a[j + 8], 0xdd);
     }
 }
+
+typedef __m512i vw;
+
+INLINE vw vw_set1(uint32_t x) { return _mm512_set1_epi32((int)x); }
+INLINE vw vw_load(const uint32_t *p) { return _mm512_loadu_si512(p); }
+INLINE vw vw_xor(vw a, vw b) { return _mm512_xor_si512(a, b); }
+INLINE vw vw_multiply(vw x, uint32_t factor, vw *high) {
+    const __m512i even = _mm512_mul_epu32(x, vw_set1(factor));
+    const __m512i odd = _mm512_mul_epu32(_mm512_srli_epi64(x, 32), vw_set1(factor));
+    *high = _mm512_mask_blend_epi32(0xaaaa, _mm512_srli_epi64(even, 32), odd);
+    return _mm512_mask_blend_epi32(0xaaaa, even, _mm512_slli_epi64(odd, 32));
+}
+INLINE vf vf_drop(vw x, bool low, uint32_t threshold, float factor) {
+    const __m512i half = low ? _mm512_and_si512(x, vw_set1(0xffff)) : _mm512_srli_epi32(x, 16);
+    return _mm512_maskz_mov_ps(_mm512_cmpge_epi32_mask(half, vw_set1(threshold)), vf_set1(factor));
+}

@@ -103,3 +103,20 @@ INLINE void vf_transpose(vf rows[VL]) {
     rows[2] = vcombine_f32(vget_high_f32(a.val[0]), vget_high_f32(b.val[0]));
     rows[3] = vcombine_f32(vget_high_f32(a.val[1]), vget_high_f32(b.val[1]));
 }
+
+typedef uint32x4_t vw;
+
+INLINE vw vw_set1(uint32_t x) { return vdupq_n_u32(x); }
+INLINE vw vw_load(const uint32_t *p) { return vld1q_u32(p); }
+INLINE vw vw_xor(vw a, vw b) { return veorq_u32(a, b); }
+INLINE vw vw_multiply(vw x, uint32_t factor, vw *high) {
+    const uint32x4_t first = vreinterpretq_u32_u64(vmull_n_u32(vget_low_u32(x), factor));
+    const uint32x4_t second = vreinterpretq_u32_u64(vmull_n_u32(vget_high_u32(x), factor));
+    *high = vuzp2q_u32(first, second);
+    return vuzp1q_u32(first, second);
+}
+INLINE vf vf_drop(vw x, bool low, uint32_t threshold, float factor) {
+    const uint32x4_t half = low ? vandq_u32(x, vdupq_n_u32(0xffff)) : vshrq_n_u32(x, 16);
+    const uint32x4_t kept = vcgeq_u32(half, vdupq_n_u32(threshold));
+    return vreinterpretq_f32_u32(vandq_u32(kept, vreinterpretq_u32_f32(vdupq_n_f32(factor))));
+}

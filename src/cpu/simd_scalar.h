@@ -12,6 +12,9 @@
  *   vf_exp2                 within 2 ulp; 0 for -inf, NaN for NaN; for x up to 127
  *   vf_sum_each             lane i is the sum of rows[i]
  *   vf_transpose            of VL vectors, in place
+ *   vw                      VL words of 32 bits, unsigned
+ *   vw_multiply             products by a word: returns their low words and sets *high
+ *   vf_drop(x, low, threshold, factor)   0 where the low (or high) half of the word is below the threshold, else factor
  */
 enum { VL = 4 };
 typedef struct {
@@ -111,6 +114,37 @@ INLINE void vf_transpose(vf rows[VL]) {
             rows[i].lane[j] = rows[j].lane[i];
             rows[j].lane[i] = swapped;
         }
+}
+
+typedef struct {
+    uint32_t lane[VL];
+} vw;
+
+INLINE vw vw_set1(uint32_t x) {
+    vw result;
+    EACH_LANE result.lane[i] = x;
+    return result;
+}
+INLINE vw vw_load(const uint32_t *p) {
+    vw x;
+    memcpy(&x, p, sizeof x);
+    return x;
+}
+INLINE vw vw_xor(vw a, vw b) {
+    EACH_LANE a.lane[i] ^= b.lane[i];
+    return a;
+}
+INLINE vw vw_multiply(vw x, uint32_t factor, vw *high) {
+    vw low;
+    EACH_LANE {
+        const uint64_t product = (uint64_t)x.lane[i] * factor;
+        low.lane[i] = (uint32_t)product;
+        high->lane[i] = (uint32_t)(product >> 32);
+    }
+    return low;
+}
+INLINE vf vf_drop(vw x, bool low, uint32_t threshold, float factor) {
+    LANES((low ? x.lane[i] & 0xffffu : x.lane[i] >> 16) < threshold ? 0 : factor);
 }
 
 #undef LANES

@@ -3,6 +3,7 @@
 #include "cpu/placement.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdbool.h>
 #include <stdlib.h>
 
@@ -38,6 +39,13 @@ static void relax(void) {
 #elif defined(__aarch64__)
     __asm__ volatile("yield");
 #endif
+}
+
+void mfai_pause(int looks) {
+    if (looks < SPINS)
+        relax();
+    else
+        sched_yield();
 }
 
 static void take_tasks(int slot) {

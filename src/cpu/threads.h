@@ -14,7 +14,10 @@ enum { MFAI_MOST_THREADS = 1024 };
 typedef void (*mfai_task_fn)(void *argument, int64_t task, int slot);
 
 /* Runs tasks 0 .. count - 1, each once, on at most `width` threads of which the caller is one; returns when all are
-   done. */
+   done. Tasks begin in ascending order, so that one may wait for what a lower one does. */
 void mfai_parallel_for(int width, int64_t count, mfai_task_fn run, void *argument);
+
+/* For a task that waits for another, after so many looks: a short pause, and in the end the processor for somebody else. */
+void mfai_pause(int looks);
 
 #endif

@@ -1,0 +1,214 @@
+/* Plans a backward call for the CPU: kernel, partition and scratch memory, then runs its tasks. */
+#include "cpu/backward.h"
+
+#include <stdio.h>
+
+#include "cpu/clock.h"
+#include "cpu/device.h"
+#include "cpu/dropout.h"
+#include "cpu/generic_begin.h"
+#include "cpu/sizes.h"
+#include "cpu/threads.h"
+
+enum {
+    BLOCK_FLOATS = 6 << 15, /* what a block of keys and its scores take, of a second-level cache of 1 MiB */
+    MOST_BLOCK_KEYS = 384,
+    UNIT_PANELS = 3, /* of keys: whole register tiles of keys fit in them */
+};
+static const int64_t most_floats = INT64_MAX / 64; /* no machine has so many, and sums of a few stay in 64 bits */
+
+/* One run over the tiles of the scores: for dquery, dkey and dvalue, or for dbias. */
+typedef struct {
+    const mfai_kernels_t *kernels;
+    mfai_backward_job_t job;
+    int64_t tasks;
+    int slots;
+    int64_t delta, reference, dquery, turns, size; /* offsets in floats into the workspace, behind the slots' scratch */
+} pass_t;
+
+static mfai_backward_shape_t find_shape(const mfai_problem_t *p, const mfai_tile_t *tile) {
+    mfai_backward_shape_t s = {0};
+    s.query_words = mfai_round_up(mfai_ceil_div(p->head_dim, tile->word_depth), tile->lanes);
+    s.value_words = mfai_round_up(mfai_ceil_div(p->value_dim, tile->word_depth), tile->lanes);
+    s.query_width = mfai_round_up(p->head_dim, tile->panel);
+    s.value_width = mfai_round_up(p->value_dim, tile->panel);
+
+    s.row_blocks = mfai_ceil_div(p->query_count, MFAI_BACKWARD_ROWS);
+    s.block_rows = tile->sub_rows;
+    if (s.row_blocks > 0)
+        s.block_rows = mfai_round_up(mfai_ceil_div(p->query_count, s.row_blocks), tile->sub_rows);
+    s.row_blocks = mfai_ceil_div(p->query_count, s.block_rows);
+
+    const int64_t unit = (int64_t)UNIT_PANELS * tile->panel;
+    const int64_t per_key = 2 * (s.query_words + s.value_words + s.query_width) + 2 * MFAI_BACKWARD_ROWS;
+    const int64_t most = mfai_clamp(BLOCK_FLOATS / per_key / unit * unit, tile->panel, MOST_BLOCK_KEYS);
+    s.key_blocks = mfai_ceil_div(p->key_count, most);
+    s.block_keys = tile->panel;
+    if (s.key_blocks > 0)
+        s.block_keys = mfai_round_up(mfai_ceil_div(p->key_count, s.key_blocks), tile->panel);
+    s.key_blocks = mfai_ceil_div(p->key_count, s.block_keys);
+    s.stride =
+        s.block_keys + 16; /* an odd number of cache lines, so that a column does not fall into few sets of the cache */
+    s.tasks = p->batch * p->kv_heads * s.key_blocks;
+    return s;
+}
+
+static mfai_backward_scratch_t lay_out(const mfai_backward_job_t *job, const mfai_tile_t *tile) {
+    const mfai_problem_t *p = job->problem;
+    const mfai_backward_shape_t *s = &job->shape;
+    const int64_t rows = s->block_rows, keys = s->block_keys, products = job->bias_pass ? 0 : 1;
+    const int64_t widest = mfai_max(mfai_round_up(p->head_dim, tile->panel), mfai_round_up(p->value_dim, tile->panel));
+    const bool contiguous = mfai_rows_are_contiguous(&p->query) && mfai_rows_are_contiguous(&p->key) &&
+                            mfai_rows_are_contiguous(&p->value) && mfai_rows_are_contiguous(&job->gradients->dout);
+    const int64_t scores = mfai_lines(rows * s->stride);
+    mfai_backward_scratch_t at = {0};
+    at.query_rows = 0;
+    at.query_panels = at.query_rows + mfai_lines(rows * s->query_words);
+    at.dout_rows = at.query_panels + products * mfai_lines(rows * s->query_width);
+    at.dout_panels = at.dout_rows + mfai_lines(rows * s->value_words);
+    at.key_columns = at.dout_panels + products * mfai_lines(rows * s->value_width);
+    at.key_panels = at.key_columns + mfai_lines(keys * s->query_words);
+    at.value_columns = at.key_panels + products * mfai_lines(keys * s->query_width);
+    at.dkey = at.value_columns + mfai_lines(keys * s->value_words);
+    at.dvalue = at.dkey + products * mfai_lines(keys * s->query_width);
+    at.scores = at.dvalue + products * mfai_lines(keys * s->value_width);
+    at.dscores = at.scores + scores;
+    at.dscore_rows = at.dscores + scores;
+    at.sums = at.dscore_rows + (tile->word_depth > 1 ? scores : 0);
+    at.bias = at.sums + (job->bias_pass ? scores : 0);
+    at.keep = at.bias + (job->has_bias ? mfai_lines(tile->sub_rows * s->stride) : 0);
+    at.copy = at.keep + (job->dropout.on ? mfai_lines(tile->word_depth * s->stride) : 0);
+    at.zeros = at.copy + (contiguous ? 0 : mfai_lines(mfai_max(rows, keys) * widest));
+    at.size = at.zeros + mfai_lines(widest);
+    at.size = mfai_max(at.size, mfai_lines(4 * p->value_dim)); /* into which backward_prepare copies rows */
+    return at;
+}
+
+static int64_t row_count(const mfai_problem_t *p) { return p->batch * p->heads * p->query_count; }
+
+static int64_t prepare_tasks(const mfai_problem_t *p) {
+    return p->batch * p->heads * mfai_ceil_div(p->query_count, MFAI_PREPARE_ROWS);
+}
+
+static int64_t bias_tasks(const mfai_view_t *dbias, const mfai_backward_shape_t *shape) {
+    const int64_t rows = dbias->shape[2] == 1 ? 1 : shape->row_blocks;
+    const int64_t keys = dbias->shape[3] == 1 ? 1 : shape->key_blocks;
+    return dbias->shape[0] * dbias->shape[1] * rows * keys;
+}
+
+/* Sums of dquery are kept in it where whole vectors fit its rows, and in the workspace otherwise. */
+static bool adds_in_place(const mfai_view_t *dquery, const mfai_tile_t *tile) {
+    return dquery->precision == MFA_PRECISION_FP32 && dquery->stride[3] == 1 && dquery->shape[3] % tile->lanes == 0;
+}
+
+static mfa_status_t plan_pass(const mfai_cpu_device_t *device, const mfai_kernels_t *kernels, const mfai_problem_t *p,
+                              const mfai_gradients_t *g, bool bias_pass, pass_t *pass) {
+    *pass = (pass_t){.kernels = kernels};
+    mfai_backward_job_t *job = &pass->job;
+    *job = (mfai_backward_job_t){.problem = p, .gradients = g, .by_head = *p, .bias_pass = bias_pass};
+    job->by_head.group = 1;
+    job->by_head.kv_heads = p->heads;
+    job->shape = find_shape(p, &kernels->tile);
+    job->has_bias = p->bool_mask.present || p->additive_mask.present || p->alibi_slopes.present;
+    job->finish_scores = job->has_bias || p->softcap > 0 || !isfinite(p->softmax_scale * LOG2_E);
+    job->dropout = mfai_dropout(p);
+    job->at = lay_out(job, &kernels->tile);
+
+    const int64_t rows = row_count(p);
+    if (rows > most_floats / 4 / job->shape.query_width)
+        return mfai_fail(MFA_ERROR_MEMORY_ALLOCATION, "no memory for a workspace for %" PRId64 " rows", rows);
+    const bool sums = !bias_pass && g->dquery.present && !adds_in_place(&g->dquery, &kernels->tile);
+    pass->tasks = bias_pass ? bias_tasks(&g->dbias, &job->shape) : job->shape.tasks;
+    pass->slots = (int)mfai_clamp(mfai_max(pass->tasks, prepare_tasks(p)), 1, device->num_threads);
+    pass->delta = pass->slots * job->at.size;
+    pass->reference = pass->delta + mfai_lines(rows);
+    pass->dquery = pass->reference + mfai_lines(rows);
+    pass->turns = pass->dquery + (sums ? mfai_lines(rows * job->shape.query_width) : 0);
+    pass->size = pass->turns + (bias_pass ? 0 : mfai_lines(p->batch * p->heads * job->shape.row_blocks));
+    return MFA_SUCCESS;
+}
+
+typedef struct {
+    bool has_main, has_bias;
+    pass_t main, bias;
+    int64_t workspace_floats;
+} backward_plan_t;
+
+/* Masks are seldom small, so dbias is computed in float32 whatever the inputs are. */
+static mfa_status_t make_plan(const mfai_cpu_device_t *device, const mfai_problem_t *p, const mfai_gradients_t *g,
+                              backward_plan_t *plan) {
+    MFA_TRY(mfai_check_head_dims(p));
+    const mfai_cpu_isa_t *isa = device->isa;
+    const bool pairs = isa->bfloat16 != NULL && p->query.precision == MFA_PRECISION_BF16 &&
+                       g->dout.precision == MFA_PRECISION_BF16 && !p->exact_weights;
+    plan->has_bias = g->dbias.present;
+    plan->has_main = g->dquery.present || g->dkey.present || g->dvalue.present || g->dsinks.present || !plan->has_bias;
+    plan->workspace_floats = 0;
+    if (plan->has_main)
+        MFA_TRY(plan_pass(device, pairs ? isa->bfloat16 : isa->float32, p, g, false, &plan->main));
+    if (plan->has_bias)
+        MFA_TRY(plan_pass(device, isa->float32, p, g, true, &plan->bias));
+    plan->workspace_floats = mfai_max(plan->has_main ? plan->main.size : 0, plan->has_bias ? plan->bias.size : 0);
+    return MFA_SUCCESS;
+}
+
+mfa_status_t mfai_cpu_backward_plan(void *handle, const mfai_problem_t *problem, const mfai_gradients_t *gradients,
+                                    mfa_plan_t *out) {
+    const mfai_cpu_device_t *device = handle;
+    backward_plan_t plan;
+    MFA_TRY(make_plan(device, problem, gradients, &plan));
+    const pass_t *pass = plan.has_main ? &plan.main : &plan.bias;
+    out->tile_queries = (int32_t)pass->job.shape.block_rows;
+    out->tile_keys = (int32_t)pass->job.shape.block_keys;
+    out->key_splits = (int32_t)mfai_clamp(pass->job.shape.key_blocks, 1, INT32_MAX);
+    out->num_threads = pass->slots;
+    out->workspace_bytes = (uint64_t)plan.workspace_floats * sizeof(float);
+    snprintf(out->kernel, sizeof out->kernel, "backward_%s", pass->kernels->name);
+    snprintf(out->isa, sizeof out->isa, "%s", device->isa->name);
+    return MFA_SUCCESS;
+}
+
+static void run_pass(pass_t *pass, float *workspace) {
+    mfai_backward_job_t *job = &pass->job;
+    const mfai_problem_t *p = job->problem;
+    const mfai_gradients_t *g = job->gradients;
+    const mfai_kernels_t *kernels = pass->kernels;
+    job->scratch = (char *)workspace;
+    job->delta = workspace + pass->delta;
+    job->reference = workspace + pass->reference;
+    job->dquery = pass->turns > pass->dquery ? workspace + pass->dquery : NULL;
+    job->turns = (uint32_t *)(workspace + pass->turns);
+    mfai_parallel_for(pass->slots, prepare_tasks(p), kernels->backward_prepare, job);
+    if (job->bias_pass) {
+        mfai_parallel_for(pass->slots, pass->tasks, kernels->backward_bias, job);
+        return;
+    }
+    memset(job->turns, 0, (size_t)(pass->size - pass->turns) * sizeof *job->turns);
+    if (g->dquery.present || g->dkey.present || g->dvalue.present)
+        mfai_parallel_for(pass->slots, pass->tasks, kernels->backward, job);
+    if (job->dquery != NULL)
+        mfai_parallel_for(pass->slots, prepare_tasks(p), kernels->backward_finish, job);
+    if (g->dsinks.present)
+        mfai_parallel_for(pass->slots, p->heads, kernels->backward_sinks, job);
+}
+
+mfa_status_t mfai_cpu_backward(void *handle, const mfai_problem_t *problem, const mfai_gradients_t *gradients,
+                               double *seconds) {
+    const double start = mfai_now();
+    mfai_cpu_device_t *device = handle;
+    backward_plan_t plan;
+    MFA_TRY(make_plan(device, problem, gradients, &plan));
+    mfai_workspace_t *workspace =
+        mfai_workspace_take(&device->workspaces, (size_t)plan.workspace_floats * sizeof(float));
+    if (workspace == NULL)
+        return mfai_fail(MFA_ERROR_MEMORY_ALLOCATION, "no memory for a workspace of %" PRId64 " bytes",
+                         plan.workspace_floats * (int64_t)sizeof(float));
+    float *memory = (float *)mfai_workspace_memory(workspace);
+    if (plan.has_main)
+        run_pass(&plan.main, memory);
+    if (plan.has_bias)
+        run_pass(&plan.bias, memory);
+    mfai_workspace_give(&device->workspaces, workspace);
+    *seconds = mfai_now() - start;
+    return MFA_SUCCESS;
+}

@@ -1,0 +1,366 @@
+/*
+ * The backward pass. One task is a block of keys of one key/value head:
+ *
+ *   pack its keys and values
+ *   for each query head of the group, for each block of rows that sees some of the keys:
+ *     scores = queries . keys, dscores = dout . values       (register tiles; only panels that rows see)
+ *     weights and gradients of the scores                    (gradient_generic.h)
+ *     dvalue += weights^T . dout, dkey += gradients^T . queries
+ *     wait for the blocks of keys before, dquery += gradients . keys
+ *   write dkey and dvalue
+ *
+ * Keys outer, queries inner: FlashAttention-2 (Dao, 2023). Sums into dquery come in the order of the keys, whoever computes them,
+ * so that results have the same bits for any number of threads.
+ */
+
+/* A block of keys, packed when the first row that sees it turns up, and the rows that meet it. */
+typedef struct {
+    const mfai_backward_job_t *job;
+    float *scratch;
+    int64_t b, kv_head, first_key, keys;
+    bool packed;
+    int64_t head, first_row, rows;
+    int64_t begin[MFAI_BACKWARD_ROWS], end[MFAI_BACKWARD_ROWS]; /* keys that each row sees, from first_key on */
+    bool whole;                                                 /* each row sees them all */
+} backward_tile_t;
+
+static char *copy_room(const backward_tile_t *t) { return (char *)(t->scratch + t->job->at.copy); }
+static const char *zero_row(const backward_tile_t *t) { return (const char *)(t->scratch + t->job->at.zeros); }
+
+/* Rows as the left side of a product: each padded with zeros to whole vectors. */
+INLINE void pack_rows_as(const int32_t precision, const rows_t *rows, int64_t count, int64_t words, word *packed) {
+    for (int64_t r = 0; r < count; ++r)
+        for (int64_t k = 0; k < words; k += VL)
+            vf_store(packed + r * words + k, load_words(rows->first + r * rows->step, precision, k, rows->columns));
+}
+
+static void pack_rows(const rows_t *rows, int64_t count, int64_t words, word *packed) {
+    const int32_t kind = rows->precision;
+#define PACK(precision) pack_rows_as(precision, rows, count, words, packed)
+    WITH_WORD_PRECISION(kind, PACK)
+#undef PACK
+}
+
+static void pack_key_block(backward_tile_t *t) {
+    const mfai_backward_job_t *job = t->job;
+    const mfai_problem_t *p = job->problem;
+    if (t->packed)
+        return;
+    const rows_t keys = find_rows(&p->key, t->b, t->kv_head, t->first_key, 0, t->keys, copy_room(t));
+    pack_keys(&keys, t->keys, zero_row(t), job->shape.query_words, t->scratch + job->at.key_columns);
+    if (!job->bias_pass)
+        pack_values(&keys, t->keys, zero_row(t), t->scratch + job->at.key_panels);
+    const rows_t values = find_rows(&p->value, t->b, t->kv_head, t->first_key, 0, t->keys, copy_room(t));
+    pack_keys(&values, t->keys, zero_row(t), job->shape.value_words, t->scratch + job->at.value_columns);
+    t->packed = true;
+}
+
+static void pack_row_block(const backward_tile_t *t) {
+    const mfai_backward_job_t *job = t->job;
+    const rows_t queries = find_rows(&job->problem->query, t->b, t->head, t->first_row, 0, t->rows, copy_room(t));
+    pack_rows(&queries, t->rows, job->shape.query_words, t->scratch + job->at.query_rows);
+    if (!job->bias_pass)
+        pack_values(&queries, t->rows, zero_row(t), t->scratch + job->at.query_panels);
+    const rows_t douts = find_rows(&job->gradients->dout, t->b, t->head, t->first_row, 0, t->rows, copy_room(t));
+    pack_rows(&douts, t->rows, job->shape.value_words, t->scratch + job->at.dout_rows);
+    if (!job->bias_pass)
+        pack_values(&douts, t->rows, zero_row(t), t->scratch + job->at.dout_panels);
+}
+
+/* products (rows x stride) = left . columns, for the panels that keys from .. to - 1 lie in. */
+static void multiply_columns(const backward_tile_t *t, int64_t row, int rows, int64_t from, int64_t to, int64_t left,
+                             int64_t words, int64_t columns, int64_t depth, int64_t products) {
+    const int64_t stride = t->job->shape.stride;
+    for (int64_t panel = from / PANEL; panel * PANEL < to; ++panel)
+        for (int r = 0; r < rows; r += ROW_TILE)
+            multiply_replace(rows - r < ROW_TILE ? rows - r : ROW_TILE, panel_is_full(panel, t->keys),
+                             t->scratch + left + (row + r) * words, words, t->scratch + columns + panel * PANEL * words,
+                             depth, t->scratch + products + (row + r) * stride + panel * PANEL, stride, NULL);
+}
+
+static void finish_rows(const backward_tile_t *t, int64_t row, const ranges_t *seen, int r, bool has_bias) {
+    const mfai_backward_job_t *job = t->job;
+    const mfai_problem_t *p = job->problem;
+    const int64_t stride = job->shape.stride, width = (t->keys + PANEL - 1) / PANEL * PANEL;
+    const int64_t first = (t->b * p->heads + t->head) * p->query_count + t->first_row + row;
+    gradient_row_t rows[WORD_DEPTH] = {{0}};
+    int64_t from = width, to = 0;
+    int count = 0;
+    for (; count < WORD_DEPTH && row + count < t->rows; ++count) {
+        const int64_t begin = seen->begin[r + count], end = seen->end[r + count];
+        if (begin < end) {
+            from = begin < from ? begin : from;
+            to = end > to ? end : to;
+        }
+        rows[count] = (gradient_row_t){
+            .begin = begin,
+            .end = end,
+            .reference = job->reference[first + count],
+            .delta = job->delta[first + count],
+            .scores = t->scratch + job->at.scores + (row + count) * stride,
+            .dscores = t->scratch + job->at.dscores + (row + count) * stride,
+            .bias = has_bias ? t->scratch + job->at.bias + (r + count) * stride : NULL,
+        };
+    }
+    if (job->dropout.on && from < to)
+        for (int i = 0; i < count; ++i) {
+            float *keep = t->scratch + job->at.keep + i * stride;
+            fill_keep(&job->dropout, t->b, t->head, t->first_row + row + i, t->first_key + from / VL * VL,
+                      (to + VL - 1) / VL * VL - from / VL * VL, keep + from / VL * VL);
+            rows[i].keep = keep;
+        }
+    word *along = t->scratch + job->at.dscore_rows + row * stride;
+    if (job->finish_scores)
+        gradient_rows(job, true, rows, count, from, to, width, along, stride);
+    else
+        gradient_rows(job, false, rows, count, from, to, width, along, stride);
+}
+
+/* Weights and gradients of the tile; false if no row sees a key. */
+static bool fill_tile(backward_tile_t *t) {
+    const mfai_backward_job_t *job = t->job;
+    const mfai_problem_t *p = job->problem;
+    bool any = false;
+    t->whole = true;
+    for (int64_t row = 0; row < t->rows; row += SUB_ROWS) {
+        const int rows = t->rows - row < SUB_ROWS ? (int)(t->rows - row) : SUB_ROWS;
+        ranges_t seen;
+        unsigned bias = 0;
+        find_ranges(&job->by_head, t->first_row + row, rows, t->first_key, t->keys, &seen);
+        if (job->has_bias && seen.first < seen.last)
+            bias = fill_bias(&job->by_head, t->b, t->head, t->first_row + row, rows, t->first_key, job->shape.stride,
+                             &seen, t->scratch + job->at.bias);
+        for (int r = 0; r < rows; ++r) {
+            t->begin[row + r] = seen.begin[r];
+            t->end[row + r] = seen.end[r];
+            t->whole = t->whole && seen.begin[r] == 0 && seen.end[r] == t->keys;
+        }
+        if (seen.first < seen.last) {
+            if (!any) {
+                pack_key_block(t);
+                pack_row_block(t);
+                any = true;
+            }
+            multiply_columns(t, row, rows, seen.first, seen.last, job->at.query_rows, job->shape.query_words,
+                             job->at.key_columns, words_of(p->head_dim), job->at.scores);
+            multiply_columns(t, row, rows, seen.first, seen.last, job->at.dout_rows, job->shape.value_words,
+                             job->at.value_columns, words_of(p->value_dim), job->at.dscores);
+        }
+        for (int r = 0; r < rows; r += WORD_DEPTH)
+            finish_rows(t, row + r, &seen, r, bias & BIAS_ANY_NONZERO);
+    }
+    return any;
+}
+
+/* sums (keys x width) += left^T . panels, where a key's rows are only those that see it. */
+static void add_to_keys(const backward_tile_t *t, int64_t left, int64_t panels, int64_t columns, int64_t sums,
+                        int64_t width) {
+    const int64_t stride = t->job->shape.stride * WORD_DEPTH, depth = words_of(t->rows);
+    for (int64_t key = 0; key < t->keys; key += ROW_TILE) {
+        const int keys = t->keys - key < ROW_TILE ? (int)(t->keys - key) : ROW_TILE;
+        int64_t from = 0, to = t->rows;
+        if (!t->whole) {
+            while (from < to && (t->begin[from] >= key + keys || t->end[from] <= key))
+                ++from;
+            while (to > from && (t->begin[to - 1] >= key + keys || t->end[to - 1] <= key))
+                --to;
+            if (from == to)
+                continue;
+        }
+        const int64_t first = from / WORD_DEPTH, words = words_of(to) - first;
+        for (int64_t panel = 0; panel * PANEL < columns; ++panel) {
+            const bool full = panel_is_full(panel, columns);
+            multiply_add_turned(keys, full, t->scratch + left + first * stride + key, stride,
+                                t->scratch + panels + panel * PANEL * depth + first * (full ? PANEL : VL), words,
+                                t->scratch + sums + key * width + panel * PANEL, width, NULL);
+        }
+    }
+}
+
+/* Where row `row` of dquery is summed, and the floats from one row to the next. */
+static float *dquery_sums(const mfai_backward_job_t *job, int64_t b, int64_t head, int64_t row, int64_t *step) {
+    const mfai_problem_t *p = job->problem;
+    if (job->dquery != NULL) {
+        *step = job->shape.query_width;
+        return job->dquery + ((b * p->heads + head) * p->query_count + row) * *step;
+    }
+    *step = job->gradients->dquery.stride[2];
+    return (float *)view_row(&job->gradients->dquery, b, head, row);
+}
+
+static void add_to_queries(const backward_tile_t *t) {
+    const mfai_backward_job_t *job = t->job;
+    const int64_t stride = job->shape.stride, capacity = words_of(t->keys), columns = job->problem->head_dim;
+    const word *gradients = t->scratch + (WORD_DEPTH == 1 ? job->at.dscores : job->at.dscore_rows);
+    int64_t step;
+    float *sums = dquery_sums(job, t->b, t->head, t->first_row, &step);
+    for (int64_t row = 0; row < t->rows; row += ROW_TILE) {
+        const int rows = t->rows - row < ROW_TILE ? (int)(t->rows - row) : ROW_TILE;
+        int64_t from = t->keys, to = 0;
+        for (int64_t r = row; r < row + rows; ++r)
+            if (t->begin[r] < t->end[r]) {
+                from = t->begin[r] < from ? t->begin[r] : from;
+                to = t->end[r] > to ? t->end[r] : to;
+            }
+        const int64_t first = from / WORD_DEPTH, words = words_of(to) - first;
+        for (int64_t panel = 0; to > 0 && panel * PANEL < columns; ++panel) {
+            const bool full = panel_is_full(panel, columns);
+            multiply_add(rows, full, gradients + row * stride + first, stride,
+                         t->scratch + job->at.key_panels + panel * PANEL * capacity + first * (full ? PANEL : VL),
+                         words, sums + row * step + panel * PANEL, step, NULL);
+        }
+    }
+}
+
+/* Blocks of keys that meet a block of rows, as causal and window bounds have it: first .. last, none if last < first. */
+static void key_blocks_of(const mfai_backward_job_t *job, int64_t first_row, int64_t rows, int64_t *first,
+                          int64_t *last) {
+    const mfai_problem_t *p = job->problem;
+    const int64_t begin = mfa_rule_key_begin(first_row, p->offset, p->window_left, p->key_count);
+    const int64_t end = mfa_rule_key_end(first_row + rows - 1, p->offset, p->window_right, p->key_count);
+    *first = begin / job->shape.block_keys;
+    *last = begin < end ? (end - 1) / job->shape.block_keys : *first - 1;
+}
+
+static void wait_for_turn(const uint32_t *turn, uint32_t mine) {
+    for (int spins = 0; __atomic_load_n(turn, __ATOMIC_ACQUIRE) != mine; ++spins)
+        mfai_pause(spins);
+}
+
+static void backward_rows(backward_tile_t *t, int64_t row_block, int64_t rank) {
+    const mfai_backward_job_t *job = t->job;
+    const mfai_gradients_t *g = job->gradients;
+    const mfai_backward_shape_t *shape = &job->shape;
+    const bool any = fill_tile(t);
+    if (any && g->dvalue.present)
+        add_to_keys(t, job->at.scores, job->at.dout_panels, job->problem->value_dim, job->at.dvalue,
+                    shape->value_width);
+    if (any && g->dkey.present)
+        add_to_keys(t, job->at.dscores, job->at.query_panels, job->problem->head_dim, job->at.dkey, shape->query_width);
+    if (g->dquery.present) {
+        uint32_t *turn = &job->turns[(t->b * job->problem->heads + t->head) * shape->row_blocks + row_block];
+        wait_for_turn(turn, (uint32_t)rank);
+        if (any)
+            add_to_queries(t);
+        __atomic_store_n(turn, (uint32_t)rank + 1, __ATOMIC_RELEASE);
+    }
+}
+
+static void store_key_gradient(const backward_tile_t *t, const mfai_view_t *view, const float *sums, int64_t width) {
+    if (view->present)
+        for (int64_t j = 0; j < t->keys; ++j)
+            store_row(sums + j * width, view->shape[3], 1, view_row(view, t->b, t->kv_head, t->first_key + j),
+                      view->precision, view->stride[3]);
+}
+
+static void backward_task(void *argument, int64_t task, int slot) {
+    const mfai_backward_job_t *job = argument;
+    const mfai_problem_t *p = job->problem;
+    const mfai_backward_shape_t *shape = &job->shape;
+    /* Blocks of keys come one after the other, so that waiting for the one before is rare unless there is a single head. */
+    const int64_t heads = p->batch * p->kv_heads, key_block = task / heads;
+    backward_tile_t t = {
+        .job = job,
+        .scratch = (float *)job->scratch + slot * job->at.size,
+        .b = task % heads / p->kv_heads,
+        .kv_head = task % p->kv_heads,
+        .first_key = key_block * shape->block_keys,
+    };
+    t.keys = p->key_count - t.first_key < shape->block_keys ? p->key_count - t.first_key : shape->block_keys;
+    float *dkey = t.scratch + job->at.dkey, *dvalue = t.scratch + job->at.dvalue;
+    memset(dkey, 0, (size_t)(t.keys * shape->query_width) * sizeof *dkey);
+    memset(dvalue, 0, (size_t)(t.keys * shape->value_width) * sizeof *dvalue);
+    memset(t.scratch + job->at.zeros, 0, (size_t)(job->at.size - job->at.zeros) * sizeof(float));
+    for (t.head = t.kv_head * p->group; t.head < (t.kv_head + 1) * p->group; ++t.head)
+        for (int64_t i = 0; i < shape->row_blocks; ++i) {
+            t.first_row = i * shape->block_rows;
+            t.rows =
+                p->query_count - t.first_row < shape->block_rows ? p->query_count - t.first_row : shape->block_rows;
+            int64_t first, last;
+            key_blocks_of(job, t.first_row, t.rows, &first, &last);
+            if (first <= key_block && key_block <= last)
+                backward_rows(&t, i, key_block - first);
+        }
+    store_key_gradient(&t, &job->gradients->dkey, dkey, shape->query_width);
+    store_key_gradient(&t, &job->gradients->dvalue, dvalue, shape->value_width);
+}
+
+/* A contiguous row as floats, where it lies or in `copy`, which has room for two such rows. */
+static const float *float_row(const mfai_view_t *view, int64_t b, int64_t head, int64_t row, float *copy) {
+    const char *source = view_row(view, b, head, row);
+    const int64_t columns = view->shape[3];
+    if (!mfai_rows_are_contiguous(view)) {
+        char *gathered = (char *)(copy + columns);
+        gather_row(view, source, gathered);
+        source = gathered;
+    }
+    if (view->precision == MFA_PRECISION_FP32)
+        return (const float *)source;
+    int64_t i = 0;
+    for (; i + VL <= columns; i += VL)
+        vf_store(copy + i, load_converted(source, view->precision, i, VL));
+    if (i < columns)
+        vf_store_n(copy + i, load_converted(source, view->precision, i, (int)(columns - i)), (int)(columns - i));
+    return copy;
+}
+
+static float dot(const float *a, const float *b, int64_t count) {
+    vf sum = vf_zero();
+    int64_t i = 0;
+    for (; i + VL <= count; i += VL)
+        sum = vf_fma(vf_load(a + i), vf_load(b + i), sum);
+    if (i < count)
+        sum = vf_fma(vf_load_n(a + i, (int)(count - i)), vf_load_n(b + i, (int)(count - i)), sum);
+    return vf_hsum(sum);
+}
+
+static void backward_prepare(void *argument, int64_t task, int slot) {
+    const mfai_backward_job_t *job = argument;
+    const mfai_problem_t *p = job->problem;
+    float *first_copy = (float *)job->scratch + slot * job->at.size, *second_copy = first_copy + 2 * p->value_dim;
+    const int64_t blocks = (p->query_count + MFAI_PREPARE_ROWS - 1) / MFAI_PREPARE_ROWS, bh = task / blocks;
+    const int64_t b = bh / p->heads, head = bh % p->heads;
+    for (int64_t row = task % blocks * MFAI_PREPARE_ROWS;
+         row < p->query_count && row < (task % blocks + 1) * MFAI_PREPARE_ROWS; ++row) {
+        const int64_t at = bh * p->query_count + row;
+        const float logsumexp = *(const float *)view_row(&p->logsumexp, b, head, row);
+        job->reference[at] = logsumexp == -INFINITY ? INFINITY : job->finish_scores ? logsumexp : logsumexp * LOG2_E;
+        job->delta[at] = dot(float_row(&job->gradients->dout, b, head, row, first_copy),
+                             float_row(&p->out, b, head, row, second_copy), p->value_dim);
+        if (job->gradients->dquery.present && !job->bias_pass) {
+            int64_t step;
+            float *sums = dquery_sums(job, b, head, row, &step);
+            memset(sums, 0, (size_t)(job->dquery != NULL ? step : p->head_dim) * sizeof *sums);
+        }
+    }
+}
+
+static void backward_finish(void *argument, int64_t task, int slot) {
+    (void)slot;
+    const mfai_backward_job_t *job = argument;
+    const mfai_problem_t *p = job->problem;
+    const mfai_view_t *dquery = &job->gradients->dquery;
+    const int64_t blocks = (p->query_count + MFAI_PREPARE_ROWS - 1) / MFAI_PREPARE_ROWS, bh = task / blocks;
+    const int64_t b = bh / p->heads, head = bh % p->heads;
+    for (int64_t row = task % blocks * MFAI_PREPARE_ROWS;
+         row < p->query_count && row < (task % blocks + 1) * MFAI_PREPARE_ROWS; ++row) {
+        int64_t step;
+        const float *sums = dquery_sums(job, b, head, row, &step);
+        store_row(sums, p->head_dim, 1, view_row(dquery, b, head, row), dquery->precision, dquery->stride[3]);
+    }
+}
+
+/* dsinks of one head. */
+static void backward_sinks(void *argument, int64_t task, int slot) {
+    (void)slot;
+    const mfai_backward_job_t *job = argument;
+    const mfai_problem_t *p = job->problem;
+    const float sink = *(const float *)view_row(&p->sinks, 0, task, 0);
+    double sum = 0;
+    for (int64_t b = 0; b < p->batch; ++b)
+        for (int64_t row = 0; row < p->query_count && sink != -INFINITY; ++row) {
+            const float logsumexp = *(const float *)view_row(&p->logsumexp, b, task, row);
+            sum -= exp((double)sink - logsumexp) * job->delta[(b * p->heads + task) * p->query_count + row];
+        }
+    *(float *)view_row(&job->gradients->dsinks, 0, task, 0) = (float)sum;
+}

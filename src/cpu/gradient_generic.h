@@ -1,0 +1,97 @@
+/*
+ * What the backward pass does to scores between its products: raw products of queries and keys become weights, and products of
+ * dout and values become gradients of the scores, in the places of both:
+ *
+ *   weight = exp(score - logsumexp), times the dropout factor
+ *   gradient = scale * softcap' * weight' * (dout . value - delta), where hidden 0
+ *
+ * weight' is the weight before dropout, and dropout's factor is in dout . value.
+ */
+
+/* One row of a block of keys; positions count from the first key. */
+typedef struct {
+    int64_t begin, end; /* keys that the row sees */
+    float reference, delta;
+    float *scores, *dscores;
+    const float *bias, *keep; /* NULL: none */
+} gradient_row_t;
+
+/* `masked` if lanes of the vector at j may lie outside the row's keys. */
+INLINE void gradient_step(const mfai_backward_job_t *job, const bool finish_scores, const bool masked,
+                          const gradient_row_t *row, int64_t j, vf *weight, vf *gradient) {
+    const mfai_problem_t *p = job->problem;
+    const vf hidden = vf_set1(-INFINITY), reference = vf_set1(row->reference);
+    vf chain = vf_set1(job->bias_pass ? 1 : p->softmax_scale), score = vf_load(row->scores + j);
+    if (finish_scores) {
+        score = vf_mul(score, vf_set1(p->softmax_scale));
+        if (p->softcap > 0) {
+            const vf cap = vf_set1(p->softcap), bent = vf_tanh(vf_div(score, cap));
+            score = vf_mul(bent, cap);
+            if (!job->bias_pass) /* tanh' = 1 - tanh^2, which cancels less as a product */
+                chain = vf_mul(chain, vf_mul(vf_sub(vf_set1(1), bent), vf_add(vf_set1(1), bent)));
+        }
+        if (row->bias) {
+            const vf added = vf_load(row->bias + j);
+            score = vf_select_equal(added, hidden, hidden, vf_sub(vf_add(score, added), reference));
+        } else {
+            score = vf_sub(score, reference);
+        }
+    } else {
+        score = vf_sub(vf_mul(score, vf_set1(p->softmax_scale * LOG2_E)), reference);
+    }
+    if (masked)
+        score = vf_hide_outside(score, row->begin - j, row->end - j);
+    const vf plain = vf_exp2(finish_scores ? vf_mul(score, vf_set1(LOG2_E)) : score);
+    vf slope = vf_load(row->dscores + j);
+    *weight = plain;
+    if (row->keep) {
+        const vf keep = vf_load(row->keep + j);
+        *weight = vf_mul(plain, keep);
+        slope = vf_mul(slope, keep);
+    }
+    *gradient = vf_mul(vf_mul(plain, chain), vf_sub(slope, vf_set1(row->delta)));
+    if (masked || finish_scores) /* whatever a hidden value holds, its gradient is 0 */
+        *gradient = vf_select_equal(score, hidden, vf_zero(), *gradient);
+}
+
+/* Rows whose words share memory, one or two, of which `count` are there. Writes weights as words over the first row's scores,
+   gradients as words over its dscores and, where words are pairs, each row's gradients as words along the keys to `along`.
+   Keys from .. to - 1 hold everything that the rows see; what lies outside, up to `width`, is set to 0. */
+INLINE void gradient_rows(const mfai_backward_job_t *job, const bool finish_scores, gradient_row_t *rows, int count,
+                          int64_t from, int64_t to, int64_t width, word *along, int64_t along_stride) {
+    float *weights = rows[0].scores, *gradients = rows[0].dscores;
+    const int64_t first = from / VL * VL, last = (to + VL - 1) / VL * VL;
+    int64_t inner_begin = from, inner_end = to;
+    for (int r = 0; r < count; ++r) {
+        inner_begin = rows[r].begin > inner_begin ? rows[r].begin : inner_begin;
+        inner_end = rows[r].end < inner_end ? rows[r].end : inner_end;
+    }
+    for (int64_t j = 0; j < width; j += VL) {
+        vf weight[WORD_DEPTH], gradient[WORD_DEPTH];
+        if (j < first || j >= last) {
+#pragma GCC unroll 2
+            for (int r = 0; r < WORD_DEPTH; ++r)
+                weight[r] = gradient[r] = vf_zero();
+        } else {
+#pragma GCC unroll 2
+            for (int r = 0; r < WORD_DEPTH; ++r) {
+                if (r >= count)
+                    weight[r] = gradient[r] = vf_zero();
+                else if (j >= inner_begin && j + VL <= inner_end)
+                    gradient_step(job, finish_scores, false, &rows[r], j, &weight[r], &gradient[r]);
+                else
+                    gradient_step(job, finish_scores, true, &rows[r], j, &weight[r], &gradient[r]);
+            }
+        }
+#if WORD_DEPTH == 1
+        (void)along, (void)along_stride;
+        vf_store(weights + j, weight[0]);
+        vf_store(gradients + j, gradient[0]);
+#else
+        vf_store(weights + j, PAIR_ROWS(weight[0], weight[1]));
+        vf_store(gradients + j, PAIR_ROWS(gradient[0], gradient[1]));
+        STORE_WEIGHTS(along, j, gradient[0]);
+        STORE_WEIGHTS(along + along_stride, j, gradient[1]);
+#endif
+    }
+}
