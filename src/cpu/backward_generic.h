@@ -9,6 +9,9 @@
  *     wait for the blocks of keys before, dquery += gradients . keys
  *   write dkey and dvalue
  *
+ * The right sides of the last three products hold zeros for what is not finite, so that pairs which do not see each other, whose
+ * weight and gradient are 0, add nothing. Pairs that do see it have NaN on the left side.
+ *
  * Keys outer, queries inner: FlashAttention-2 (Dao, 2023). Sums into dquery come in the order of the keys, whoever computes them,
  * so that results have the same bits for any number of threads.
  */
@@ -49,7 +52,7 @@ static void pack_key_block(backward_tile_t *t) {
     const rows_t keys = find_rows(&p->key, t->b, t->kv_head, t->first_key, 0, t->keys, copy_room(t));
     pack_keys(&keys, t->keys, zero_row(t), job->shape.query_words, t->scratch + job->at.key_columns);
     if (!job->bias_pass)
-        pack_values(&keys, t->keys, zero_row(t), t->scratch + job->at.key_panels);
+        pack_finite_values(&keys, t->keys, zero_row(t), t->scratch + job->at.key_panels);
     const rows_t values = find_rows(&p->value, t->b, t->kv_head, t->first_key, 0, t->keys, copy_room(t));
     pack_keys(&values, t->keys, zero_row(t), job->shape.value_words, t->scratch + job->at.value_columns);
     t->packed = true;
@@ -60,11 +63,11 @@ static void pack_row_block(const backward_tile_t *t) {
     const rows_t queries = find_rows(&job->problem->query, t->b, t->head, t->first_row, 0, t->rows, copy_room(t));
     pack_rows(&queries, t->rows, job->shape.query_words, t->scratch + job->at.query_rows);
     if (!job->bias_pass)
-        pack_values(&queries, t->rows, zero_row(t), t->scratch + job->at.query_panels);
+        pack_finite_values(&queries, t->rows, zero_row(t), t->scratch + job->at.query_panels);
     const rows_t douts = find_rows(&job->gradients->dout, t->b, t->head, t->first_row, 0, t->rows, copy_room(t));
     pack_rows(&douts, t->rows, job->shape.value_words, t->scratch + job->at.dout_rows);
     if (!job->bias_pass)
-        pack_values(&douts, t->rows, zero_row(t), t->scratch + job->at.dout_panels);
+        pack_finite_values(&douts, t->rows, zero_row(t), t->scratch + job->at.dout_panels);
 }
 
 /* products (rows x stride) = left . columns, for the panels that keys from .. to - 1 lie in. */
@@ -97,6 +100,7 @@ static void finish_rows(const backward_tile_t *t, int64_t row, const ranges_t *s
             .end = end,
             .reference = job->reference[first + count],
             .delta = job->delta[first + count],
+            .taint = job->delta[first + count] * 0,
             .scores = t->scratch + job->at.scores + (row + count) * stride,
             .dscores = t->scratch + job->at.dscores + (row + count) * stride,
             .bias = has_bias ? t->scratch + job->at.bias + (r + count) * stride : NULL,

@@ -10,8 +10,8 @@
 
 /* One row of a block of keys; positions count from the first key. */
 typedef struct {
-    int64_t begin, end; /* keys that the row sees */
-    float reference, delta;
+    int64_t begin, end;            /* keys that the row sees */
+    float reference, delta, taint; /* taint: 0, or NaN if dout or out holds what is not finite */
     float *scores, *dscores;
     const float *bias, *keep; /* NULL: none */
 } gradient_row_t;
@@ -43,15 +43,17 @@ INLINE void gradient_step(const mfai_backward_job_t *job, const bool finish_scor
         score = vf_hide_outside(score, row->begin - j, row->end - j);
     const vf plain = vf_exp2(finish_scores ? vf_mul(score, vf_set1(LOG2_E)) : score);
     vf slope = vf_load(row->dscores + j);
-    *weight = plain;
+    *weight = vf_add(plain, vf_set1(row->taint));
     if (row->keep) {
         const vf keep = vf_load(row->keep + j);
-        *weight = vf_mul(plain, keep);
+        *weight = vf_mul(*weight, keep);
         slope = vf_mul(slope, keep);
     }
     *gradient = vf_mul(vf_mul(plain, chain), vf_sub(slope, vf_set1(row->delta)));
-    if (masked || finish_scores) /* whatever a hidden value holds, its gradient is 0 */
+    if (masked || finish_scores) { /* whatever a hidden pair holds */
+        *weight = vf_select_equal(score, hidden, vf_zero(), *weight);
         *gradient = vf_select_equal(score, hidden, vf_zero(), *gradient);
+    }
 }
 
 /* Rows whose words share memory, one or two, of which `count` are there. Writes weights as words over the first row's scores,

@@ -5,6 +5,7 @@
  *   WORD_DEPTH                elements in a 32-bit word: 1 (float32) or 2 (bfloat16 pairs)
  *   WORD_FMA(c, a, b)         c + a . b, lane by lane over words
  *   STORE_WEIGHTS(row, i, x)  stores softmax weights i .. i + VL - 1 of a row as words
+ *   FINITE_WORDS(x)           words x with zero in place of elements that are not finite
  *   PAIR_ROWS(even, odd)      words of two rows, where words are pairs: `even` in the low halves
  *   ROW_TILE                  rows of a register tile; it is two vectors of columns wide
  */

@@ -12,6 +12,7 @@ TARGET_BEGIN("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")
 #define WORD_DEPTH 1
 #define WORD_FMA(c, a, b) vf_fma(a, b, c)
 #define STORE_WEIGHTS(row, i, x) vf_store((row) + (i), x)
+#define FINITE_WORDS(x) vf_finite(x)
 #define ROW_TILE 12
 #include "cpu/instance.h"
 

@@ -21,11 +21,19 @@ INLINE vf pair_rows(vf even, vf odd) {
     return _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
 }
 
+/* Zero in place of halves that are not finite. */
+INLINE vf finite_halves(vf x) {
+    const __m512i words = _mm512_castps_si512(x), exponent = _mm512_set1_epi16(0x7f80);
+    return _mm512_castsi512_ps(
+        _mm512_maskz_mov_epi16(_mm512_cmpneq_epi16_mask(_mm512_and_si512(words, exponent), exponent), words));
+}
+
 #define KERNEL_NAME "bf16_avx512"
 #define KERNEL mfai_bf16_avx512
 #define WORD_DEPTH 2
 #define WORD_FMA(c, a, b) dot_pairs(c, a, b)
 #define STORE_WEIGHTS(row, i, x) store_weight_halves(row, i, x)
+#define FINITE_WORDS(x) finite_halves(x)
 #define PAIR_ROWS(even, odd) pair_rows(even, odd)
 #define ROW_TILE 12
 #include "cpu/instance.h"

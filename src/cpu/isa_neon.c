@@ -8,6 +8,7 @@
 #define WORD_DEPTH 1
 #define WORD_FMA(c, a, b) vf_fma(a, b, c)
 #define STORE_WEIGHTS(row, i, x) vf_store((row) + (i), x)
+#define FINITE_WORDS(x) vf_finite(x)
 #define ROW_TILE 12
 #include "cpu/instance.h"
 #endif

@@ -24,11 +24,18 @@ INLINE vf pair_rows(vf even, vf odd) {
     return vf_pair_halves(low, high, VL);
 }
 
+/* Zero in place of halves that are not finite. */
+INLINE vf finite_halves(vf x) {
+    const uint16x8_t words = vreinterpretq_u16_f32(x), exponent = vdupq_n_u16(0x7f80);
+    return vreinterpretq_f32_u16(vbicq_u16(words, vceqq_u16(vandq_u16(words, exponent), exponent)));
+}
+
 #define KERNEL_NAME "bf16_neon"
 #define KERNEL mfai_bf16_neon
 #define WORD_DEPTH 2
 #define WORD_FMA(c, a, b) dot_pairs(c, a, b)
 #define STORE_WEIGHTS(row, i, x) store_weight_halves(row, i, x)
+#define FINITE_WORDS(x) finite_halves(x)
 #define PAIR_ROWS(even, odd) pair_rows(even, odd)
 #define ROW_TILE 12
 #include "cpu/instance.h"

@@ -7,5 +7,6 @@
 #define WORD_DEPTH 1
 #define WORD_FMA(c, a, b) vf_fma(a, b, c)
 #define STORE_WEIGHTS(row, i, x) vf_store((row) + (i), x)
+#define FINITE_WORDS(x) vf_finite(x)
 #define ROW_TILE 4
 #include "cpu/instance.h"

@@ -28,6 +28,11 @@ INLINE void store_converted(void *target, const int32_t precision, int64_t at, v
     }
 }
 
+#if WORD_DEPTH == 1
+/* Zero in place of lanes that are not finite. */
+INLINE vf vf_finite(vf x) { return vf_select_equal(vf_mul(x, vf_zero()), vf_zero(), x, vf_zero()); }
+#endif
+
 /* Calls `call` with the precision as a constant, so that loops over elements do not branch on it. */
 #define WITH_PRECISION(precision, call) \
     switch (precision) {                \

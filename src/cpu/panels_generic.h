@@ -106,8 +106,16 @@ static void pack_keys(const rows_t *keys, int64_t count, const char *zeros, int6
 #undef PACK
 }
 
+/* As load_value_words; zero in place of what is not finite if only the `finite` is wanted. */
+INLINE vf load_panel_words(const char *even, const char *odd, const int32_t precision, int64_t column, int n,
+                           const bool finite) {
+    const vf x = load_value_words(even, odd, precision, column, n);
+    return finite ? FINITE_WORDS(x) : x;
+}
+
 INLINE
-void pack_values_as(const int32_t precision, const rows_t *values, int64_t count, const char *zeros, word *packed) {
+void pack_values_as(const int32_t precision, const rows_t *values, int64_t count, const bool finite, const char *zeros,
+                    word *packed) {
     const int64_t depth = words_of(count), columns = values->columns;
     const int64_t ahead = prefetch_distance(precision, columns, values->step);
     for (int64_t k = 0; k < depth; ++k) {
@@ -117,8 +125,8 @@ void pack_values_as(const int32_t precision, const rows_t *values, int64_t count
         int64_t column = 0;
         for (; column + PANEL <= columns; column += PANEL) {
             word *to = packed + column * depth + k * PANEL;
-            vf_store(to, load_value_words(even, odd, precision, column, VL));
-            vf_store(to + VL, load_value_words(even, odd, precision, column + VL, VL));
+            vf_store(to, load_panel_words(even, odd, precision, column, VL, finite));
+            vf_store(to + VL, load_panel_words(even, odd, precision, column + VL, VL, finite));
             for (int64_t byte = 0; byte < PANEL * mfai_precision_size(precision); byte += 64) {
                 __builtin_prefetch(even + ahead + column * mfai_precision_size(precision) + byte);
                 if (WORD_DEPTH == 2)
@@ -128,10 +136,11 @@ void pack_values_as(const int32_t precision, const rows_t *values, int64_t count
         const int64_t left = columns - column;
         if (left > VL) {
             word *to = packed + column * depth + k * PANEL;
-            vf_store(to, load_value_words(even, odd, precision, column, VL));
-            vf_store(to + VL, load_value_words(even, odd, precision, column + VL, (int)left - VL));
+            vf_store(to, load_panel_words(even, odd, precision, column, VL, finite));
+            vf_store(to + VL, load_panel_words(even, odd, precision, column + VL, (int)left - VL, finite));
         } else if (left > 0) {
-            vf_store(packed + column * depth + k * VL, load_value_words(even, odd, precision, column, (int)left));
+            vf_store(packed + column * depth + k * VL,
+                     load_panel_words(even, odd, precision, column, (int)left, finite));
         }
     }
 }
@@ -139,7 +148,15 @@ void pack_values_as(const int32_t precision, const rows_t *values, int64_t count
 /* Values: panels of columns, each as deep as `count` keys are words. `zeros` is a row of them. */
 static void pack_values(const rows_t *values, int64_t count, const char *zeros, word *packed) {
     const int32_t kind = values->precision;
-#define PACK(precision) pack_values_as(precision, values, count, zeros, packed)
+#define PACK(precision) pack_values_as(precision, values, count, false, zeros, packed)
+    WITH_WORD_PRECISION(kind, PACK)
+#undef PACK
+}
+
+/* Likewise, with zeros for what is not finite: for products in which 0 times anything has to be 0. */
+static void pack_finite_values(const rows_t *values, int64_t count, const char *zeros, word *packed) {
+    const int32_t kind = values->precision;
+#define PACK(precision) pack_values_as(precision, values, count, true, zeros, packed)
     WITH_WORD_PRECISION(kind, PACK)
 #undef PACK
 }
