@@ -13,7 +13,8 @@
 enum {
     BLOCK_FLOATS = 6 << 15, /* what a block of keys and its scores take, of a second-level cache of 1 MiB */
     MOST_BLOCK_KEYS = 384,
-    UNIT_PANELS = 3, /* of keys: whole register tiles of keys fit in them */
+    WANTED_TASKS = 16, /* for each thread, between two points where all threads meet */
+    UNIT_PANELS = 3,   /* of keys: whole register tiles of keys fit in them */
 };
 static const int64_t most_floats = INT64_MAX / 64; /* no machine has so many, and sums of a few stay in 64 bits */
 
@@ -49,7 +50,6 @@ static mfai_backward_shape_t find_shape(const mfai_problem_t *p, const mfai_tile
     s.key_blocks = mfai_ceil_div(p->key_count, s.block_keys);
     s.stride =
         s.block_keys + 16; /* an odd number of cache lines, so that a column does not fall into few sets of the cache */
-    s.tasks = p->batch * p->kv_heads * s.key_blocks;
     return s;
 }
 
@@ -86,6 +86,8 @@ static mfai_backward_scratch_t lay_out(const mfai_backward_job_t *job, const mfa
 
 static int64_t row_count(const mfai_problem_t *p) { return p->batch * p->heads * p->query_count; }
 
+static int64_t head_count(const mfai_problem_t *p) { return p->batch * p->kv_heads; }
+
 static int64_t prepare_tasks(const mfai_problem_t *p) {
     return p->batch * p->heads * mfai_ceil_div(p->query_count, MFAI_PREPARE_ROWS);
 }
@@ -117,13 +119,21 @@ static mfa_status_t plan_pass(const mfai_cpu_device_t *device, const mfai_kernel
     const int64_t rows = row_count(p);
     if (rows > most_floats / 4 / job->shape.query_width)
         return mfai_fail(MFA_ERROR_MEMORY_ALLOCATION, "no memory for a workspace for %" PRId64 " rows", rows);
-    const bool sums = !bias_pass && g->dquery.present && !adds_in_place(&g->dquery, &kernels->tile);
-    pass->tasks = bias_pass ? bias_tasks(&g->dbias, &job->shape) : job->shape.tasks;
+    const int64_t main_tasks = head_count(p) * job->shape.key_blocks;
+    pass->tasks = bias_pass ? bias_tasks(&g->dbias, &job->shape) : main_tasks;
     pass->slots = (int)mfai_clamp(mfai_max(pass->tasks, prepare_tasks(p)), 1, device->num_threads);
+
+    /* No more heads at a time than keep the threads busy: each holds its sums of dquery. */
+    const bool sums = !bias_pass && g->dquery.present && !adds_in_place(&g->dquery, &kernels->tile);
+    job->heads = head_count(p);
+    if (sums && job->shape.key_blocks > 0)
+        job->heads =
+            mfai_clamp(mfai_ceil_div((int64_t)WANTED_TASKS * pass->slots, job->shape.key_blocks), 1, job->heads);
     pass->delta = pass->slots * job->at.size;
     pass->reference = pass->delta + mfai_lines(rows);
     pass->dquery = pass->reference + mfai_lines(rows);
-    pass->turns = pass->dquery + (sums ? mfai_lines(rows * job->shape.query_width) : 0);
+    const int64_t summed_rows = sums ? job->heads * p->group * p->query_count : 0;
+    pass->turns = pass->dquery + mfai_lines(summed_rows * job->shape.query_width);
     pass->size = pass->turns + (bias_pass ? 0 : mfai_lines(p->batch * p->heads * job->shape.row_blocks));
     return MFA_SUCCESS;
 }
@@ -184,10 +194,14 @@ static void run_pass(pass_t *pass, float *workspace) {
         return;
     }
     memset(job->turns, 0, (size_t)(pass->size - pass->turns) * sizeof *job->turns);
+    const int64_t most = job->heads, blocks = mfai_ceil_div(p->query_count, MFAI_PREPARE_ROWS);
     if (g->dquery.present || g->dkey.present || g->dvalue.present)
-        mfai_parallel_for(pass->slots, pass->tasks, kernels->backward, job);
-    if (job->dquery != NULL)
-        mfai_parallel_for(pass->slots, prepare_tasks(p), kernels->backward_finish, job);
+        for (job->first_head = 0; job->first_head < head_count(p); job->first_head += most) {
+            job->heads = mfai_clamp(head_count(p) - job->first_head, 0, most);
+            mfai_parallel_for(pass->slots, job->heads * job->shape.key_blocks, kernels->backward, job);
+            if (job->dquery != NULL)
+                mfai_parallel_for(pass->slots, job->heads * p->group * blocks, kernels->backward_finish, job);
+        }
     if (g->dsinks.present)
         mfai_parallel_for(pass->slots, p->heads, kernels->backward_sinks, job);
 }

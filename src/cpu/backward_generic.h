@@ -186,7 +186,8 @@ static float *dquery_sums(const mfai_backward_job_t *job, int64_t b, int64_t hea
     const mfai_problem_t *p = job->problem;
     if (job->dquery != NULL) {
         *step = job->shape.query_width;
-        return job->dquery + ((b * p->heads + head) * p->query_count + row) * *step;
+        const int64_t first = job->first_head * p->group;
+        return job->dquery + ((b * p->heads + head - first) * p->query_count + row) * *step;
     }
     *step = job->gradients->dquery.stride[2];
     return (float *)view_row(&job->gradients->dquery, b, head, row);
@@ -262,12 +263,12 @@ static void backward_task(void *argument, int64_t task, int slot) {
     const mfai_problem_t *p = job->problem;
     const mfai_backward_shape_t *shape = &job->shape;
     /* Blocks of keys come one after the other, so that waiting for the one before is rare unless there is a single head. */
-    const int64_t heads = p->batch * p->kv_heads, key_block = task / heads;
+    const int64_t key_block = task / job->heads, bh = job->first_head + task % job->heads;
     backward_tile_t t = {
         .job = job,
         .scratch = (float *)job->scratch + slot * job->at.size,
-        .b = task % heads / p->kv_heads,
-        .kv_head = task % p->kv_heads,
+        .b = bh / p->kv_heads,
+        .kv_head = bh % p->kv_heads,
         .first_key = key_block * shape->block_keys,
     };
     t.keys = p->key_count - t.first_key < shape->block_keys ? p->key_count - t.first_key : shape->block_keys;
@@ -331,7 +332,7 @@ static void backward_prepare(void *argument, int64_t task, int slot) {
         job->reference[at] = logsumexp == -INFINITY ? INFINITY : job->finish_scores ? logsumexp : logsumexp * LOG2_E;
         job->delta[at] = dot(float_row(&job->gradients->dout, b, head, row, first_copy),
                              float_row(&p->out, b, head, row, second_copy), p->value_dim);
-        if (job->gradients->dquery.present && !job->bias_pass) {
+        if (job->gradients->dquery.present && !job->bias_pass && (job->dquery == NULL || bh < job->heads * p->group)) {
             int64_t step;
             float *sums = dquery_sums(job, b, head, row, &step);
             memset(sums, 0, (size_t)(job->dquery != NULL ? step : p->head_dim) * sizeof *sums);
@@ -344,13 +345,14 @@ static void backward_finish(void *argument, int64_t task, int slot) {
     const mfai_backward_job_t *job = argument;
     const mfai_problem_t *p = job->problem;
     const mfai_view_t *dquery = &job->gradients->dquery;
-    const int64_t blocks = (p->query_count + MFAI_PREPARE_ROWS - 1) / MFAI_PREPARE_ROWS, bh = task / blocks;
-    const int64_t b = bh / p->heads, head = bh % p->heads;
+    const int64_t blocks = (p->query_count + MFAI_PREPARE_ROWS - 1) / MFAI_PREPARE_ROWS;
+    const int64_t bh = job->first_head * p->group + task / blocks, b = bh / p->heads, head = bh % p->heads;
     for (int64_t row = task % blocks * MFAI_PREPARE_ROWS;
          row < p->query_count && row < (task % blocks + 1) * MFAI_PREPARE_ROWS; ++row) {
         int64_t step;
-        const float *sums = dquery_sums(job, b, head, row, &step);
+        float *sums = dquery_sums(job, b, head, row, &step);
         store_row(sums, p->head_dim, 1, view_row(dquery, b, head, row), dquery->precision, dquery->stride[3]);
+        memset(sums, 0, (size_t)step * sizeof *sums);
     }
 }
 

@@ -65,7 +65,6 @@ typedef struct mfai_backward_shape {
     int64_t query_words, value_words; /* of a row, padded to whole vectors */
     int64_t query_width, value_width; /* columns, padded to whole panels */
     int64_t stride;                   /* of a row of scores */
-    int64_t tasks;                    /* batch * kv_heads * key_blocks */
 } mfai_backward_shape_t;
 
 /* Offsets in floats into a thread's scratch memory. Each operand is packed in the forms in which products take it: rows for the
@@ -86,10 +85,12 @@ typedef struct mfai_backward_job {
     bool has_bias;      /* mask, additive mask or ALiBi */
     bool bias_pass;     /* gradients are those of the biases, before scale and softcap */
     mfai_dropout_t dropout;
+    /* Key/value heads, counted over all batches, whose dquery is summed at the same time: first_head on, `heads` of them. */
+    int64_t first_head, heads;
     char *scratch;    /* at.size floats for each slot */
     float *delta;     /* for each batch, head and row: dout . out */
     float *reference; /* likewise: logsumexp, in units of log2 unless finish_scores; +inf where no key is seen */
-    float *dquery;    /* likewise query_width sums; NULL: added up in the gradient itself */
+    float *dquery;    /* for each query row of these heads query_width sums; NULL: added up in the gradient itself */
     uint32_t *turns;  /* for each batch, head and row block: key blocks that have added to dquery */
 } mfai_backward_job_t;
 
@@ -99,7 +100,8 @@ typedef struct mfai_kernels {
     const char *name;
     mfai_tile_t tile;
     mfai_kernel_task_fn forward, combine;
-    /* delta and reference, and zeros in dquery; the gradients, a block of keys a task; dquery from its sums; dsinks; dbias. */
+    /* delta and reference, and zeros in dquery; the gradients, a block of keys a task; dquery from its sums, which are zeros again
+       afterwards; dsinks; dbias. */
     mfai_kernel_task_fn backward_prepare, backward, backward_finish, backward_sinks, backward_bias;
 } mfai_kernels_t;
 
