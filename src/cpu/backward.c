@@ -12,9 +12,8 @@
 
 enum {
     BLOCK_FLOATS = 6 << 15, /* what a block of keys and its scores take, of a second-level cache of 1 MiB */
-    MOST_BLOCK_KEYS = 384,
-    WANTED_TASKS = 16, /* for each thread, between two points where all threads meet */
-    UNIT_PANELS = 3,   /* of keys: whole register tiles of keys fit in them */
+    WANTED_TASKS = 16,      /* for each thread, between two points where all threads meet */
+    UNIT_PANELS = 3,        /* of keys: whole register tiles of keys fit in them */
 };
 static const int64_t most_floats = INT64_MAX / 64; /* no machine has so many, and sums of a few stay in 64 bits */
 
@@ -42,7 +41,7 @@ static mfai_backward_shape_t find_shape(const mfai_problem_t *p, const mfai_tile
 
     const int64_t unit = (int64_t)UNIT_PANELS * tile->panel;
     const int64_t per_key = 2 * (s.query_words + s.value_words + s.query_width) + 2 * MFAI_BACKWARD_ROWS;
-    const int64_t most = mfai_clamp(BLOCK_FLOATS / per_key / unit * unit, tile->panel, MOST_BLOCK_KEYS);
+    const int64_t most = mfai_clamp(BLOCK_FLOATS / per_key / unit * unit, tile->panel, MFAI_BACKWARD_KEYS);
     s.key_blocks = mfai_ceil_div(p->key_count, most);
     s.block_keys = tile->panel;
     if (s.key_blocks > 0)
@@ -76,7 +75,7 @@ static mfai_backward_scratch_t lay_out(const mfai_backward_job_t *job, const mfa
     at.dscore_rows = at.dscores + scores;
     at.sums = at.dscore_rows + (tile->word_depth > 1 ? scores : 0);
     at.bias = at.sums + (job->bias_pass ? scores : 0);
-    at.keep = at.bias + (job->has_bias ? mfai_lines(tile->sub_rows * s->stride) : 0);
+    at.keep = at.bias + (job->has_bias ? scores : 0);
     at.copy = at.keep + (job->dropout.on ? mfai_lines(tile->word_depth * s->stride) : 0);
     at.zeros = at.copy + (contiguous ? 0 : mfai_lines(mfai_max(rows, keys) * widest));
     at.size = at.zeros + mfai_lines(widest);

@@ -25,6 +25,7 @@ typedef struct {
     int64_t head, first_row, rows;
     int64_t begin[MFAI_BACKWARD_ROWS], end[MFAI_BACKWARD_ROWS]; /* keys that each row sees, from first_key on */
     bool whole;                                                 /* each row sees them all */
+    bool biased;                                                /* some bias is not zero */
 } backward_tile_t;
 
 static char *copy_room(const backward_tile_t *t) { return (char *)(t->scratch + t->job->at.copy); }
@@ -70,47 +71,90 @@ static void pack_row_block(const backward_tile_t *t) {
         pack_finite_values(&douts, t->rows, zero_row(t), t->scratch + job->at.dout_panels);
 }
 
-/* products (rows x stride) = left . columns, for the panels that keys from .. to - 1 lie in. */
-static void multiply_columns(const backward_tile_t *t, int64_t row, int rows, int64_t from, int64_t to, int64_t left,
-                             int64_t words, int64_t columns, int64_t depth, int64_t products) {
-    const int64_t stride = t->job->shape.stride;
-    for (int64_t panel = from / PANEL; panel * PANEL < to; ++panel)
-        for (int r = 0; r < rows; r += ROW_TILE)
-            multiply_replace(rows - r < ROW_TILE ? rows - r : ROW_TILE, panel_is_full(panel, t->keys),
-                             t->scratch + left + (row + r) * words, words, t->scratch + columns + panel * PANEL * words,
-                             depth, t->scratch + products + (row + r) * stride + panel * PANEL, stride, NULL);
+/* Words that a product of a register tile has to sum over. */
+typedef struct {
+    int64_t first, count;
+} span_t;
+
+static span_t words_between(int64_t from, int64_t to) {
+    const int64_t first = from / WORD_DEPTH;
+    return from < to ? (span_t){first, words_of(to) - first} : (span_t){0, 0};
 }
 
-static void finish_rows(const backward_tile_t *t, int64_t row, const ranges_t *seen, int r, bool has_bias) {
+/* Rows that see some of the keys. */
+static span_t rows_of_keys(const backward_tile_t *t, int64_t key, int keys) {
+    int64_t from = 0, to = t->rows;
+    if (!t->whole) {
+        while (from < to && (t->begin[from] >= key + keys || t->end[from] <= key))
+            ++from;
+        while (to > from && (t->begin[to - 1] >= key + keys || t->end[to - 1] <= key))
+            --to;
+    }
+    return words_between(from, to);
+}
+
+/* Keys that some of the rows see. */
+static span_t keys_of_rows(const backward_tile_t *t, int64_t row, int rows) {
+    int64_t from = t->keys, to = 0;
+    for (int64_t r = row; r < row + rows; ++r)
+        if (t->begin[r] < t->end[r]) {
+            from = t->begin[r] < from ? t->begin[r] : from;
+            to = t->end[r] > to ? t->end[r] : to;
+        }
+    return words_between(from, to);
+}
+
+static int tile_rows(int64_t first, int64_t count) {
+    return count - first < ROW_TILE ? (int)(count - first) : ROW_TILE;
+}
+
+/* products (rows x stride) = left . columns, in the panels of keys that rows of a register tile see. */
+static void multiply_columns(const backward_tile_t *t, int64_t left, int64_t words, int64_t columns, int64_t depth,
+                             int64_t products) {
+    const int64_t stride = t->job->shape.stride;
+    for (int64_t panel = 0; panel * PANEL < t->keys; ++panel)
+        for (int64_t row = 0; row < t->rows; row += ROW_TILE) {
+            const span_t span = keys_of_rows(t, row, tile_rows(row, t->rows));
+            const int64_t from = span.first * WORD_DEPTH, to = from + span.count * WORD_DEPTH;
+            if (panel * PANEL < to && from < (panel + 1) * PANEL)
+                multiply_replace(tile_rows(row, t->rows), panel_is_full(panel, t->keys),
+                                 t->scratch + left + row * words, words, t->scratch + columns + panel * PANEL * words,
+                                 depth, t->scratch + products + row * stride + panel * PANEL, stride, NULL);
+        }
+}
+
+/* The rows from `row` on whose words share memory: raw products become weights and gradients. */
+static void finish_rows(const backward_tile_t *t, int64_t row) {
     const mfai_backward_job_t *job = t->job;
     const mfai_problem_t *p = job->problem;
     const int64_t stride = job->shape.stride, width = (t->keys + PANEL - 1) / PANEL * PANEL;
-    const int64_t first = (t->b * p->heads + t->head) * p->query_count + t->first_row + row;
+    const int64_t first = (t->b * p->heads + t->head) * p->query_count + t->first_row;
     gradient_row_t rows[WORD_DEPTH] = {{0}};
     int64_t from = width, to = 0;
     int count = 0;
     for (; count < WORD_DEPTH && row + count < t->rows; ++count) {
-        const int64_t begin = seen->begin[r + count], end = seen->end[r + count];
-        if (begin < end) {
-            from = begin < from ? begin : from;
-            to = end > to ? end : to;
+        const int64_t at = row + count;
+        if (t->begin[at] < t->end[at]) {
+            from = t->begin[at] < from ? t->begin[at] : from;
+            to = t->end[at] > to ? t->end[at] : to;
         }
         rows[count] = (gradient_row_t){
-            .begin = begin,
-            .end = end,
-            .reference = job->reference[first + count],
-            .delta = job->delta[first + count],
-            .taint = job->delta[first + count] * 0,
-            .scores = t->scratch + job->at.scores + (row + count) * stride,
-            .dscores = t->scratch + job->at.dscores + (row + count) * stride,
-            .bias = has_bias ? t->scratch + job->at.bias + (r + count) * stride : NULL,
+            .begin = t->begin[at],
+            .end = t->end[at],
+            .reference = job->reference[first + at],
+            .delta = job->delta[first + at],
+            .taint = job->delta[first + at] * 0,
+            .scores = t->scratch + job->at.scores + at * stride,
+            .dscores = t->scratch + job->at.dscores + at * stride,
+            .bias = t->biased ? t->scratch + job->at.bias + at * stride : NULL,
         };
     }
     if (job->dropout.on && from < to)
         for (int i = 0; i < count; ++i) {
+            const int64_t begin = from / VL * VL, end = (to + VL - 1) / VL * VL;
             float *keep = t->scratch + job->at.keep + i * stride;
-            fill_keep(&job->dropout, t->b, t->head, t->first_row + row + i, t->first_key + from / VL * VL,
-                      (to + VL - 1) / VL * VL - from / VL * VL, keep + from / VL * VL);
+            fill_keep(&job->dropout, t->b, t->head, t->first_row + row + i, t->first_key + begin, end - begin,
+                      keep + begin);
             rows[i].keep = keep;
         }
     word *along = t->scratch + job->at.dscore_rows + row * stride;
@@ -120,63 +164,63 @@ static void finish_rows(const backward_tile_t *t, int64_t row, const ranges_t *s
         gradient_rows(job, false, rows, count, from, to, width, along, stride);
 }
 
-/* Weights and gradients of the tile; false if no row sees a key. */
-static bool fill_tile(backward_tile_t *t) {
+/* What each row sees of the keys, and the biases. False if no row sees any. */
+static bool find_visible(backward_tile_t *t) {
     const mfai_backward_job_t *job = t->job;
-    const mfai_problem_t *p = job->problem;
     bool any = false;
+    unsigned bias = 0;
     t->whole = true;
     for (int64_t row = 0; row < t->rows; row += SUB_ROWS) {
         const int rows = t->rows - row < SUB_ROWS ? (int)(t->rows - row) : SUB_ROWS;
         ranges_t seen;
-        unsigned bias = 0;
         find_ranges(&job->by_head, t->first_row + row, rows, t->first_key, t->keys, &seen);
         if (job->has_bias && seen.first < seen.last)
-            bias = fill_bias(&job->by_head, t->b, t->head, t->first_row + row, rows, t->first_key, job->shape.stride,
-                             &seen, t->scratch + job->at.bias);
+            bias |= fill_bias(&job->by_head, t->b, t->head, t->first_row + row, rows, t->first_key, job->shape.stride,
+                              &seen, t->scratch + job->at.bias + row * job->shape.stride);
+        any = any || seen.first < seen.last;
         for (int r = 0; r < rows; ++r) {
             t->begin[row + r] = seen.begin[r];
             t->end[row + r] = seen.end[r];
             t->whole = t->whole && seen.begin[r] == 0 && seen.end[r] == t->keys;
         }
-        if (seen.first < seen.last) {
-            if (!any) {
-                pack_key_block(t);
-                pack_row_block(t);
-                any = true;
-            }
-            multiply_columns(t, row, rows, seen.first, seen.last, job->at.query_rows, job->shape.query_words,
-                             job->at.key_columns, words_of(p->head_dim), job->at.scores);
-            multiply_columns(t, row, rows, seen.first, seen.last, job->at.dout_rows, job->shape.value_words,
-                             job->at.value_columns, words_of(p->value_dim), job->at.dscores);
-        }
-        for (int r = 0; r < rows; r += WORD_DEPTH)
-            finish_rows(t, row + r, &seen, r, bias & BIAS_ANY_NONZERO);
     }
+    t->biased = bias & BIAS_ANY_NONZERO;
     return any;
 }
 
-/* sums (keys x width) += left^T . panels, where a key's rows are only those that see it. */
+/* Weights and gradients of the tile; false if no row sees a key. */
+static bool fill_tile(backward_tile_t *t) {
+    const mfai_backward_job_t *job = t->job;
+    const mfai_problem_t *p = job->problem;
+    if (!find_visible(t))
+        return false;
+    pack_key_block(t);
+    pack_row_block(t);
+    multiply_columns(t, job->at.query_rows, job->shape.query_words, job->at.key_columns, words_of(p->head_dim),
+                     job->at.scores);
+    multiply_columns(t, job->at.dout_rows, job->shape.value_words, job->at.value_columns, words_of(p->value_dim),
+                     job->at.dscores);
+    for (int64_t row = 0; row < t->rows; row += WORD_DEPTH)
+        finish_rows(t, row);
+    return true;
+}
+
+/* sums (keys x width) += left^T . panels */
 static void add_to_keys(const backward_tile_t *t, int64_t left, int64_t panels, int64_t columns, int64_t sums,
                         int64_t width) {
     const int64_t stride = t->job->shape.stride * WORD_DEPTH, depth = words_of(t->rows);
-    for (int64_t key = 0; key < t->keys; key += ROW_TILE) {
-        const int keys = t->keys - key < ROW_TILE ? (int)(t->keys - key) : ROW_TILE;
-        int64_t from = 0, to = t->rows;
-        if (!t->whole) {
-            while (from < to && (t->begin[from] >= key + keys || t->end[from] <= key))
-                ++from;
-            while (to > from && (t->begin[to - 1] >= key + keys || t->end[to - 1] <= key))
-                --to;
-            if (from == to)
-                continue;
-        }
-        const int64_t first = from / WORD_DEPTH, words = words_of(to) - first;
-        for (int64_t panel = 0; panel * PANEL < columns; ++panel) {
-            const bool full = panel_is_full(panel, columns);
-            multiply_add_turned(keys, full, t->scratch + left + first * stride + key, stride,
-                                t->scratch + panels + panel * PANEL * depth + first * (full ? PANEL : VL), words,
-                                t->scratch + sums + key * width + panel * PANEL, width, NULL);
+    span_t spans[MFAI_BACKWARD_KEYS / ROW_TILE + 1];
+    for (int64_t key = 0; key < t->keys; key += ROW_TILE)
+        spans[key / ROW_TILE] = rows_of_keys(t, key, tile_rows(key, t->keys));
+    for (int64_t panel = 0; panel * PANEL < columns; ++panel) {
+        const bool full = panel_is_full(panel, columns);
+        const word *right = t->scratch + panels + panel * PANEL * depth;
+        for (int64_t key = 0; key < t->keys; key += ROW_TILE) {
+            const span_t span = spans[key / ROW_TILE];
+            if (span.count > 0)
+                multiply_add_turned(tile_rows(key, t->keys), full, t->scratch + left + span.first * stride + key,
+                                    stride, right + span.first * (full ? PANEL : VL), span.count,
+                                    t->scratch + sums + key * width + panel * PANEL, width, NULL);
         }
     }
 }
@@ -199,20 +243,18 @@ static void add_to_queries(const backward_tile_t *t) {
     const word *gradients = t->scratch + (WORD_DEPTH == 1 ? job->at.dscores : job->at.dscore_rows);
     int64_t step;
     float *sums = dquery_sums(job, t->b, t->head, t->first_row, &step);
-    for (int64_t row = 0; row < t->rows; row += ROW_TILE) {
-        const int rows = t->rows - row < ROW_TILE ? (int)(t->rows - row) : ROW_TILE;
-        int64_t from = t->keys, to = 0;
-        for (int64_t r = row; r < row + rows; ++r)
-            if (t->begin[r] < t->end[r]) {
-                from = t->begin[r] < from ? t->begin[r] : from;
-                to = t->end[r] > to ? t->end[r] : to;
-            }
-        const int64_t first = from / WORD_DEPTH, words = words_of(to) - first;
-        for (int64_t panel = 0; to > 0 && panel * PANEL < columns; ++panel) {
-            const bool full = panel_is_full(panel, columns);
-            multiply_add(rows, full, gradients + row * stride + first, stride,
-                         t->scratch + job->at.key_panels + panel * PANEL * capacity + first * (full ? PANEL : VL),
-                         words, sums + row * step + panel * PANEL, step, NULL);
+    span_t spans[MFAI_BACKWARD_ROWS / ROW_TILE];
+    for (int64_t row = 0; row < t->rows; row += ROW_TILE)
+        spans[row / ROW_TILE] = keys_of_rows(t, row, tile_rows(row, t->rows));
+    for (int64_t panel = 0; panel * PANEL < columns; ++panel) {
+        const bool full = panel_is_full(panel, columns);
+        const word *right = t->scratch + job->at.key_panels + panel * PANEL * capacity;
+        for (int64_t row = 0; row < t->rows; row += ROW_TILE) {
+            const span_t span = spans[row / ROW_TILE];
+            if (span.count > 0)
+                multiply_add(tile_rows(row, t->rows), full, gradients + row * stride + span.first, stride,
+                             right + span.first * (full ? PANEL : VL), span.count, sums + row * step + panel * PANEL,
+                             step, NULL);
         }
     }
 }

@@ -56,8 +56,8 @@ typedef struct mfai_forward_job {
     float *partial; /* with splits > 1: for each row and split value_width sums, then row_max, row_sum */
 } mfai_forward_job_t;
 
-/* The most query rows in a block of the backward pass: a multiple of every instance's sub_rows. */
-enum { MFAI_BACKWARD_ROWS = 96 };
+/* The most query rows and keys in a block of the backward pass; the rows are a multiple of every instance's sub_rows. */
+enum { MFAI_BACKWARD_ROWS = 96, MFAI_BACKWARD_KEYS = 384 };
 
 typedef struct mfai_backward_shape {
     int64_t block_rows, row_blocks; /* of one query head */
