@@ -111,7 +111,10 @@ static mfa_status_t plan_pass(const mfai_cpu_device_t *device, const mfai_kernel
     job->by_head.kv_heads = p->heads;
     job->shape = find_shape(p, &kernels->tile);
     job->has_bias = p->bool_mask.present || p->additive_mask.present || p->alibi_slopes.present;
-    job->finish_scores = job->has_bias || p->softcap > 0 || !isfinite(p->softmax_scale * LOG2_E);
+    const double factor = p->softmax_scale * LOG2_E_DOUBLE;
+    job->factor = (float)factor;
+    job->factor_rest = (float)(factor - job->factor);
+    job->finish_scores = job->has_bias || p->softcap > 0 || !isfinite(job->factor);
     job->dropout = mfai_dropout(p);
     job->at = lay_out(job, &kernels->tile);
 

@@ -123,6 +123,12 @@ static void multiply_columns(const backward_tile_t *t, int64_t left, int64_t wor
         }
 }
 
+static void set_reference(const mfai_backward_job_t *job, float logsumexp, gradient_row_t *row) {
+    const double exact = job->finish_scores ? logsumexp : logsumexp * LOG2_E_DOUBLE;
+    row->reference = (float)exact;
+    row->reference_rest = isinf(row->reference) ? 0 : (float)(exact - row->reference);
+}
+
 /* The rows from `row` on whose words share memory: raw products become weights and gradients. */
 static void finish_rows(const backward_tile_t *t, int64_t row) {
     const mfai_backward_job_t *job = t->job;
@@ -141,13 +147,13 @@ static void finish_rows(const backward_tile_t *t, int64_t row) {
         rows[count] = (gradient_row_t){
             .begin = t->begin[at],
             .end = t->end[at],
-            .reference = job->reference[first + at],
             .delta = job->delta[first + at],
             .taint = job->delta[first + at] * 0,
             .scores = t->scratch + job->at.scores + at * stride,
             .dscores = t->scratch + job->at.dscores + at * stride,
             .bias = t->biased ? t->scratch + job->at.bias + at * stride : NULL,
         };
+        set_reference(job, job->reference[first + at], &rows[count]);
     }
     if (job->dropout.on && from < to)
         for (int i = 0; i < count; ++i) {
@@ -237,6 +243,9 @@ static float *dquery_sums(const mfai_backward_job_t *job, int64_t b, int64_t hea
     return (float *)view_row(&job->gradients->dquery, b, head, row);
 }
 
+/* Words of keys in one sum before it is added to the others: shorter sums round less. */
+enum { DQUERY_WORDS = 64 };
+
 static void add_to_queries(const backward_tile_t *t) {
     const mfai_backward_job_t *job = t->job;
     const int64_t stride = job->shape.stride, capacity = words_of(t->keys), columns = job->problem->head_dim;
@@ -251,10 +260,12 @@ static void add_to_queries(const backward_tile_t *t) {
         const word *right = t->scratch + job->at.key_panels + panel * PANEL * capacity;
         for (int64_t row = 0; row < t->rows; row += ROW_TILE) {
             const span_t span = spans[row / ROW_TILE];
-            if (span.count > 0)
-                multiply_add(tile_rows(row, t->rows), full, gradients + row * stride + span.first, stride,
-                             right + span.first * (full ? PANEL : VL), span.count, sums + row * step + panel * PANEL,
-                             step, NULL);
+            for (int64_t k = span.first; k < span.first + span.count; k += DQUERY_WORDS) {
+                const int64_t left = span.first + span.count - k;
+                multiply_add(tile_rows(row, t->rows), full, gradients + row * stride + k, stride,
+                             right + k * (full ? PANEL : VL), left < DQUERY_WORDS ? left : DQUERY_WORDS,
+                             sums + row * step + panel * PANEL, step, NULL);
+            }
         }
     }
 }
@@ -371,7 +382,7 @@ static void backward_prepare(void *argument, int64_t task, int slot) {
          row < p->query_count && row < (task % blocks + 1) * MFAI_PREPARE_ROWS; ++row) {
         const int64_t at = bh * p->query_count + row;
         const float logsumexp = *(const float *)view_row(&p->logsumexp, b, head, row);
-        job->reference[at] = logsumexp == -INFINITY ? INFINITY : job->finish_scores ? logsumexp : logsumexp * LOG2_E;
+        job->reference[at] = logsumexp == -INFINITY ? INFINITY : logsumexp;
         job->delta[at] = dot(float_row(&job->gradients->dout, b, head, row, first_copy),
                              float_row(&p->out, b, head, row, second_copy), p->value_dim);
         if (job->gradients->dquery.present && !job->bias_pass && (job->dquery == NULL || bh < job->heads * p->group)) {

@@ -28,6 +28,8 @@
 #define TANH_C4 -0x1.75e17ep-8f
 
 #define LOG2_E 0x1.715476p+0f
+#define LOG2_E_REST 0x1.4ae0c0p-26f /* log2(e) - LOG2_E */
+#define LOG2_E_DOUBLE 0x1.71547652b82fep+0
 #define LN_2 0x1.62e430p-1f
 
 #endif

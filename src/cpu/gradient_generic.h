@@ -10,8 +10,9 @@
 
 /* One row of a block of keys; positions count from the first key. */
 typedef struct {
-    int64_t begin, end;            /* keys that the row sees */
-    float reference, delta, taint; /* taint: 0, or NaN if dout or out holds what is not finite */
+    int64_t begin, end;              /* keys that the row sees */
+    float reference, reference_rest; /* logsumexp: as it is if scores need finishing, else log2(e) times it, as a sum */
+    float delta, taint;              /* taint: 0, or NaN if dout or out holds what is not finite */
     float *scores, *dscores;
     const float *bias, *keep; /* NULL: none */
 } gradient_row_t;
@@ -20,7 +21,7 @@ typedef struct {
 INLINE void gradient_step(const mfai_backward_job_t *job, const bool finish_scores, const bool masked,
                           const gradient_row_t *row, int64_t j, vf *weight, vf *gradient) {
     const mfai_problem_t *p = job->problem;
-    const vf hidden = vf_set1(-INFINITY), reference = vf_set1(row->reference);
+    const vf hidden = vf_set1(-INFINITY);
     vf chain = vf_set1(job->bias_pass ? 1 : p->softmax_scale), score = vf_load(row->scores + j);
     if (finish_scores) {
         score = vf_mul(score, vf_set1(p->softmax_scale));
@@ -32,16 +33,20 @@ INLINE void gradient_step(const mfai_backward_job_t *job, const bool finish_scor
         }
         if (row->bias) {
             const vf added = vf_load(row->bias + j);
-            score = vf_select_equal(added, hidden, hidden, vf_sub(vf_add(score, added), reference));
+            score = vf_select_equal(added, hidden, hidden, vf_sub(vf_add(score, added), vf_set1(row->reference)));
         } else {
-            score = vf_sub(score, reference);
+            score = vf_sub(score, vf_set1(row->reference));
         }
     } else {
-        score = vf_sub(vf_mul(score, vf_set1(p->softmax_scale * LOG2_E)), reference);
+        /* Factor and reference cancel, so that their own rounding would show in the weight if they were single floats. */
+        const vf rest = vf_fma(score, vf_set1(job->factor_rest), vf_set1(-row->reference_rest));
+        score = vf_add(vf_fma(score, vf_set1(job->factor), vf_set1(-row->reference)), rest);
     }
     if (masked)
         score = vf_hide_outside(score, row->begin - j, row->end - j);
-    const vf plain = vf_exp2(finish_scores ? vf_mul(score, vf_set1(LOG2_E)) : score);
+    if (finish_scores)
+        score = vf_fma(score, vf_set1(LOG2_E), vf_mul(score, vf_set1(LOG2_E_REST)));
+    const vf plain = vf_exp2(score);
     vf slope = vf_load(row->dscores + j);
     *weight = vf_add(plain, vf_set1(row->taint));
     if (row->keep) {

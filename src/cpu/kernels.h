@@ -81,15 +81,16 @@ typedef struct mfai_backward_job {
         by_head; /* the problem as if each query head had keys of its own, for helpers that map rows to heads */
     mfai_backward_shape_t shape;
     mfai_backward_scratch_t at;
-    bool finish_scores; /* scores need more than a factor: softcap, biases, a factor that is not finite */
-    bool has_bias;      /* mask, additive mask or ALiBi */
-    bool bias_pass;     /* gradients are those of the biases, before scale and softcap */
+    float factor, factor_rest; /* from a product to log2 of its weight, but for logsumexp: the sum of both */
+    bool finish_scores;        /* scores need more than a factor: softcap, biases, a factor that is not finite */
+    bool has_bias;             /* mask, additive mask or ALiBi */
+    bool bias_pass;            /* gradients are those of the biases, before scale and softcap */
     mfai_dropout_t dropout;
     /* Key/value heads, counted over all batches, whose dquery is summed at the same time: first_head on, `heads` of them. */
     int64_t first_head, heads;
     char *scratch;    /* at.size floats for each slot */
     float *delta;     /* for each batch, head and row: dout . out */
-    float *reference; /* likewise: logsumexp, in units of log2 unless finish_scores; +inf where no key is seen */
+    float *reference; /* likewise: logsumexp, or +inf where no key is seen */
     float *dquery;    /* for each query row of these heads query_width sums; NULL: added up in the gradient itself */
     uint32_t *turns;  /* for each batch, head and row block: key blocks that have added to dquery */
 } mfai_backward_job_t;
