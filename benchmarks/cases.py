@@ -1,4 +1,4 @@
-"""What is timed: the rows of the target table of the project, each a group of attention problems."""
+"""What is measured: the rows of the target tables of the project, each a group of attention problems."""
 
 import itertools
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ class Target:
         return {
             "peak_fraction": f">= {self.bound:.2f} of the peak",
             "bandwidth_fraction": f">= {self.bound:.2f} of the bandwidth",
-            "share_of_full": f"<= {self.bound:.2f} of our full time",
+            "share_of_full": f"<= {self.bound:.4g} of our full time",
             "speedup": f">= {self.bound:.2f}x {self.peer}",
         }[self.measure]
 
@@ -42,6 +42,9 @@ class Case:
     kv_heads: int
     causal: bool = False
     window: int | None = None
+    backward: bool = False  # whether gradients are wanted, of the bias as well
+    bias: bool = False  # an additive one of full size
+    dropout_p: float = 0.0
     cpu_isa: str = "auto"
     rotate_bytes: int = 0  # keys and values of successive calls are spread over as much memory
     quick: bool = True  # whether --quick keeps it
@@ -60,6 +63,10 @@ class Case:
             parts.append("causal")
         if self.window is not None:
             parts.append(f"window {self.window}")
+        if self.bias:
+            parts.append("bias")
+        if self.dropout_p:
+            parts.append(f"dropout {self.dropout_p}")
         if self.cpu_isa != "auto":
             parts.append(self.cpu_isa)
         return " ".join(parts)
@@ -79,16 +86,25 @@ class Case:
 
     @property
     def flop(self) -> int:
-        return 4 * self.visible_pairs * self.head_dim
+        products = 5 if self.backward else 2
+        return 2 * products * self.visible_pairs * self.head_dim
 
     @property
     def instructions(self) -> int:
-        """GINSTRS as metal-flash-attention counts them."""
-        return (2 * self.head_dim + 5) * self.visible_pairs
+        """GINSTRS as metal-flash-attention counts them: backward, of its kernels for dQ and for dK and dV."""
+        dim = self.head_dim
+        each = (3 * dim + 5) + (4 * dim + 5) if self.backward else 2 * dim + 5
+        return each * self.visible_pairs
 
     @property
     def kv_bytes(self) -> int:
         return 2 * self.batch * self.kv_heads * self.key_length * self.head_dim * ITEM_BYTES[self.dtype]
+
+    @property
+    def training_result_bytes(self) -> int:
+        """Of the output, the logsumexp, and the gradients of query, key and value."""
+        queries = self.batch * self.heads * self.query_length
+        return 2 * queries * self.head_dim * ITEM_BYTES[self.dtype] + 4 * queries + self.kv_bytes
 
     def unmasked(self) -> "Case":
         return replace(self, causal=False, window=None)
@@ -201,7 +217,48 @@ def isa() -> list[Case]:
     ]
 
 
-GROUPS = {maker.__name__: maker for maker in (prefill, causal, window, decode, small, odd, isa)}
+BACKWARD_SHAPES = ((1, 8, 1024, 64), (1, 8, 2048, 128))
+BACKWARD_TARGETS = {
+    "float32": (Target("peak_fraction", 0.70), Target("speedup", 1.7, "torch")),
+    "bfloat16": (Target("peak_fraction", 0.50), Target("speedup", 2.5, "torch")),
+}
+
+
+def backward() -> list[Case]:
+    def case(shape: tuple[int, int, int, int], dtype: str, target: Target, **fields) -> Case:
+        return square("backward", shape, dtype, backward=True, targets=(target,), **fields)
+
+    short, ahead = BACKWARD_SHAPES[0], Target("speedup", 1.0, "torch")
+    share = Target("share_of_full", 0.58)
+    full = [
+        square("backward", shape, dtype, backward=True, targets=targets, quick=shape == short)
+        for shape, (dtype, targets) in itertools.product(BACKWARD_SHAPES, BACKWARD_TARGETS.items())
+    ]
+    causal = [
+        case(shape, dtype, share, causal=True, quick=(shape, dtype) == (short, "float32"))
+        for shape, dtype in itertools.product(BACKWARD_SHAPES, BACKWARD_TARGETS)
+    ]
+    return [
+        *full,
+        *causal,
+        case((1, 8, 8192, 64), "float32", Target("share_of_full", 1 / 8), window=256, quick=False),
+        replace(case((1, 32, 1024, 128), "bfloat16", ahead, quick=False), kv_heads=8),
+        case(short, "float32", ahead, bias=True),
+        case(short, "float32", ahead, dropout_p=0.1, quick=False),
+    ]
+
+
+def memory() -> list[Case]:
+    """Forward and backward, of which the peak memory is measured instead of the time."""
+    return [
+        square("memory", (1, 8, length, 64), dtype, backward=True, quick=length == 4096)
+        for dtype, length in itertools.product(("float32", "bfloat16"), (2048, 4096, 8192))
+    ]
+
+
+GROUPS = {
+    maker.__name__: maker for maker in (prefill, causal, window, decode, small, odd, isa, backward, memory)
+}
 
 
 def tiny(case: Case) -> Case:

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.cases import Case
-from benchmarks.contenders import Contender, Unavailable
-from benchmarks.operands import Reference, rotation
+from benchmarks.contenders import OURS, Contender, Unavailable
+from benchmarks.passes import Backward, Forward
 from benchmarks.peak import ComputePeak, ReadBandwidth
 
-OURS = "mfa"
 FULL = "mfa, all pairs"  # ours without the mask, for the share of its time that a mask costs
 SETTLE_SECONDS = 0.015  # torch's threads, the slowest to sleep, spin for some 10 ms after a call
 
@@ -129,21 +128,20 @@ def measure(
 ) -> Measurement:
     """`on_progress` is told the fraction of the case that each step was."""
     result = Measurement(case, compute_peak.kernel)
-    operand_sets = rotation(case)
-    reference = Reference(case, operand_sets[0])
+    timed_pass = (Backward if case.backward else Forward)(case)
     turns = []
 
     def enter(contender: Contender, name: str, entered: Case) -> None:
         timing = result.timings[name] = Timing(name)
         try:
-            bind = contender.prepare(entered, threads)
-            calls = [bind(operands) for operands in operand_sets]
+            bind = timed_pass.prepare(contender, entered, threads)
+            calls = [bind(operands) for operands in timed_pass.operand_sets]
         except Unavailable as reason:
             timing.reason = str(reason)
             return
-        out = calls[0]()
+        answer = calls[0]()
         if entered is case:
-            timing.error = reference.error(contender.to_numpy(out, case))
+            timing.error = timed_pass.error(contender, answer)
         turns.append(Turn(timing, calls, effort.turn_seconds))
 
     for contender in contenders:

@@ -8,7 +8,10 @@ from datetime import datetime, timezone
 from typing import Any
 
 import mfa
-from benchmarks.measure import FULL, OURS, Measurement, Timing
+from benchmarks.cases import Case
+from benchmarks.contenders import OURS
+from benchmarks.measure import FULL, Measurement, Timing
+from benchmarks.memory import Footprint
 from benchmarks.targets import verdicts
 
 
@@ -27,13 +30,16 @@ def machine(threads: int) -> dict[str, Any]:
     }
 
 
-def of_case(measurement: Measurement) -> dict[str, Any]:
-    case = measurement.case
+def of_problem(case: Case) -> dict[str, Any]:
     fields = asdict(case)
     del fields["targets"], fields["quick"]
+    return {"name": case.name, **fields}
+
+
+def of_case(measurement: Measurement) -> dict[str, Any]:
+    case = measurement.case
     return {
-        "name": case.name,
-        **fields,
+        **of_problem(case),
         "flop": case.flop,
         "instructions": case.instructions,
         "kv_bytes": case.kv_bytes,
@@ -70,4 +76,14 @@ def of_timing(measurement: Measurement, timing: Timing) -> dict[str, Any]:
         "bandwidth_fraction": measurement.bandwidth_fraction(timing),
         "error": timing.error,
         "speedup": measurement.speedup(timing.contender) if is_peer else None,
+    }
+
+
+def of_memory(footprint: Footprint) -> dict[str, Any]:
+    return {
+        **of_problem(footprint.case),
+        "contender": footprint.contender,
+        "reason": footprint.reason,
+        "growth_bytes": footprint.growth,
+        "result_bytes": footprint.case.training_result_bytes,
     }

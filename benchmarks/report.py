@@ -1,14 +1,22 @@
 """Measurements as tables."""
 
 import statistics
+from itertools import groupby
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmarks.measure import FULL, OURS, Measurement, Timing
+from benchmarks.cases import MIB
+from benchmarks.contenders import OURS
+from benchmarks.measure import FULL, Measurement, Timing
+from benchmarks.memory import Footprint
 from benchmarks.targets import verdicts
 
+MEMORY_CAPTION = """\
+Bytes that a forward and a backward pass add to the peak resident memory
+of a fresh process with operands, threads and code in place.
+Results are the output, the logsumexp and the gradients."""
 OUTCOME_STYLES = {"met": "green", "not met": "red", "not measured": "dim"}
 
 
@@ -84,15 +92,43 @@ def spread(values: list[float], form: str) -> str:
     return " to ".join(dict.fromkeys(texts))
 
 
+def memory_table(footprints: list[Footprint]) -> Table:
+    table = Table("case", "contender", title="memory", title_justify="left", caption_justify="left")
+    for column in ("bytes", "MiB", "beside results", "bytes a row", "mfa takes"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for case, members in groupby(footprints, lambda each: each.case):
+        case_name = case.name
+        measured = {each.contender: each for each in members if each.reason is None}
+        for name, each in measured.items():
+            table.add_row(
+                case_name,
+                name,
+                f"{each.growth:,}",
+                f"{each.growth / MIB:.1f}",
+                f"{each.beside_results:,}",
+                f"{each.growth / case.query_length:,.0f}",
+                f"{measured[OURS].growth / each.growth:.2f}x" if OURS in measured and name != OURS else "",
+            )
+            case_name = ""
+        table.add_section()
+    reasons = {f"{each.contender} {each.reason}." for each in footprints if each.reason}
+    table.caption = "\n".join([MEMORY_CAPTION, *map(escape, sorted(reasons))])
+    return table
+
+
 def peer_wins(measurements: list[Measurement]) -> tuple[list[str], int]:
     """Where a peer is ahead of us, and the number of comparisons."""
     comparisons = [
-        (measurement.speedup(timing.contender), timing.contender, measurement.case.name)
+        (measurement.speedup(timing.contender), timing.contender, measurement.case)
         for measurement in measurements
         for timing in measurement.timed
         if timing.contender not in (OURS, FULL) and measurement.was_timed(OURS)
     ]
-    lost = [f"{peer} on {case}: mfa is {speedup:.2f}x" for speedup, peer, case in comparisons if speedup < 1]
+    lost = [
+        f"{peer} on {case.group} {case.name}: mfa is {speedup:.2f}x"
+        for speedup, peer, case in comparisons
+        if speedup < 1
+    ]
     return lost, len(comparisons)
 
 

@@ -1,6 +1,7 @@
 """One run: who is there, all cases with a progress bar, and what comes of it."""
 
 import importlib.util
+import itertools
 import json
 from argparse import Namespace
 from pathlib import Path
@@ -8,12 +9,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from benchmarks import cases, record, report
-from benchmarks.contenders import CONTENDERS, Contender
-from benchmarks.measure import EFFORTS, OURS, Measurement, measure
+from benchmarks import cases, memory, record, report
+from benchmarks.contenders import CONTENDERS, OURS, Contender
+from benchmarks.measure import EFFORTS, Measurement, measure
+from benchmarks.memory import Footprint
 from benchmarks.peak import ComputePeak, ReadBandwidth, kernel_for
 
 NARROWEST_TABLE = 132  # columns where the output is no terminal
+PROGRESS = (BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
 
 
 def present(skipped: list[str], threads: int) -> tuple[list[Contender], dict[str, str]]:
@@ -53,8 +56,7 @@ def measure_all(
     reads_memory = any(case.query_length == 1 for case in chosen)
     bandwidth = ReadBandwidth(options.threads) if reads_memory else None
     measurements = []
-    columns = [BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}")]
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*PROGRESS, console=console, transient=True) as progress:
         task = progress.add_task("", total=len(chosen))
         for index, case in enumerate(chosen):
             progress.update(task, description=f"{case.group} {case.name}")
@@ -74,10 +76,25 @@ def measure_all(
     return measurements
 
 
+def weigh_all(
+    chosen: list[cases.Case], contenders: list[Contender], threads: int, console: Console
+) -> list[Footprint]:
+    pairs = list(itertools.product(chosen, contenders))
+    footprints = []
+    with Progress(*PROGRESS, console=console, transient=True) as progress:
+        task = progress.add_task("", total=len(pairs))
+        for case, contender in pairs:
+            progress.update(task, description=f"memory {case.name} {contender.name}")
+            footprints.append(memory.measure(case, contender, threads))
+            progress.advance(task)
+    return footprints
+
+
 def print_report(
     machine: dict,
     status: dict[str, str],
     measurements: list[Measurement],
+    footprints: list[Footprint],
     options: Namespace,
     console: Console,
 ) -> None:
@@ -90,17 +107,28 @@ def print_report(
         members = [measurement for measurement in measurements if measurement.case.group == group]
         if members:
             console.print(report.group_table(group, members))
-    report.print_wins(console, measurements)
+    if footprints:
+        console.print(report.memory_table(footprints))
+    if measurements:
+        report.print_wins(console, measurements)
     if options.targets:
         console.print(report.targets_table(measurements))
 
 
-def write_json(path: Path, machine: dict, status: dict, measurements: list[Measurement], size: str) -> None:
+def write_json(
+    path: Path,
+    machine: dict,
+    status: dict,
+    measurements: list[Measurement],
+    footprints: list[Footprint],
+    size: str,
+) -> None:
     document = {
         "machine": machine,
         "size": size,
         "contenders": status,
         "cases": [record.of_case(measurement) for measurement in measurements],
+        "memory": [record.of_memory(footprint) for footprint in footprints],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
@@ -113,10 +141,15 @@ def run(options: Namespace) -> int:
     contenders, status = present(options.skip, options.threads)
     machine = record.machine(options.threads)
     chosen = runnable(cases.select(options.groups, options.size), console)
-    measurements = measure_all(chosen, contenders, options, console)
-    print_report(machine, status, measurements, options, console)
-    write_json(options.json, machine, status, measurements, options.size)
+    timed = [case for case in chosen if case.group != cases.memory.__name__]
+    weighed = [case for case in chosen if case.group == cases.memory.__name__]
+    measurements = measure_all(timed, contenders, options, console)
+    footprints = weigh_all(weighed, contenders, options.threads, console)
+    print_report(machine, status, measurements, footprints, options, console)
+    write_json(options.json, machine, status, measurements, footprints, options.size)
     console.print(f"Wrote {options.json}", highlight=False)
+    if not measurements:
+        return 0  # there is nothing to plot
     if importlib.util.find_spec("matplotlib"):
         from benchmarks import plot
 

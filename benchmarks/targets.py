@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from benchmarks.cases import Case, Target
-from benchmarks.measure import OURS, Measurement
+from benchmarks.contenders import OURS
+from benchmarks.measure import Measurement
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ do a case, says why by raising ImportError or Unavailable.
 """
 
 from benchmarks.contenders.apple_mlx import Mlx
-from benchmarks.contenders.base import Contender, Unavailable
+from benchmarks.contenders.base import Call, Contender, Unavailable
 from benchmarks.contenders.numpy_textbook import Numpy
 from benchmarks.contenders.onnx_runtime import OnnxRuntime
 from benchmarks.contenders.open_vino import OpenVino
@@ -13,6 +13,7 @@ from benchmarks.contenders.ours import Mfa
 from benchmarks.contenders.torch_flex import FlexAttention
 from benchmarks.contenders.torch_sdpa import Torch
 
+OURS = Mfa.name
 CONTENDERS = {kind.name: kind for kind in (Mfa, Torch, FlexAttention, OnnxRuntime, OpenVino, Mlx, Numpy)}
 
-__all__ = ["CONTENDERS", "Contender", "Unavailable"]
+__all__ = ["CONTENDERS", "OURS", "Call", "Contender", "Unavailable"]

@@ -19,6 +19,7 @@ MOST_FLOP_WITHOUT_GPU = 1.5e8
 
 class Mlx(Contender):
     name = "MLX"
+    why_no_backward = "has no backward pass but together with the forward one"
 
     def load(self, threads: int) -> str:
         del threads  # it decides for itself

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from benchmarks.cases import Case
-from benchmarks.operands import Operands
+from benchmarks.operands import GradientOperands, Operands
 
 Call = Callable[[], Any]
 
@@ -18,6 +18,7 @@ class Unavailable(Exception):
 
 class Contender(ABC):
     name: ClassVar[str]
+    why_no_backward: ClassVar[str] = "has no backward pass"
 
     @abstractmethod
     def load(self, threads: int) -> str:
@@ -30,6 +31,18 @@ class Contender(ABC):
     def to_numpy(self, out: Any, case: Case) -> np.ndarray:
         """(B, H, Nq, D) from what the call returned."""
         return out.reshape(output_shape(case))
+
+    def prepare_backward(self, case: Case, threads: int) -> Callable[[GradientOperands], Call]:
+        """What turns operands into the call that gives their gradients; the forward pass is done by then."""
+        raise Unavailable(self.why_no_backward)
+
+    def prepare_training(self, case: Case, threads: int) -> Callable[[GradientOperands], Call]:
+        """What turns operands into a call of both passes."""
+        raise Unavailable(self.why_no_backward)
+
+    def gradients_to_numpy(self, gradients: Any) -> list[np.ndarray]:
+        """Of query, key, value, and the bias if there is one."""
+        return [gradient for gradient in gradients if gradient is not None]
 
 
 def output_shape(case: Case) -> tuple[int, int, int, int]:

@@ -1,11 +1,12 @@
 import os
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from benchmarks.cases import Case
 from benchmarks.contenders.base import Call, Unavailable, refuse_forced_isa
-from benchmarks.contenders.torch_sdpa import Torch, torch_tensor
-from benchmarks.operands import Operands
+from benchmarks.contenders.torch_sdpa import Torch
+from benchmarks.operands import GradientOperands, Operands
 from benchmarks.peak import FOLDER
 
 
@@ -15,19 +16,40 @@ class FlexAttention(Torch):
     name = "flex_attention"
 
     def load(self, threads: int) -> str:
-        self.failure: str | None = None  # trying to compile takes long, so it fails once
+        self.failures: dict[str, str] = {}  # trying to compile takes long, so a pass fails once
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(FOLDER / "inductor"))
         return super().load(threads)
 
     def prepare(self, case: Case, threads: int) -> Callable[[Operands], Call]:
+        return self.compiled_once("forward", super().prepare(case, threads))
+
+    def prepare_backward(self, case: Case, threads: int) -> Callable[[GradientOperands], Call]:
+        return self.compiled_once("backward", super().prepare_backward(case, threads))
+
+    def compiled_once(self, name: str, bind: Callable[[Any], Call]) -> Callable[[Any], Call]:
+        """`bind` of a pass, which calls what it returns once, for that is when torch compiles."""
+        if name in self.failures:
+            raise Unavailable(self.failures[name])
+
+        def bind_compiled(operands: Any) -> Call:
+            try:
+                call = bind(operands)
+                call()
+            except RuntimeError as error:  # the base of what torch._dynamo and torch._inductor raise
+                told = str(error).strip().splitlines()[0].rstrip(".")
+                self.failures[name] = f"could not be compiled: {told}"
+                raise Unavailable(self.failures[name]) from error
+            return call
+
+        return bind_compiled
+
+    def attention(self, case: Case) -> Callable[..., Any]:
         import torch
         from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
         refuse_forced_isa(case)
         if case.window is None:
             raise Unavailable("is timed on sliding windows only")
-        if self.failure:
-            raise Unavailable(self.failure)
         window = case.window
 
         def seen(batch, head, query, key):
@@ -35,15 +57,7 @@ class FlexAttention(Torch):
 
         block_mask = create_block_mask(seen, None, None, case.query_length, case.key_length, device="cpu")
         torch.compiler.reset()  # or a second shape would be compiled for shapes in general
-        compiled = torch.compile(flex_attention, dynamic=False)
+        return partial(torch.compile(flex_attention, dynamic=False), block_mask=block_mask)
 
-        def bind(operands: Operands) -> Call:
-            call = partial(compiled, *map(torch_tensor, operands), block_mask=block_mask)
-            try:
-                call()
-            except RuntimeError as error:  # the base of what torch._dynamo and torch._inductor raise
-                self.failure = f"could not be compiled: {str(error).strip().splitlines()[0]}"
-                raise Unavailable(self.failure) from error
-            return call
-
-        return bind
+    def check_graph(self, case: Case, out: Any) -> None:
+        """It has a kernel of its own."""
