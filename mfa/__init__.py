@@ -1,14 +1,16 @@
 """mfa: flash attention behind one C ABI, on Metal and on the CPU.
 
-`attention` reaches everything; `scaled_dot_product_attention` and `flash_attn_func` have the signatures of
-PyTorch and FlashAttention-3. All take NumPy arrays, torch tensors and anything else with the buffer protocol
-or DLPack on the CPU.
+`attention` reaches everything, and `attention_backward` computes its gradients;
+`scaled_dot_product_attention` and `flash_attn_func` have the signatures of PyTorch and FlashAttention-3. All
+take NumPy arrays, torch tensors and anything else with the buffer protocol or DLPack on the CPU.
 """
 
 from mfa._attention import attention, plan, sliding_window
+from mfa._attention_backward import attention_backward
 from mfa._buffer import Buffer
 from mfa._context import Context
 from mfa._flash_attn import flash_attn_func
+from mfa._gradients import Gradients
 from mfa._installed import get_include, get_library
 from mfa._sdpa import scaled_dot_product_attention
 from mfa._status import is_device_supported, last_latency, library_version
@@ -21,9 +23,11 @@ __all__ = [
     "Buffer",
     "Context",
     "ContextInfo",
+    "Gradients",
     "MFAError",
     "Plan",
     "attention",
+    "attention_backward",
     "flash_attn_func",
     "get_include",
     "get_library",

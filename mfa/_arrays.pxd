@@ -8,6 +8,7 @@ from mfa.c_mfa cimport mfa_tensor_t
 cdef enum:
     FLOATS = 1
     FLOATS_OR_BOOL = 2
+    ONLY_FLOAT32 = 3
 
 
 cdef class Memory:
@@ -25,6 +26,7 @@ cdef class Memory:
 
 cdef class Operand(Memory):
     """An array as a C tensor. Leading axes that it lacks have size 1."""
+    cdef object array  # None if it describes one that does not exist
     cdef mfa_tensor_t tensor
     cdef int ndim
     cdef void *copy
@@ -46,4 +48,5 @@ cdef Operand load_operand(
     object array, str name, int accepted, int min_ndim, int max_ndim, bint writable,
     uintptr_t stand_in)
 cdef Bytes load_bytes(object array, str name)
+cdef str dtype_name(int precision)
 cdef object loaded_torch()

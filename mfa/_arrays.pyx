@@ -50,6 +50,17 @@ cdef object FLOAT32 = numpy.dtype(numpy.float32)
 cdef object FLOAT16 = numpy.dtype(numpy.float16)
 cdef object BFLOAT16 = numpy.dtype(ml_dtypes.bfloat16)
 cdef object BOOL = numpy.dtype(numpy.bool_)
+cdef dict DTYPE_NAMES = {
+    MFA_PRECISION_FP32: "float32",
+    MFA_PRECISION_FP16: "float16",
+    MFA_PRECISION_BF16: "bfloat16",
+    MFA_PRECISION_BOOL: "bool",
+}
+cdef dict EXPECTED_DTYPES = {
+    FLOATS: "float32, float16 or bfloat16",
+    FLOATS_OR_BOOL: "float32, float16 or bfloat16 or bool",
+    ONLY_FLOAT32: "float32",
+}
 cdef dict MAX_VERSION = {"max_version": (DLPACK_MAJOR_VERSION, DLPACK_MINOR_VERSION)}
 
 
@@ -323,8 +334,18 @@ cdef int format_precision(const char *format) except -2:
     return MFA_PRECISION_DEFAULT
 
 
+cdef str dtype_name(int precision):
+    return DTYPE_NAMES[precision]
+
+
+cdef bint accepts(int accepted, int precision) noexcept:
+    if precision == MFA_PRECISION_BOOL:
+        return accepted == FLOATS_OR_BOOL
+    return precision == MFA_PRECISION_FP32 or accepted != ONLY_FLOAT32
+
+
 cdef object wrong_dtype(str name, object dtype, int accepted):
-    expected = "float32, float16 or bfloat16" + (" or bool" if accepted == FLOATS_OR_BOOL else "")
+    expected = EXPECTED_DTYPES[accepted]
     return TypeError(f"{name}: dtype {dtype}, expected {expected} in native byte order")
 
 
@@ -338,6 +359,7 @@ cdef Operand load_operand(
     """
     cdef Operand operand = Operand.__new__(Operand)
     cdef int precision
+    operand.array = array
     if isinstance(array, ndarray):
         if type(array) is not ndarray:
             refuse_masked(array, name)
@@ -359,8 +381,8 @@ cdef Operand load_operand(
     else:
         raise TypeError(
             f"{name}: {type(array).__name__}, expected an array with the buffer protocol or DLPack")
-    if operand.tensor.precision == MFA_PRECISION_BOOL and accepted != FLOATS_OR_BOOL:
-        raise wrong_dtype(name, "bool", accepted)
+    if not accepts(accepted, operand.tensor.precision):
+        raise wrong_dtype(name, dtype_name(operand.tensor.precision), accepted)
     if not min_ndim <= operand.ndim <= max_ndim:
         expected = f"{min_ndim}" if min_ndim == max_ndim else f"{min_ndim} to {max_ndim}"
         raise ValueError(f"{name}: {operand.ndim} dimensions, expected {expected}")

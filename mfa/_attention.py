@@ -1,8 +1,9 @@
 """mfa.attention and mfa.plan: every keyword that a descriptor knows."""
 
 from mfa import _keywords
-from mfa._call import AttentionCall
+from mfa._call import BackwardCall, ForwardCall
 from mfa._context import default_context
+from mfa._inputs import Inputs
 
 
 def attention(
@@ -20,6 +21,9 @@ def attention(
     bias=None,
     alibi_slopes=None,
     sinks=None,
+    dropout_p=0.0,
+    dropout_seed=0,
+    dropout_offset=0,
     intermediate_precision=None,
     out=None,
     out_dtype=None,
@@ -35,7 +39,8 @@ def attention(
     Arrays are NumPy's, torch's on the CPU, or anything else with the buffer protocol or DLPack on the CPU.
     They are used in place, whatever their strides; an input is copied only if its address or strides in bytes
     are not multiples of its item size, or if it is a tensor with its negative bit set. Gradients are not
-    recorded: a tensor that requires grad is refused unless grad mode is off.
+    recorded, but `attention_backward` computes them: a tensor that requires grad is refused unless grad mode
+    is off.
 
     Parameters
     ----------
@@ -64,6 +69,13 @@ def attention(
     alibi_slopes : array (H) or (B, H) of float32, or None, default None
     sinks : array (H), floating, or None, default None
         One more logit a head, in the softmax's denominator and the logsumexp only. Used as float32.
+    dropout_p : float, default 0.0
+        Each softmax weight becomes 0 with this probability, at least 0 and less than 1, to a 65536th; the
+        others are divided by ``1 - dropout_p``. The logsumexp ignores it.
+    dropout_seed, dropout_offset : int, default 0
+        0 to 2**64 - 1. They name a mask: which (batch, head, row, column) is dropped follows from them alone,
+        by Philox4x32-10 (Salmon et al., 2011), on every backend and for any number of threads. Layers and
+        steps that share a seed are told apart by the offset.
     intermediate_precision : {None, "float32"}, default None
         "float32" forbids rounding the softmax weights to the inputs' dtype before they multiply `value`. Sums
         are float32 always.
@@ -104,12 +116,17 @@ def attention(
     >>> mfa.attention(query, key, value, causal=True).shape
     (1, 4, 2, 8)
     """
-    call = _call(
+    inputs = keyword_inputs(
         query, key, value, layout, causal, alignment, window, softmax_scale, softcap, mask, bias,
-        alibi_slopes, sinks, intermediate_precision, out, out_dtype, return_lse,
+        alibi_slopes, sinks, dropout_p, dropout_seed, dropout_offset, intermediate_precision,
     )  # fmt: skip
-    call.run(default_context() if context is None else context)
-    return (call.out, call.logsumexp) if return_lse else call.out
+    call = ForwardCall(
+        inputs,
+        out=out,
+        out_precision=_keywords.out_dtype(out_dtype),
+        want_logsumexp=_keywords.flag(return_lse, "return_lse"),
+    )
+    return call.run(default_context() if context is None else context)
 
 
 def plan(
@@ -127,15 +144,27 @@ def plan(
     bias=None,
     alibi_slopes=None,
     sinks=None,
+    dropout_p=0.0,
+    dropout_seed=0,
+    dropout_offset=0,
     intermediate_precision=None,
     out=None,
     out_dtype=None,
     return_lse=False,
     context=None,
+    backward=False,
 ):
     """Say how `attention` would run with the same arguments, without running it.
 
     Contents of the arrays do not matter and are not read.
+
+    Parameters
+    ----------
+    query, key, value, layout, ..., context
+        As for `attention`.
+    backward : bool, default False
+        Say instead how `attention_backward` would run for that call: for all gradients, with `out`, or an
+        array like the one that `attention` would return, as `out` and `dout`.
 
     Returns
     -------
@@ -149,10 +178,15 @@ def plan(
     TypeError, ValueError, BufferError
         An argument is wrong, as for `attention`.
     """
-    call = _call(
+    inputs = keyword_inputs(
         query, key, value, layout, causal, alignment, window, softmax_scale, softcap, mask, bias,
-        alibi_slopes, sinks, intermediate_precision, out, out_dtype, return_lse, planning=True,
+        alibi_slopes, sinks, dropout_p, dropout_seed, dropout_offset, intermediate_precision, planning=True,
     )  # fmt: skip
+    out_precision = _keywords.out_dtype(out_dtype)
+    want_logsumexp = _keywords.flag(return_lse, "return_lse")
+    forward = ForwardCall(inputs, out=out, out_precision=out_precision, want_logsumexp=want_logsumexp)
+    backward = _keywords.flag(backward, "backward")
+    call = BackwardCall(inputs, None, out, None, out_precision=out_precision) if backward else forward
     return call.plan(default_context() if context is None else context)
 
 
@@ -175,13 +209,14 @@ def sliding_window(width):
     return (width - 1, 0)
 
 
-def _call(
+def keyword_inputs(
     query, key, value, layout, causal, alignment, window, softmax_scale, softcap, mask, bias, alibi_slopes,
-    sinks, intermediate_precision, out, out_dtype, return_lse, planning=False,
+    sinks, dropout_p, dropout_seed, dropout_offset, intermediate_precision, planning=False,
 ):  # fmt: skip
+    """What forward and backward calls are given alike, with every keyword checked."""
     is_causal, alignment_code = _keywords.causal_alignment(causal, alignment)
     left, right = _keywords.window_bounds(window)
-    return AttentionCall(
+    return Inputs(
         query,
         key,
         value,
@@ -194,11 +229,11 @@ def _call(
         softcap=_keywords.softcap(softcap),
         mask=mask,
         bias=bias,
-        alibi_slopes=_keywords.alibi_slopes(alibi_slopes),
-        sinks=_keywords.sinks(sinks),
+        alibi_slopes=alibi_slopes,
+        sinks=sinks,
+        dropout_p=_keywords.dropout_p(dropout_p),
+        dropout_seed=_keywords.word(dropout_seed, "dropout_seed"),
+        dropout_offset=_keywords.word(dropout_offset, "dropout_offset"),
         intermediate_precision=_keywords.intermediate_precision(intermediate_precision),
-        out=out,
-        out_precision=_keywords.out_dtype(out_dtype),
-        want_logsumexp=_keywords.flag(return_lse, "return_lse"),
         planning=planning,
     )

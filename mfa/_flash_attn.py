@@ -1,8 +1,9 @@
 """FlashAttention-3's functions, for any array."""
 
 from mfa import _keywords
-from mfa._call import AttentionCall
+from mfa._call import ForwardCall
 from mfa._context import default_context
+from mfa._inputs import Inputs
 
 
 def flash_attn_func(
@@ -67,8 +68,8 @@ def flash_attn_func(
 
     Notes
     -----
-    May be called from any number of threads. Gradients are not recorded: a tensor that requires grad is
-    refused unless grad mode is off.
+    May be called from any number of threads. Gradients are not recorded, but `mfa.attention_backward`
+    computes them: a tensor that requires grad is refused unless grad mode is off.
     """
     for name, value, default in (
         ("qv", qv, None),
@@ -80,7 +81,7 @@ def flash_attn_func(
         _keywords.require_default("flash_attn_func", name, value, default)
     left, right = _keywords.window_bounds(window_size, "window_size")
     return_attn_probs = _keywords.flag(return_attn_probs, "return_attn_probs")
-    call = AttentionCall(
+    inputs = Inputs(
         q,
         k,
         v,
@@ -91,8 +92,6 @@ def flash_attn_func(
         window_right=right,
         softmax_scale=_keywords.softmax_scale(softmax_scale),
         softcap=_keywords.softcap(softcap),
-        want_logsumexp=return_attn_probs,
         names=("q", "k", "v", "mask"),
     )
-    call.run(default_context())
-    return (call.out, call.logsumexp) if return_attn_probs else call.out
+    return ForwardCall(inputs, want_logsumexp=return_attn_probs).run(default_context())

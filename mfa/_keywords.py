@@ -5,6 +5,7 @@ import operator
 
 import numpy
 
+from mfa._gradients import Gradients
 from mfa._numpy import BFLOAT16, as_ndarray
 
 ALIGNMENTS = {"top-left": 1, "bottom-right": 2}
@@ -15,6 +16,8 @@ LARGEST_FLOAT32 = float(numpy.finfo(numpy.float32).max)
 
 def integer(value, name, expected="an integer"):
     """`value` as an int. Truth values and arrays, even of one element, are no integers."""
+    if type(value) is int:
+        return value
     if _is_scalar(value):
         try:
             return operator.index(value)
@@ -106,6 +109,40 @@ def softcap(value):
     if value and not numpy.float32(value):
         raise ValueError(f"softcap: {value!r}, which is 0 in float32; expected 0 (off) or a larger number")
     return value
+
+
+def dropout_p(value):
+    value = real(value, "dropout_p")
+    if not 0 <= value < 1:
+        raise ValueError(f"dropout_p: {value!r}, expected at least 0 and less than 1")
+    if value and numpy.float32(value) == 1:
+        raise ValueError(f"dropout_p: {value!r}, which is 1 in float32; expected less")
+    return value
+
+
+def word(value, name):
+    """`value` as an int of 64 bits without a sign."""
+    value = integer(value, name)
+    if not 0 <= value < 2**64:
+        raise ValueError(f"{name}: {value!r}, expected 0 to {2**64 - 1}")
+    return value
+
+
+def wanted(value):
+    """Names of gradients as a set, or None for all that there are."""
+    if value is None:
+        return None
+    expected = "expected None or some of " + ", ".join(map(repr, Gradients._fields))
+    if isinstance(value, str):
+        raise TypeError(f"wanted: {value!r}, {expected}")
+    try:
+        names = list(value)
+    except TypeError:
+        raise TypeError(f"wanted: {value!r}, {expected}") from None
+    for name in names:
+        if not isinstance(name, str) or name not in Gradients._fields:
+            raise ValueError(f"wanted: names {name!r}, {expected}")
+    return frozenset(names)
 
 
 def intermediate_precision(value):

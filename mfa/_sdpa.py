@@ -1,13 +1,15 @@
 """PyTorch's scaled_dot_product_attention, for any array."""
 
 import itertools
+import sys
 
 import numpy
 
 from mfa import _keywords
-from mfa._call import AttentionCall
+from mfa._call import ForwardCall
 from mfa._context import default_context
-from mfa._numpy import as_ndarray, empty_like_kind
+from mfa._inputs import Inputs
+from mfa._numpy import as_ndarray, empty_like_kind, is_tensor
 
 NAMES = ("query", "key", "value", "attn_mask")
 
@@ -27,7 +29,10 @@ def scaled_dot_product_attention(
     attn_mask : array or None, default None
         bool (True = attend) or floating (added to the scores); broadcast to (..., H, N, S).
     dropout_p : float, default 0.0
-        Anything but 0.0 raises NotImplementedError.
+        Probability that a softmax weight becomes 0, while the others are divided by ``1 - dropout_p``; at
+        least 0 and, unlike in PyTorch, less than 1. Other weights are dropped than PyTorch would drop. Each
+        call draws a seed: from torch's default CPU generator if query is a tensor, so that
+        ``torch.manual_seed`` repeats it, else from NumPy's global one. 0.0 draws nothing.
     is_causal : bool, default False
         Row i sees keys up to i: aligned top-left, as in PyTorch. Not together with `attn_mask`.
     scale : float or None, default None
@@ -44,35 +49,42 @@ def scaled_dot_product_attention(
     ------
     TypeError, ValueError, BufferError, MemoryError, mfa.MFAError
         As `mfa.attention`.
-    NotImplementedError
-        `dropout_p` is not 0.
 
     Notes
     -----
-    May be called from any number of threads. Gradients are not recorded: a tensor that requires grad is
-    refused unless grad mode is off.
+    May be called from any number of threads. Gradients are not recorded, but `mfa.attention_backward`
+    computes them: a tensor that requires grad is refused unless grad mode is off. After dropout they need
+    the seed, which only `mfa.attention` takes.
     """
-    dropout_p = _keywords.real(dropout_p, "dropout_p")
-    _keywords.require_default("scaled_dot_product_attention", "dropout_p", dropout_p, 0.0)
+    dropout_p = _keywords.dropout_p(dropout_p)
     is_causal = _keywords.flag(is_causal, "is_causal")
     enable_gqa = _keywords.flag(enable_gqa, "enable_gqa")
     scale = _keywords.softmax_scale(scale, "scale")
     if is_causal and attn_mask is not None:
         raise ValueError("attn_mask: given together with is_causal=True, expected None")
     options = {"causal": is_causal, "softmax_scale": scale, "grouped": enable_gqa}
+    if dropout_p:
+        options |= {"dropout_p": dropout_p, "dropout_seed": _draw_seed(query)}
     if max(getattr(array, "ndim", 0) for array in (query, key, value)) > 4:
         return _each_batch(query, key, value, attn_mask, options)
     return _batch(query, key, value, attn_mask, options)
 
 
+def _draw_seed(like):
+    """A number from the generator that the caller of `like`'s library seeds."""
+    if is_tensor(like):
+        torch = sys.modules["torch"]
+        return torch.randint(2**63 - 1, (), dtype=torch.int64, device="cpu").item()
+    return int(numpy.random.randint(2**63 - 1, dtype=numpy.int64))
+
+
 def _batch(query, key, value, mask, options, out=None):
-    call = _call(query, key, value, mask=mask, out=out, **options)
-    call.run(default_context())
-    return call.out
+    inputs = _inputs(query, key, value, mask=mask, **options)
+    return ForwardCall(inputs, out=out).run(default_context())
 
 
-def _call(query, key, value, **options):
-    return AttentionCall(
+def _inputs(query, key, value, **options):
+    return Inputs(
         query,
         key,
         value,
@@ -102,7 +114,7 @@ def _each_batch(query, key, value, mask, options):
         raise ValueError(f"query, key, value: leading axes {shapes}, expected some that broadcast") from None
     mask = None if mask is None else as_ndarray(mask, "attn_mask")
     # Here rather than in the calls, of which an empty axis leaves none.
-    shape = _call(
+    shape = _inputs(
         *(_stand_in(array, array.shape[-3:]) for array in arrays),
         mask=None if mask is None else _stand_in(mask, ()),
         planning=True,
@@ -113,13 +125,13 @@ def _each_batch(query, key, value, mask, options):
         mask = _broadcast_mask(mask, (*leading, *shape[:-1], key.shape[-2]))
     query, key, value = (numpy.broadcast_to(array, (*leading, *array.shape[-3:])) for array in arrays)
     results = as_ndarray(out, "out")
-    for index in itertools.product(*map(range, leading[:-1])):
+    for number, index in enumerate(itertools.product(*map(range, leading[:-1]))):
         _batch(
             query[index],
             key[index],
             value[index],
             None if mask is None else mask[index],
-            options,
+            options | {"dropout_offset": number},
             results[index],
         )
     return out

@@ -100,6 +100,13 @@ cdef extern from "mfa.h" nogil:
         mfa_precision_t input_precision, mfa_precision_t intermediate_precision,
         mfa_precision_t output_precision, c_bool transpose_q, c_bool transpose_k, c_bool transpose_v,
         c_bool transpose_o)
+    mfa_status_t mfa_attention_backward(
+        mfa_context_t context, mfa_buffer_t dout, mfa_buffer_t q, mfa_buffer_t k, mfa_buffer_t v,
+        mfa_buffer_t out, mfa_buffer_t logsumexp, mfa_buffer_t dq, mfa_buffer_t dk, mfa_buffer_t dv,
+        uint32_t batch_size, uint32_t seq_len_q, uint32_t seq_len_kv, uint32_t num_heads, uint16_t head_dim,
+        float softmax_scale, c_bool causal, mfa_precision_t input_precision,
+        mfa_precision_t intermediate_precision, mfa_precision_t output_precision, c_bool transpose_q,
+        c_bool transpose_k, c_bool transpose_v, c_bool transpose_o)
 
     ctypedef struct mfa_tensor_t:
         uint32_t struct_size
@@ -136,6 +143,21 @@ cdef extern from "mfa.h" nogil:
         int32_t intermediate_precision
         int64_t window_left
         int64_t window_right
+        float dropout_p
+        uint32_t reserved
+        uint64_t dropout_seed
+        uint64_t dropout_offset
+
+    ctypedef struct mfa_attention_backward_desc_t:
+        uint32_t struct_size
+        uint32_t flags
+        const mfa_attention_desc_t *forward
+        const mfa_tensor_t *dout
+        const mfa_tensor_t *dquery
+        const mfa_tensor_t *dkey
+        const mfa_tensor_t *dvalue
+        const mfa_tensor_t *dbias
+        const mfa_tensor_t *dsinks
 
     ctypedef struct mfa_plan_t:
         uint32_t struct_size
@@ -154,6 +176,10 @@ cdef extern from "mfa.h" nogil:
     mfa_status_t mfa_attention_forward_desc(mfa_context_t context, const mfa_attention_desc_t *desc)
     mfa_status_t mfa_attention_forward_plan(
         mfa_context_t context, const mfa_attention_desc_t *desc, mfa_plan_t *plan)
+    mfa_status_t mfa_attention_backward_desc(
+        mfa_context_t context, const mfa_attention_backward_desc_t *desc)
+    mfa_status_t mfa_attention_backward_plan(
+        mfa_context_t context, const mfa_attention_backward_desc_t *desc, mfa_plan_t *plan)
 
     const char *mfa_error_string(mfa_status_t status)
     const char *mfa_last_error_message(mfa_context_t context)
@@ -184,6 +210,11 @@ cdef extern from *:
         mfa_attention_desc_t initial = MFA_ATTENTION_DESC_INIT;
         return initial;
     }
+    static inline mfa_attention_backward_desc_t mfa_attention_backward_desc_init(void)
+    {
+        mfa_attention_backward_desc_t initial = MFA_ATTENTION_BACKWARD_DESC_INIT;
+        return initial;
+    }
     static inline mfa_plan_t mfa_plan_init(void)
     {
         mfa_plan_t initial = MFA_PLAN_INIT;
@@ -194,4 +225,5 @@ cdef extern from *:
     mfa_context_info_t mfa_context_info_init() noexcept nogil
     mfa_tensor_t mfa_tensor_init() noexcept nogil
     mfa_attention_desc_t mfa_attention_desc_init() noexcept nogil
+    mfa_attention_backward_desc_t mfa_attention_backward_desc_init() noexcept nogil
     mfa_plan_t mfa_plan_init() noexcept nogil

@@ -5,6 +5,7 @@ from libc.stdint cimport uint16_t, uint32_t
 
 from mfa.c_mfa cimport (
     c_bool,
+    mfa_attention_backward_desc_t,
     mfa_attention_desc_t,
     mfa_buffer_t,
     mfa_context_info_t,
@@ -46,10 +47,21 @@ cdef mfa_status_t mfa_attention_forward_with_lse(
     uint16_t head_dim, float softmax_scale, c_bool causal, mfa_precision_t input_precision,
     mfa_precision_t intermediate_precision, mfa_precision_t output_precision, c_bool transpose_q,
     c_bool transpose_k, c_bool transpose_v, c_bool transpose_o) noexcept nogil
+cdef mfa_status_t mfa_attention_backward(
+    mfa_context_t context, mfa_buffer_t dout, mfa_buffer_t q, mfa_buffer_t k, mfa_buffer_t v,
+    mfa_buffer_t out, mfa_buffer_t logsumexp, mfa_buffer_t dq, mfa_buffer_t dk, mfa_buffer_t dv,
+    uint32_t batch_size, uint32_t seq_len_q, uint32_t seq_len_kv, uint32_t num_heads, uint16_t head_dim,
+    float softmax_scale, c_bool causal, mfa_precision_t input_precision,
+    mfa_precision_t intermediate_precision, mfa_precision_t output_precision, c_bool transpose_q,
+    c_bool transpose_k, c_bool transpose_v, c_bool transpose_o) noexcept nogil
 cdef mfa_status_t mfa_attention_forward_desc(
     mfa_context_t context, const mfa_attention_desc_t *desc) noexcept nogil
 cdef mfa_status_t mfa_attention_forward_plan(
     mfa_context_t context, const mfa_attention_desc_t *desc, mfa_plan_t *plan) noexcept nogil
+cdef mfa_status_t mfa_attention_backward_desc(
+    mfa_context_t context, const mfa_attention_backward_desc_t *desc) noexcept nogil
+cdef mfa_status_t mfa_attention_backward_plan(
+    mfa_context_t context, const mfa_attention_backward_desc_t *desc, mfa_plan_t *plan) noexcept nogil
 
 cdef const char *mfa_error_string(mfa_status_t status) noexcept nogil
 cdef const char *mfa_last_error_message(mfa_context_t context) noexcept nogil

@@ -47,7 +47,8 @@ class Plan:
     tile_queries, tile_keys : int
         Rows of queries and keys that one inner step works on.
     key_splits : int
-        Parts that the keys are split into and combined afterwards.
+        Parts that the keys are split into and combined afterwards; of a backward call, blocks of keys whose
+        contributions to the gradient of query are added in order.
     num_threads : int
         CPU threads at the most.
     workspace_bytes : int

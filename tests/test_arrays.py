@@ -12,6 +12,7 @@ import pytest
 import torch
 from dlpack_producer import IS_COPIED, READ_ONLY, LegacyProducer, VersionedProducer, bfloat16_bits
 from torch._subclasses.fake_tensor import FakeTensorMode
+from views import VIEWS, field, shifted
 
 import mfa
 
@@ -130,7 +131,7 @@ def test_deleter_runs_once_after_an_error(operands, producer, spoil):
         "ndim": lambda: producer(query[0]),
         "later": lambda: producer(query),
         "lanes": lambda: producer(query, lanes=2),
-        "misaligned": lambda: producer(_shifted(query, 1)),
+        "misaligned": lambda: producer(shifted(query, 1)),
         "device": lambda: producer(query, exported_device=(2, 0)),
     }[spoil]()  # fmt: skip
     with pytest.raises((TypeError, ValueError, BufferError)):
@@ -231,33 +232,6 @@ def test_out_dtype_by_any_name(operands, name, dtype):
     assert all(same(result, results[0]) and result.dtype == dtype for result in results)
 
 
-VIEWS = {
-    "reversed": lambda x: x[::-1, ::-1, ::-1, ::-1],
-    "every other": lambda x: np.repeat(np.repeat(x, 2, 1), 2, 3)[:, ::2, :, ::2],
-    "transposed": lambda x: np.ascontiguousarray(x.T).T,
-    "broadcast": lambda x: np.broadcast_to(x[:1], x.shape),
-    "read-only": lambda x: np.frombuffer(x.tobytes(), x.dtype).reshape(x.shape),
-    "odd strides": lambda x: _field(x, 2),
-    "odd address": lambda x: _shifted(x, 1),
-    "odd address, reversed": lambda x: _shifted(x, 1)[:, ::-1],
-}
-
-
-def _field(x, padding):
-    """`x` in records that are `padding` bytes longer than its items."""
-    kind = np.dtype([("x", x.dtype), ("padding", f"V{padding - (x.itemsize == 2)}")])
-    records = np.zeros(x.shape, kind)
-    records["x"] = x
-    return records["x"]
-
-
-def _shifted(x, bytes_off):
-    memory = np.zeros(x.nbytes + 16, np.uint8)
-    view = memory[bytes_off : bytes_off + x.nbytes].view(x.dtype).reshape(x.shape)
-    view[...] = x
-    return view
-
-
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("dtype", [np.dtype(np.float32), np.dtype(np.float16), BFLOAT16], ids=str)
 def test_any_view_gives_what_its_copy_gives(operands, view, dtype):
@@ -268,11 +242,11 @@ def test_any_view_gives_what_its_copy_gives(operands, view, dtype):
 
 
 def test_odd_strides_are_odd(operands):
-    assert _field(operands[0], 2).strides[-1] % 4 != 0
-    assert _shifted(operands[0], 1).ctypes.data % 4 != 0
+    assert field(operands[0], 2).strides[-1] % 4 != 0
+    assert shifted(operands[0], 1).ctypes.data % 4 != 0
 
 
-@pytest.mark.parametrize("spoil", [lambda x: _field(x, 2), lambda x: _shifted(x, 1)])
+@pytest.mark.parametrize("spoil", [lambda x: field(x, 2), lambda x: shifted(x, 1)])
 def test_out_is_never_a_copy(operands, spoil):
     with pytest.raises(BufferError, match="out: address or strides are not multiples of the item size 4"):
         mfa.attention(*operands, out=spoil(np.zeros(SHAPE, np.float32)))
@@ -300,13 +274,13 @@ def test_only_odd_strides_and_addresses_are_copied():
     query = np.ones((1, 1, 1, 64), np.float32)
     keys = np.ones((1, 2048, 2, 64), np.float32)
     assert _peak_allocation(query, keys[:, ::-1, :1], keys[:, :, 1:]) < keys.nbytes // 8
-    odd = _shifted(keys[:, :, :1], 1)
+    odd = shifted(keys[:, :, :1], 1)
     assert odd.nbytes < _peak_allocation(query, odd, keys[:, :, 1:]) < 2 * odd.nbytes
 
 
 def test_copy_of_a_broadcast_mask_is_broadcast():
     rows = np.ones((1, 512, 1, 8), np.float32)
-    odd = np.broadcast_to(_shifted(np.linspace(0, 9, 512, dtype=np.float32)[None], 1), (512, 512))
+    odd = np.broadcast_to(shifted(np.linspace(0, 9, 512, dtype=np.float32)[None], 1), (512, 512))
     expected = mfa.attention(rows, rows, rows, bias=np.ascontiguousarray(odd))
     assert same(mfa.attention(rows, rows, rows, bias=odd), expected)
     assert _peak_allocation(rows, rows, rows, bias=odd) < odd.nbytes // 8
@@ -424,7 +398,7 @@ def test_torch_negative_bit_of_slopes_and_sinks(operands, name):
 def test_misaligned_slopes_and_sinks(operands, name):
     numbers = np.array([0.5, -0.25, 2], np.float32)
     expected = mfa.attention(*operands, **{name: numbers})
-    for odd in (_shifted(numbers, 1), _field(numbers, 2)):
+    for odd in (shifted(numbers, 1), field(numbers, 2)):
         assert same(mfa.attention(*operands, **{name: odd}), expected)
 
 

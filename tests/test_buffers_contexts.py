@@ -10,6 +10,7 @@ import threading
 import time
 import tracemalloc
 import weakref
+from inspect import signature
 
 import ml_dtypes
 import numpy as np
@@ -20,6 +21,7 @@ from dlpack_producer import IS_COPIED, READ_ONLY, LegacyProducer, VersionedProdu
 import mfa
 
 ONES = np.ones((1, 3, 2, 4), np.float32)
+LSE = np.ones((1, 2, 3), np.float32)
 
 
 def minus(tensor):
@@ -85,7 +87,9 @@ def test_closed_context_says_so():
     context.close()
     for use in (
         lambda: mfa.attention(ONES, ONES, ONES, context=context),
+        lambda: mfa.attention_backward(ONES, ONES, ONES, ONES, ONES, LSE, context=context),
         lambda: mfa.plan(ONES, ONES, ONES, context=context),
+        lambda: mfa.plan(ONES, ONES, ONES, backward=True, context=context),
         context.describe,
         context.trim,
         lambda: mfa.Buffer(context, 4),
@@ -101,17 +105,29 @@ def test_trim_keeps_the_context_usable(fresh):
     assert np.array_equal(mfa.attention(ONES, ONES, ONES, context=fresh), expected)
 
 
-def long_operands():
-    """Attention that takes a single scalar thread some tenths of a second."""
-    return [np.random.default_rng(i).standard_normal((1, 1536, 2, 64), np.float32) for i in range(3)]
+def long_forward():
+    """A call that takes a single scalar thread some tenths of a second."""
+    operands = [np.random.default_rng(i).standard_normal((1, 1536, 2, 64), np.float32) for i in range(3)]
+    return lambda context: mfa.attention(*operands, context=context)
 
 
-def test_context_closed_during_a_call_lets_it_finish():
-    operands = long_operands()
+def long_backward():
+    """Likewise."""
+    operands = [np.random.default_rng(i).standard_normal((1, 1024, 2, 64), np.float32) for i in range(4)]
+    out, lse = mfa.attention(*operands[1:], return_lse=True)
+    return lambda context: mfa.attention_backward(*operands, out, lse, wanted=["dq"], context=context).dq
+
+
+either_pass = pytest.mark.parametrize("long_call", [long_forward, long_backward], ids=["forward", "backward"])
+
+
+@either_pass
+def test_context_closed_during_a_call_lets_it_finish(long_call):
+    call = long_call()
     context = mfa.Context("cpu", cpu_isa="scalar", num_threads=1)
-    expected = mfa.attention(*operands, context=context)
+    expected = call(context)
     results = []
-    caller = threading.Thread(target=lambda: results.append(mfa.attention(*operands, context=context)))
+    caller = threading.Thread(target=lambda: results.append(call(context)))
     caller.start()
     time.sleep(0.01)
     assert caller.is_alive(), "the call is too short for this test to mean anything"
@@ -122,18 +138,19 @@ def test_context_closed_during_a_call_lets_it_finish():
     assert np.array_equal(results[0], expected)
 
 
-def test_gil_is_released():
-    operands = long_operands()
+@either_pass
+def test_gil_is_released(long_call):
+    call = long_call()
     context = mfa.Context("cpu", cpu_isa="scalar", num_threads=1)
-    mfa.attention(*operands, context=context)
+    call(context)
     span = []
 
-    def call():
+    def timed_call():
         begin = time.perf_counter()
-        mfa.attention(*operands, context=context)
+        call(context)
         span.extend((begin, time.perf_counter()))
 
-    caller = threading.Thread(target=call)
+    caller = threading.Thread(target=timed_call)
     ticks = []
     caller.start()
     while caller.is_alive():
@@ -233,7 +250,11 @@ def test_explicit_context_after_fork(fresh):
 
 def test_last_latency_belongs_to_the_thread():
     mfa.attention(ONES, ONES, ONES)
+    forward = mfa.last_latency()
+    assert 0 < forward < 10
+    mfa.attention_backward(ONES, ONES, ONES, ONES, ONES, LSE)
     assert 0 < mfa.last_latency() < 10
+    assert mfa.last_latency() != forward
     elsewhere = []
     thread = threading.Thread(target=lambda: elsewhere.append(mfa.last_latency()))
     thread.start()
@@ -244,8 +265,9 @@ def test_last_latency_belongs_to_the_thread():
 # ---------------------------------------------------------------- plans
 
 
-def test_plan(fresh):
-    plan = mfa.plan(ONES, ONES, ONES, causal=True, context=fresh)
+@pytest.mark.parametrize("backward", [False, True])
+def test_plan(fresh, backward):
+    plan = mfa.plan(ONES, ONES, ONES, causal=True, backward=backward, context=fresh)
     assert plan.status == 0
     assert plan.backend == fresh.describe().backend
     assert plan.fallback is False
@@ -260,36 +282,55 @@ def test_plan(fresh):
         plan.status = 1
 
 
-def test_plan_takes_what_attention_takes():
-    from inspect import signature
+def test_plan_and_backward_take_what_attention_takes():
+    forward = dict(signature(mfa.attention).parameters)
+    plan = dict(signature(mfa.plan).parameters)
+    backward = dict(signature(mfa.attention_backward).parameters)
+    assert plan.pop("backward").default is False
+    assert plan == forward
+    assert list(backward)[:6] == ["dout", "query", "key", "value", "out", "lse"]
+    only_backward = {name: backward.pop(name) for name in ("dout", "out", "lse", "wanted")}
+    assert only_backward["wanted"].default is None
+    del forward["out"], forward["return_lse"]
+    assert backward == forward
 
-    assert signature(mfa.plan).parameters == signature(mfa.attention).parameters
 
-
-def test_plan_runs_nothing():
+@pytest.mark.parametrize("backward", [False, True])
+def test_plan_runs_nothing(backward):
     out = np.full_like(ONES, 7)
-    mfa.plan(ONES, ONES, ONES, out=out)
+    mfa.plan(ONES, ONES, ONES, out=out, backward=backward)
     assert (out == 7).all()
 
 
-def test_plan_allocates_no_result_and_copies_nothing(fresh):
+def test_plan_of_backward_is_another(fresh):
+    rows = np.ones((1, 500, 2, 64), np.float32)
+    options = {"bias": np.ones(500, np.float32), "sinks": np.ones(2), "return_lse": True, "context": fresh}
+    forward, backward = (mfa.plan(rows, rows, rows, backward=flag, **options) for flag in (False, True))
+    assert (forward.status, backward.status) == (0, 0)
+    assert forward.kernel != backward.kernel
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_plan_allocates_no_result_and_copies_nothing(fresh, backward):
     small = np.ones((1, 1, 1, 1), np.float32)
     rows = np.broadcast_to(small, (1, 2**30, 4, 64))
     memory = np.zeros(2**21 + 1, np.uint8)
     odd = memory[1:].view(np.float32).reshape(1, -1, 4, 64)
     for query, key in ((rows, small[..., [0] * 64]), (odd, odd)):
         tracemalloc.start()
-        plan = mfa.plan(query, key, key, return_lse=True, context=fresh)
+        plan = mfa.plan(query, key, key, return_lse=True, backward=backward, context=fresh)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert plan.status == 0
         assert peak < memory.nbytes // 16
 
 
-def test_plan_of_odd_strides_is_that_of_the_copy(fresh):
+@pytest.mark.parametrize("backward", [False, True])
+def test_plan_of_odd_strides_is_that_of_the_copy(fresh, backward):
     memory = np.zeros(4 * 8 * 2 * 64 + 1, np.uint8)
     odd = memory[1:].view(np.float32).reshape(1, 8, 2, 64)[:, ::-1]
-    assert mfa.plan(odd, odd, odd, context=fresh) == mfa.plan(*[odd.copy()] * 3, context=fresh)
+    options = {"backward": backward, "context": fresh}
+    assert mfa.plan(odd, odd, odd, **options) == mfa.plan(*[odd.copy()] * 3, **options)
 
 
 # ---------------------------------------------------------------- buffers

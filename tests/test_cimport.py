@@ -17,10 +17,11 @@ PACKAGE = Path(mfa.__file__).parent
 MODULE = """
 # cython: language_level=3
 from {calls} cimport (
-    mfa_attention_forward_desc, mfa_create_context, mfa_destroy_context, mfa_get_version,
-    mfa_last_error_message)
+    mfa_attention_backward_desc, mfa_attention_forward_desc, mfa_create_context, mfa_destroy_context,
+    mfa_get_version, mfa_last_error_message)
 from mfa.c_mfa cimport (
-    MFA_ERROR_INVALID_ARGS, MFA_SUCCESS, mfa_attention_desc_init, mfa_attention_desc_t, mfa_context_t,
+    MFA_ERROR_INVALID_ARGS, MFA_SUCCESS, mfa_attention_backward_desc_init,
+    mfa_attention_backward_desc_t, mfa_attention_desc_init, mfa_attention_desc_t, mfa_context_t,
     mfa_status_t, mfa_tensor_init, mfa_tensor_t)
 {check}
 
@@ -36,16 +37,22 @@ cdef mfa_tensor_t tensor(const float[:, :, :, :] array) noexcept nogil:
 
 def attention(
         const float[:, :, :, :] query, const float[:, :, :, :] key, const float[:, :, :, :] value,
-        float[:, :, :, :] out):
+        float[:, :, :, :] out, float[:, :, :, :] logsumexp, float[:, :, :, :] dquery):
+    # dquery is the gradient for a dout that equals out.
     cdef mfa_context_t context = NULL
     cdef mfa_attention_desc_t desc = mfa_attention_desc_init()
+    cdef mfa_attention_backward_desc_t backward = mfa_attention_backward_desc_init()
     cdef mfa_tensor_t q = tensor(query), k = tensor(key), v = tensor(value), o = tensor(out)
+    cdef mfa_tensor_t lse = tensor(logsumexp), dq = tensor(dquery)
     cdef mfa_status_t status
-    desc.query, desc.key, desc.value, desc.out = &q, &k, &v, &o
+    desc.query, desc.key, desc.value, desc.out, desc.logsumexp = &q, &k, &v, &o, &lse
+    backward.forward, backward.dout, backward.dquery = &desc, &o, &dq
     if mfa_create_context(&context) != MFA_SUCCESS:
         raise RuntimeError(mfa_last_error_message(NULL).decode())
     with nogil:
         status = mfa_attention_forward_desc(context, &desc)
+        if status == MFA_SUCCESS:
+            status = mfa_attention_backward_desc(context, &backward)
     mfa_destroy_context(context)
     if status == MFA_ERROR_INVALID_ARGS:
         refuse(status)
@@ -109,12 +116,12 @@ def test_module_computes_what_mfa_computes(folder, environment, rng, module):
     program = f"""
 import numpy as np, {module}
 query, key, value = np.load("operands.npz").values()
-out = np.empty_like(query)
-{module}.attention(query, key, value, out)
-np.save("{module}.npy", out)
+out, dquery, lse = np.empty_like(query), np.empty_like(query), np.empty_like(query[..., :1])
+{module}.attention(query, key, value, out, lse, dquery)
+np.savez("{module}.npz", out, lse[..., 0], dquery)
 print({module}.version())
 try:
-    {module}.attention(query, key[:, :, :, 1:], value, out)
+    {module}.attention(query, key[:, :, :, 1:], value, out, lse, dquery)
 except ValueError as error:
     print(error)
 """
@@ -130,8 +137,12 @@ except ValueError as error:
     version, message = done.stdout.splitlines()
     assert version == mfa.__version__
     assert message.startswith("key has shape")
-    out = np.load(folder / f"{module}.npy")
-    assert np.array_equal(out, mfa.attention(*operands, layout="bhsd"))
+    out, lse, dquery = np.load(folder / f"{module}.npz").values()
+    expected = mfa.attention(*operands, return_lse=True, layout="bhsd")
+    assert np.array_equal(out, expected[0])
+    assert np.array_equal(lse, expected[1])
+    gradients = mfa.attention_backward(out, *operands, out, lse, wanted=["dq"], layout="bhsd")
+    assert np.array_equal(dquery, gradients.dq)
 
 
 def without_comments(text):

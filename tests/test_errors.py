@@ -94,6 +94,17 @@ ATTENTION = [
         ValueError,
         "intermediate_precision: 'float16', expected None or",
     ),
+    ({"dropout_p": "half"}, TypeError, "dropout_p: 'half', expected a real number"),
+    ({"dropout_p": True}, TypeError, "dropout_p: True, expected a real number"),
+    ({"dropout_p": -0.1}, ValueError, r"dropout_p: -0\.1, expected at least 0 and less than 1"),
+    ({"dropout_p": 1}, ValueError, r"dropout_p: 1\.0, expected at least 0 and less than 1"),
+    ({"dropout_p": float("nan")}, ValueError, "dropout_p: nan, expected a finite"),
+    ({"dropout_p": 1 - 1e-9}, ValueError, r"dropout_p: 0\.999999999, which is 1 in float32; expected less"),
+    ({"dropout_seed": 1.0}, TypeError, r"dropout_seed: 1\.0, expected an integer"),
+    ({"dropout_seed": None}, TypeError, "dropout_seed: None, expected an integer"),
+    ({"dropout_seed": -1}, ValueError, "dropout_seed: -1, expected 0 to 18446744073709551615"),
+    ({"dropout_offset": True}, TypeError, "dropout_offset: True, expected an integer"),
+    ({"dropout_offset": 2**64}, ValueError, "dropout_offset: 18446744073709551616, expected 0 to"),
     ({"return_lse": 1}, TypeError, "return_lse: 1, expected a bool"),
     ({"context": "cpu"}, TypeError, "'context' has incorrect type"),
     # masks and per-head numbers
@@ -159,15 +170,71 @@ ATTENTION = [
 ]
 
 
+def cases(table):
+    return [
+        pytest.param(*case, id=f"{'-'.join(map(str, case[0]))}-{index}") for index, case in enumerate(table)
+    ]
+
+
 @pytest.mark.parametrize("function", [mfa.attention, mfa.plan])
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    ATTENTION,
-    ids=[f"{'-'.join(arguments)}-{index}" for index, (arguments, _, _) in enumerate(ATTENTION)],
-)
+@pytest.mark.parametrize(("arguments", "error", "message"), cases(ATTENTION))
 def test_attention(function, arguments, error, message):
     with pytest.raises(error, match=message):
         function(**{"query": ONES, "key": ONES, "value": ONES, **arguments})
+
+
+def test_plan():
+    with pytest.raises(TypeError, match="backward: 1, expected a bool"):
+        mfa.plan(ONES, ONES, ONES, backward=1)
+
+
+LSE = np.zeros((2, 4, 5), np.float32)
+SQUARE = np.zeros((5, 5), np.float32)
+
+BACKWARD = [
+    *(case for case in ATTENTION if not {"out", "return_lse"} & set(case[0])),
+    ({"dout": None}, TypeError, "^dout: NoneType, expected an array with the buffer protocol or DLPack"),
+    ({"dout": ONES[0]}, ValueError, "^dout: 3 dimensions, expected 4"),
+    ({"dout": ONES.astype(int)}, TypeError, "^dout: dtype int64, expected float32, float16 or bfloat16"),
+    ({"dout": ONES[:, :3]}, ValueError, r"^dout: shape \(2, 3, 4, 8\), expected \(2, 5, 4, 8\)"),
+    (
+        {"dout": ONES[:, :3], "layout": "bhsd"},
+        ValueError,
+        r"^dout: shape \(2, 3, 4, 8\), expected \(2, 5, 4, 8\)",
+    ),
+    ({"value": ONES[..., :3]}, ValueError, r"^dout: shape \(2, 5, 4, 8\), expected \(2, 5, 4, 3\)"),
+    ({"dout": np.ma.masked_array(ONES)}, TypeError, "^dout: is a masked array"),
+    ({"out": None}, TypeError, "^out: NoneType, expected an array with the buffer protocol or DLPack"),
+    ({"out": ONES.astype(bool)}, TypeError, "^out: dtype bool, expected float32, float16 or bfloat16"),
+    ({"out": ONES[:, :, :2]}, ValueError, r"^out: shape \(2, 5, 2, 8\), expected \(2, 5, 4, 8\)"),
+    ({"lse": None}, TypeError, "^lse: NoneType, expected an array with the buffer protocol or DLPack"),
+    ({"lse": LSE[0]}, ValueError, "^lse: 2 dimensions, expected 3"),
+    ({"lse": LSE[..., None]}, ValueError, "^lse: 4 dimensions, expected 3"),
+    ({"lse": LSE.swapaxes(1, 2)}, ValueError, r"^lse: shape \(2, 5, 4\), expected \(2, 4, 5\)"),
+    ({"lse": LSE, "layout": "bhsd"}, ValueError, r"^lse: shape \(2, 4, 5\), expected \(2, 5, 4\)"),
+    ({"lse": LSE.astype(np.float16)}, TypeError, "^lse: dtype float16, expected float32 in native"),
+    ({"lse": LSE.astype(np.float64)}, TypeError, "^lse: dtype float64, expected float32 in native"),
+    ({"lse": torch.zeros(2, 4, 5).bfloat16()}, TypeError, "^lse: dtype bfloat16, expected float32 in native"),
+    ({"lse": LSE > 0}, TypeError, "^lse: dtype bool, expected float32 in native"),
+    (
+        {"wanted": "dq"},
+        TypeError,
+        "^wanted: 'dq', expected None or some of 'dq', 'dk', 'dv', 'dbias', 'dsinks'",
+    ),
+    ({"wanted": 3}, TypeError, "^wanted: 3, expected None or some of 'dq'"),
+    ({"wanted": ["dq", "query"]}, ValueError, "^wanted: names 'query', expected None or some of 'dq'"),
+    ({"wanted": [["dq"]]}, ValueError, r"^wanted: names \['dq'\], expected None or some of 'dq'"),
+    ({"wanted": ["dbias"]}, ValueError, "^wanted: 'dbias', expected bias or a floating mask to go with it"),
+    ({"wanted": ["dbias"], "mask": SQUARE == 0}, ValueError, "^wanted: 'dbias', expected bias or a floating"),
+    ({"wanted": {"dsinks"}, "bias": SQUARE}, ValueError, "^wanted: 'dsinks', expected sinks to go with it"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), cases(BACKWARD))
+def test_attention_backward(arguments, error, message):
+    given = {"dout": ONES, "query": ONES, "key": ONES, "value": ONES, "out": ONES, "lse": LSE}
+    with pytest.raises(error, match=message):
+        mfa.attention_backward(**{**given, **arguments})
 
 
 FIVE_AXES = np.ones((3, *SHAPE), np.float32)
@@ -215,6 +282,8 @@ SDPA = [
     ({"enable_gqa": 1}, TypeError, "enable_gqa: 1, expected a bool"),
     ({"scale": "x"}, TypeError, "scale: 'x', expected a real number"),
     ({"dropout_p": "x"}, TypeError, "dropout_p: 'x', expected a real number"),
+    ({"dropout_p": 1}, ValueError, r"dropout_p: 1\.0, expected at least 0 and less than 1"),
+    ({"dropout_p": -1.0}, ValueError, r"dropout_p: -1\.0, expected at least 0 and less than 1"),
 ]
 
 
@@ -314,6 +383,19 @@ def test_head_dim_beyond_every_kernel_is_unsupported():
         with pytest.raises(mfa.MFAError, match="1048577") as caught:
             mfa.attention(*operands, context=context)
         plan = mfa.plan(*operands, context=context)
+    assert caught.value.code == 6
+    assert plan.status == 6
+    assert plan.reason == str(caught.value)
+
+
+def test_head_dim_beyond_every_backward_kernel_is_unsupported():
+    query, key, value = wide_operands(2**20 + 1)
+    with mfa.Context("cpu") as context:
+        with pytest.raises(mfa.MFAError, match="1048577") as caught:
+            mfa.attention_backward(
+                value, query, key, value, value, np.zeros((1, 1, 1), np.float32), context=context
+            )
+        plan = mfa.plan(query, key, value, backward=True, context=context)
     assert caught.value.code == 6
     assert plan.status == 6
     assert plan.reason == str(caught.value)

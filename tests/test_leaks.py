@@ -21,6 +21,7 @@ context = mfa.Context()
 one = np.ones((1, 2, 2, 32), np.float32)
 odd = np.zeros(one.nbytes + 1, np.uint8)[1:].view(np.float32).reshape(one.shape)
 mask, row = np.ones((2, 2), bool), np.ones(2, np.float32)
+lse = np.ones((1, 2, 2), np.float32)
 producers = {"dlpack": VersionedProducer, "legacy dlpack": LegacyProducer}
 kept = []
 
@@ -34,6 +35,19 @@ def refused(**arguments):
     except (TypeError, ValueError, BufferError):
         return
     raise AssertionError("not refused")
+
+def gradients():
+    mfa.attention_backward(one, one, one, one, one, lse, causal=True, mask=mask, bias=row, alibi_slopes=row,
+                           sinks=row, dropout_p=0.5, context=context)
+
+def gradient_errors():
+    for wrong in {"dout": one[..., 1:]}, {"lse": one}, {"wanted": ["dbias"]}, {"out": 3}:
+        arguments = {"dout": odd, "query": one, "key": one, "value": one, "out": odd, "lse": lse, **wrong}
+        try:
+            mfa.attention_backward(**arguments)
+        except (TypeError, ValueError):
+            continue
+        raise AssertionError("not refused")
 
 def errors():
     for wrong in {"key": one[..., 1:]}, {"value": one.view("i4")}, {"out": one}, {"query": 3}:
@@ -49,6 +63,7 @@ def buffers():
 
 def tensors():
     mfa.attention(tensor, tensor, tensor)
+    mfa.attention_backward(tensor, tensor, tensor, tensor, tensor, lse)
 
 def exported():
     fresh = producers[case](one)
@@ -64,6 +79,10 @@ rounds = {
     "bfloat16": lambda: mfa.scaled_dot_product_attention(*[one.astype(ml_dtypes.bfloat16)] * 3),
     "copies": lambda: mfa.attention(odd, odd, one),
     "plans": lambda: mfa.plan(one, one, one),
+    "backward plans": lambda: mfa.plan(one, one, one, bias=row, sinks=row, backward=True),
+    "gradients": gradients,
+    "gradient copies": lambda: mfa.attention_backward(odd, odd, one, one, odd, lse, wanted=("dq", "dv")),
+    "gradient errors": gradient_errors,
     "errors": errors,
     "contexts": contexts,
     "buffers": buffers,
@@ -124,6 +143,10 @@ def leaks(growth):
         "bfloat16",
         "copies",
         "plans",
+        "backward plans",
+        "gradients",
+        "gradient copies",
+        "gradient errors",
         "errors",
         "contexts",
         "buffers",

@@ -38,14 +38,15 @@ def test_windowed_attention_over_65536_keys(backend, dtype):
 
 
 @pytest.mark.parametrize("dtype", checks.DTYPES, ids=str)
-def test_planned_workspace_does_not_grow_with_the_scores(context, rng, dtype):
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+def test_planned_workspace_does_not_grow_with_the_scores(context, rng, dtype, backward):
     """Four times the keys and queries, sixteen times the scores."""
     sizes = []
     for length in (2048, 8192):
         arrays = checks.operands(
             rng, heads=2, query_length=length, key_length=length, head_dim=64, dtype=dtype
         )
-        sizes.append(mfa.plan(*arrays, context=context).workspace_bytes)
+        sizes.append(mfa.plan(*arrays, backward=backward, context=context).workspace_bytes)
     assert sizes[1] <= 4 * sizes[0] + MEGABYTE
     assert sizes[1] < 2 * 8192 * 8192 * 4 / 8
 

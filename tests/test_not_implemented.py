@@ -11,7 +11,6 @@ ONE = np.ones((1, 2, 1, 4), np.float32)
 SCALE = np.ones((1, 1), np.float32)
 
 NOT_IMPLEMENTED = [
-    (mfa.scaled_dot_product_attention, "dropout_p", [0.1, 1, np.float32(0.5)]),
     (mfa.flash_attn_func, "qv", [ONE, 0]),
     (mfa.flash_attn_func, "q_descale", [SCALE, 1.0]),
     (mfa.flash_attn_func, "k_descale", [SCALE, 1.0]),
@@ -27,7 +26,7 @@ ONLY_TUNING = [
 ]
 
 IMPLEMENTED = {
-    mfa.scaled_dot_product_attention: "query key value attn_mask is_causal scale enable_gqa",
+    mfa.scaled_dot_product_attention: "query key value attn_mask dropout_p is_causal scale enable_gqa",
     mfa.flash_attn_func: "q k v softmax_scale causal window_size softcap return_attn_probs",
 }
 

@@ -166,3 +166,84 @@ def test_transposed_torch_tensors_are_read_in_place(rng):
     out = mfa.scaled_dot_product_attention(query, key, value)
     same = mfa.scaled_dot_product_attention(query.contiguous(), key.contiguous(), value.contiguous())
     assert torch.equal(out, same)
+
+
+# ---------------------------------------------------------------- dropout
+
+
+class NumpyGenerator:
+    seed = staticmethod(np.random.seed)
+    array = staticmethod(np.asarray)
+
+    @staticmethod
+    def state():
+        return np.random.get_state()[1].tobytes(), np.random.get_state()[2]
+
+
+class TorchGenerator:
+    seed = staticmethod(torch.manual_seed)
+    array = staticmethod(torch.from_numpy)
+
+    @staticmethod
+    def state():
+        return torch.get_rng_state().numpy().tobytes()
+
+
+@pytest.fixture(params=[NumpyGenerator, TorchGenerator], ids=["numpy", "torch"])
+def generator(request):
+    """The library whose arrays are used, the other's generator being left alone."""
+    own = request.param
+    other = TorchGenerator if own is NumpyGenerator else NumpyGenerator
+    before = other.state()
+    kept = torch.get_rng_state(), np.random.get_state()
+    yield own
+    assert other.state() == before
+    torch.set_rng_state(kept[0])
+    np.random.set_state(kept[1])
+
+
+def test_dropout_follows_the_generator_of_the_library(rng, generator):
+    query, key, value = map(generator.array, checks.operands(rng, heads=2, layout="bhsd"))
+
+    def two_calls():
+        generator.seed(5)
+        return [
+            np.asarray(mfa.scaled_dot_product_attention(query, key, value, dropout_p=0.5)) for _ in range(2)
+        ]
+
+    first, second = two_calls()
+    assert not np.array_equal(first, second)
+    for result, expected in zip(two_calls(), (first, second), strict=True):
+        assert checks.same_bits(result, expected)
+
+
+def test_no_dropout_draws_nothing(rng, generator):
+    operands = [generator.array(x) for x in checks.operands(rng, layout="bhsd")]
+    before = generator.state()
+    mfa.scaled_dot_product_attention(*operands, dropout_p=0)
+    assert generator.state() == before
+    mfa.scaled_dot_product_attention(*operands, dropout_p=0.1)
+    assert generator.state() != before
+
+
+def test_dropout_keeps_the_mean(generator):
+    """Of equal weights and values that are 1, what remains is how many were kept."""
+    generator.seed(0)
+    query, key = np.zeros((4, 64, 8), np.float32), np.zeros((4, 1024, 8), np.float32)
+    operands = [generator.array(x) for x in (query, key, np.ones((4, 1024, 1), np.float32))]
+    out = np.asarray(mfa.scaled_dot_product_attention(*operands, dropout_p=0.25))
+    kept = out * 0.75 * 1024
+    np.testing.assert_allclose(kept, kept.round(), atol=0.01)
+    assert abs(out.mean() - 1) < 0.01
+    assert 0.005 < out.std() < 0.05
+
+
+def test_dropout_differs_along_every_leading_axis(generator):
+    operands = [generator.array(np.ones((2, 3, 2, 2, 40, 8), np.float32)) for _ in range(3)]
+    generator.seed(1)
+    out = np.asarray(mfa.scaled_dot_product_attention(*operands, dropout_p=0.5))
+    slices = out.reshape(-1, 40, 8)
+    assert len({piece.tobytes() for piece in slices}) == len(slices)
+    generator.seed(1)
+    first = mfa.scaled_dot_product_attention(*(x[0, 0] for x in operands), dropout_p=0.5)
+    assert checks.same_bits(np.asarray(first), out[0, 0])

@@ -1,0 +1,120 @@
+"""mfa.attention_backward: the gradients of mfa.attention."""
+
+from mfa import _keywords
+from mfa._attention import keyword_inputs
+from mfa._call import BackwardCall
+from mfa._context import default_context
+
+
+def attention_backward(
+    dout,
+    query,
+    key,
+    value,
+    out,
+    lse,
+    *,
+    layout="bshd",
+    causal=None,
+    alignment=None,
+    window=(-1, -1),
+    softmax_scale=None,
+    softcap=0.0,
+    mask=None,
+    bias=None,
+    alibi_slopes=None,
+    sinks=None,
+    dropout_p=0.0,
+    dropout_seed=0,
+    dropout_offset=0,
+    intermediate_precision=None,
+    out_dtype=None,
+    context=None,
+    wanted=None,
+):
+    """The gradients of `attention`, in memory linear in the lengths.
+
+    They come from what `attention` was given and what it returned: softmax weights are computed anew from
+    query, key and `lse`. Grouped heads sum into the key/value head that they share. A row that sees no key
+    has gradients 0, and so has a key that no row sees.
+
+    Parameters
+    ----------
+    dout : array, shape as out, of float32, float16 or bfloat16
+        Gradient of `out`.
+    query, key, value : arrays
+        As `attention` was given them.
+    out : array (B, Nq, H, Dv) of float32, float16 or bfloat16
+        What `attention` returned.
+    lse : array (B, H, Nq) of float32
+        What `attention` returned with ``return_lse=True``.
+    layout : {"bshd", "bhsd"}, default "bshd"
+        "bhsd" swaps axes 1 and 2 of dout, query, key, value, out and of their gradients.
+    causal, alignment, window, softmax_scale, softcap, mask, bias, alibi_slopes, sinks
+        As `attention` was given them.
+    dropout_p, dropout_seed, dropout_offset
+        As `attention` was given them: the same weights are dropped again.
+    intermediate_precision : {None, "float32"}, default None
+        "float32" forbids rounding weights and their gradients to the inputs' dtype before they multiply. Sums
+        are float32 always.
+    out_dtype : dtype or None, default None
+        Of the gradients: float32, float16 or bfloat16, as a name or a dtype of NumPy or torch. None is
+        query's.
+    context : Context or None, default None
+        None is a process-wide context with every option at "auto".
+    wanted : iterable of str or None, default None
+        Names of the gradients to compute; the others are None and take no time. None is all that there are.
+
+    Returns
+    -------
+    Gradients
+        Named tuple of new arrays, each a torch tensor if what it is the gradient of is one, else an ndarray:
+
+        dq, dk, dv
+            Shapes of query, key and value.
+        dbias
+            Gradient of the additive array, be it `bias` or a floating `mask`, in the shape that it was given
+            in: summed over what it is broadcast along. float32 if `out_dtype` is, else of that array's dtype.
+            None without one.
+        dsinks
+            (H) of float32; None without `sinks`.
+
+    Raises
+    ------
+    TypeError, ValueError, BufferError
+        An argument is wrong; the message names it. Also for a name in `wanted` whose array is not given.
+    MemoryError
+        Results or workspace do not fit.
+    mfa.MFAError
+        The backend cannot run the call (code 6), or failed (codes 3 to 5).
+
+    Notes
+    -----
+    May be called from any number of threads; the GIL is released while it computes. No argument is changed,
+    and none is copied that `attention` would use in place. A tensor that requires grad is refused unless grad
+    mode is off. Results have the same bits on every run and for any number of threads.
+
+    The algorithm is FlashAttention-2's (Dao, 2023), with loops over keys outside and queries inside.
+
+    Examples
+    --------
+    >>> import mfa, numpy
+    >>> query = key = value = numpy.ones((1, 4, 2, 8), numpy.float32)
+    >>> out, lse = mfa.attention(query, key, value, return_lse=True)
+    >>> gradients = mfa.attention_backward(numpy.ones_like(out), query, key, value, out, lse)
+    >>> gradients.dk.shape
+    (1, 4, 2, 8)
+    """
+    inputs = keyword_inputs(
+        query, key, value, layout, causal, alignment, window, softmax_scale, softcap, mask, bias,
+        alibi_slopes, sinks, dropout_p, dropout_seed, dropout_offset, intermediate_precision,
+    )  # fmt: skip
+    call = BackwardCall(
+        inputs,
+        dout,
+        out,
+        lse,
+        out_precision=_keywords.out_dtype(out_dtype),
+        wanted=_keywords.wanted(wanted),
+    )
+    return call.run(default_context() if context is None else context)
