@@ -125,6 +125,7 @@ def test_public_header_is_strict_c99_and_cxx11(compiler, standard, tmp_path):
         "mfa_context_options_t options = MFA_CONTEXT_OPTIONS_INIT;\n"
         "mfa_context_info_t info = MFA_CONTEXT_INFO_INIT;\n"
         "mfa_tensor_t tensor = MFA_TENSOR_INIT;\nmfa_attention_desc_t desc = MFA_ATTENTION_DESC_INIT;\n"
+        "mfa_attention_backward_desc_t backward = MFA_ATTENTION_BACKWARD_DESC_INIT;\n"
         "mfa_plan_t plan = MFA_PLAN_INIT;\n"
     )
     strict = ["-pedantic", "-Wall", "-Wextra", "-Werror", f"-std={standard}"]
