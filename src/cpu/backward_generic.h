@@ -16,6 +16,11 @@
  * so that results have the same bits for any number of threads.
  */
 
+/* Words that a product of a register tile has to sum over. */
+typedef struct {
+    int64_t first, count;
+} span_t;
+
 /* A block of keys, packed when the first row that sees it turns up, and the rows that meet it. */
 typedef struct {
     const mfai_backward_job_t *job;
@@ -24,6 +29,7 @@ typedef struct {
     bool packed;
     int64_t head, first_row, rows;
     int64_t begin[MFAI_BACKWARD_ROWS], end[MFAI_BACKWARD_ROWS]; /* keys that each row sees, from first_key on */
+    span_t seen[MFAI_BACKWARD_ROWS / ROW_TILE];                 /* the keys that rows of each register tile see */
     bool whole;                                                 /* each row sees them all */
     bool biased;                                                /* some bias is not zero */
 } backward_tile_t;
@@ -71,11 +77,6 @@ static void pack_row_block(const backward_tile_t *t) {
         pack_finite_values(&douts, t->rows, zero_row(t), t->scratch + job->at.dout_panels);
 }
 
-/* Words that a product of a register tile has to sum over. */
-typedef struct {
-    int64_t first, count;
-} span_t;
-
 static span_t words_between(int64_t from, int64_t to) {
     const int64_t first = from / WORD_DEPTH;
     return from < to ? (span_t){first, words_of(to) - first} : (span_t){0, 0};
@@ -114,7 +115,7 @@ static void multiply_columns(const backward_tile_t *t, int64_t left, int64_t wor
     const int64_t stride = t->job->shape.stride;
     for (int64_t panel = 0; panel * PANEL < t->keys; ++panel)
         for (int64_t row = 0; row < t->rows; row += ROW_TILE) {
-            const span_t span = keys_of_rows(t, row, tile_rows(row, t->rows));
+            const span_t span = t->seen[row / ROW_TILE];
             const int64_t from = span.first * WORD_DEPTH, to = from + span.count * WORD_DEPTH;
             if (panel * PANEL < to && from < (panel + 1) * PANEL)
                 multiply_replace(tile_rows(row, t->rows), panel_is_full(panel, t->keys),
@@ -190,6 +191,8 @@ static bool find_visible(backward_tile_t *t) {
             t->whole = t->whole && seen.begin[r] == 0 && seen.end[r] == t->keys;
         }
     }
+    for (int64_t row = 0; row < t->rows; row += ROW_TILE)
+        t->seen[row / ROW_TILE] = keys_of_rows(t, row, tile_rows(row, t->rows));
     t->biased = bias & BIAS_ANY_NONZERO;
     return any;
 }
@@ -252,14 +255,11 @@ static void add_to_queries(const backward_tile_t *t) {
     const word *gradients = t->scratch + (WORD_DEPTH == 1 ? job->at.dscores : job->at.dscore_rows);
     int64_t step;
     float *sums = dquery_sums(job, t->b, t->head, t->first_row, &step);
-    span_t spans[MFAI_BACKWARD_ROWS / ROW_TILE];
-    for (int64_t row = 0; row < t->rows; row += ROW_TILE)
-        spans[row / ROW_TILE] = keys_of_rows(t, row, tile_rows(row, t->rows));
     for (int64_t panel = 0; panel * PANEL < columns; ++panel) {
         const bool full = panel_is_full(panel, columns);
         const word *right = t->scratch + job->at.key_panels + panel * PANEL * capacity;
         for (int64_t row = 0; row < t->rows; row += ROW_TILE) {
-            const span_t span = spans[row / ROW_TILE];
+            const span_t span = t->seen[row / ROW_TILE];
             for (int64_t k = span.first; k < span.first + span.count; k += DQUERY_WORDS) {
                 const int64_t left = span.first + span.count - k;
                 multiply_add(tile_rows(row, t->rows), full, gradients + row * stride + k, stride,
@@ -281,8 +281,8 @@ static void key_blocks_of(const mfai_backward_job_t *job, int64_t first_row, int
 }
 
 static void wait_for_turn(const uint32_t *turn, uint32_t mine) {
-    for (int spins = 0; __atomic_load_n(turn, __ATOMIC_ACQUIRE) != mine; ++spins)
-        mfai_pause(spins);
+    for (unsigned looks = 0; __atomic_load_n(turn, __ATOMIC_ACQUIRE) != mine; ++looks)
+        mfai_pause(looks);
 }
 
 static void backward_rows(backward_tile_t *t, int64_t row_block, int64_t rank) {

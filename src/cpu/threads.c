@@ -41,7 +41,7 @@ static void relax(void) {
 #endif
 }
 
-void mfai_pause(int looks) {
+void mfai_pause(unsigned looks) {
     if (looks < SPINS)
         relax();
     else

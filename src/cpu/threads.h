@@ -18,6 +18,6 @@ typedef void (*mfai_task_fn)(void *argument, int64_t task, int slot);
 void mfai_parallel_for(int width, int64_t count, mfai_task_fn run, void *argument);
 
 /* For a task that waits for another, after so many looks: a short pause, and in the end the processor for somebody else. */
-void mfai_pause(int looks);
+void mfai_pause(unsigned looks);
 
 #endif
