@@ -23,7 +23,8 @@ typedef struct {
     mfai_backward_job_t job;
     int64_t tasks;
     int slots;
-    int64_t delta, reference, dquery, turns, size; /* offsets in floats into the workspace, behind the slots' scratch */
+    int64_t delta, taint, reference, dquery, turns,
+        size; /* offsets in floats into the workspace, behind the slots' scratch */
 } pass_t;
 
 static mfai_backward_shape_t find_shape(const mfai_problem_t *p, const mfai_tile_t *tile) {
@@ -132,7 +133,8 @@ static mfa_status_t plan_pass(const mfai_cpu_device_t *device, const mfai_kernel
         job->heads =
             mfai_clamp(mfai_ceil_div((int64_t)WANTED_TASKS * pass->slots, job->shape.key_blocks), 1, job->heads);
     pass->delta = pass->slots * job->at.size;
-    pass->reference = pass->delta + mfai_lines(rows);
+    pass->taint = pass->delta + mfai_lines(rows);
+    pass->reference = pass->taint + mfai_lines(rows);
     pass->dquery = pass->reference + mfai_lines(rows);
     const int64_t summed_rows = sums ? job->heads * p->group * p->query_count : 0;
     pass->turns = pass->dquery + mfai_lines(summed_rows * job->shape.query_width);
@@ -187,6 +189,7 @@ static void run_pass(pass_t *pass, float *workspace) {
     const mfai_kernels_t *kernels = pass->kernels;
     job->scratch = (char *)workspace;
     job->delta = workspace + pass->delta;
+    job->taint = workspace + pass->taint;
     job->reference = workspace + pass->reference;
     job->dquery = pass->turns > pass->dquery ? workspace + pass->dquery : NULL;
     job->turns = (uint32_t *)(workspace + pass->turns);

@@ -109,6 +109,8 @@ static int tile_rows(int64_t first, int64_t count) {
     return count - first < ROW_TILE ? (int)(count - first) : ROW_TILE;
 }
 
+static int64_t words_of_part(int64_t first, int64_t end) { return end - first < PART_WORDS ? end - first : PART_WORDS; }
+
 /* products (rows x stride) = left . columns, in the panels of keys that rows of a register tile see. */
 static void multiply_columns(const backward_tile_t *t, int64_t left, int64_t words, int64_t columns, int64_t depth,
                              int64_t products) {
@@ -117,10 +119,16 @@ static void multiply_columns(const backward_tile_t *t, int64_t left, int64_t wor
         for (int64_t row = 0; row < t->rows; row += ROW_TILE) {
             const span_t span = t->seen[row / ROW_TILE];
             const int64_t from = span.first * WORD_DEPTH, to = from + span.count * WORD_DEPTH;
-            if (panel * PANEL < to && from < (panel + 1) * PANEL)
-                multiply_replace(tile_rows(row, t->rows), panel_is_full(panel, t->keys),
-                                 t->scratch + left + row * words, words, t->scratch + columns + panel * PANEL * words,
-                                 depth, t->scratch + products + row * stride + panel * PANEL, stride, NULL);
+            if (to <= panel * PANEL || (panel + 1) * PANEL <= from)
+                continue;
+            const bool full = panel_is_full(panel, t->keys);
+            const word *a = t->scratch + left + row * words, *b = t->scratch + columns + panel * PANEL * words;
+            float *c = t->scratch + products + row * stride + panel * PANEL;
+            const int rows = tile_rows(row, t->rows);
+            multiply_replace(rows, full, a, words, b, words_of_part(0, depth), c, stride, NULL);
+            for (int64_t k = PART_WORDS; k < depth; k += PART_WORDS)
+                multiply_add(rows, full, a + k, words, b + k * (full ? PANEL : VL), words_of_part(k, depth), c, stride,
+                             NULL);
         }
 }
 
@@ -149,7 +157,7 @@ static void finish_rows(const backward_tile_t *t, int64_t row) {
             .begin = t->begin[at],
             .end = t->end[at],
             .delta = job->delta[first + at],
-            .taint = job->delta[first + at] * 0,
+            .taint = job->taint[first + at],
             .scores = t->scratch + job->at.scores + at * stride,
             .dscores = t->scratch + job->at.dscores + at * stride,
             .bias = t->biased ? t->scratch + job->at.bias + at * stride : NULL,
@@ -225,10 +233,10 @@ static void add_to_keys(const backward_tile_t *t, int64_t left, int64_t panels, 
         const bool full = panel_is_full(panel, columns);
         const word *right = t->scratch + panels + panel * PANEL * depth;
         for (int64_t key = 0; key < t->keys; key += ROW_TILE) {
-            const span_t span = spans[key / ROW_TILE];
-            if (span.count > 0)
-                multiply_add_turned(tile_rows(key, t->keys), full, t->scratch + left + span.first * stride + key,
-                                    stride, right + span.first * (full ? PANEL : VL), span.count,
+            const int64_t first = spans[key / ROW_TILE].first, end = first + spans[key / ROW_TILE].count;
+            for (int64_t k = first; k < end; k += PART_WORDS)
+                multiply_add_turned(tile_rows(key, t->keys), full, t->scratch + left + k * stride + key, stride,
+                                    right + k * (full ? PANEL : VL), words_of_part(k, end),
                                     t->scratch + sums + key * width + panel * PANEL, width, NULL);
         }
     }
@@ -246,9 +254,6 @@ static float *dquery_sums(const mfai_backward_job_t *job, int64_t b, int64_t hea
     return (float *)view_row(&job->gradients->dquery, b, head, row);
 }
 
-/* Words of keys in one sum before it is added to the others: shorter sums round less. */
-enum { DQUERY_WORDS = 64 };
-
 static void add_to_queries(const backward_tile_t *t) {
     const mfai_backward_job_t *job = t->job;
     const int64_t stride = job->shape.stride, capacity = words_of(t->keys), columns = job->problem->head_dim;
@@ -259,13 +264,11 @@ static void add_to_queries(const backward_tile_t *t) {
         const bool full = panel_is_full(panel, columns);
         const word *right = t->scratch + job->at.key_panels + panel * PANEL * capacity;
         for (int64_t row = 0; row < t->rows; row += ROW_TILE) {
-            const span_t span = t->seen[row / ROW_TILE];
-            for (int64_t k = span.first; k < span.first + span.count; k += DQUERY_WORDS) {
-                const int64_t left = span.first + span.count - k;
+            const int64_t first = t->seen[row / ROW_TILE].first, end = first + t->seen[row / ROW_TILE].count;
+            for (int64_t k = first; k < end; k += PART_WORDS)
                 multiply_add(tile_rows(row, t->rows), full, gradients + row * stride + k, stride,
-                             right + k * (full ? PANEL : VL), left < DQUERY_WORDS ? left : DQUERY_WORDS,
-                             sums + row * step + panel * PANEL, step, NULL);
-            }
+                             right + k * (full ? PANEL : VL), words_of_part(k, end), sums + row * step + panel * PANEL,
+                             step, NULL);
         }
     }
 }
@@ -372,6 +375,17 @@ static float dot(const float *a, const float *b, int64_t count) {
     return vf_hsum(sum);
 }
 
+/* 0, or NaN if anything is not finite. */
+static float times_zero(const float *a, int64_t count) {
+    vf sum = vf_zero();
+    int64_t i = 0;
+    for (; i + VL <= count; i += VL)
+        sum = vf_fma(vf_load(a + i), vf_zero(), sum);
+    if (i < count)
+        sum = vf_fma(vf_load_n(a + i, (int)(count - i)), vf_zero(), sum);
+    return vf_hsum(sum);
+}
+
 static void backward_prepare(void *argument, int64_t task, int slot) {
     const mfai_backward_job_t *job = argument;
     const mfai_problem_t *p = job->problem;
@@ -383,8 +397,9 @@ static void backward_prepare(void *argument, int64_t task, int slot) {
         const int64_t at = bh * p->query_count + row;
         const float logsumexp = *(const float *)view_row(&p->logsumexp, b, head, row);
         job->reference[at] = logsumexp == -INFINITY ? INFINITY : logsumexp;
-        job->delta[at] = dot(float_row(&job->gradients->dout, b, head, row, first_copy),
-                             float_row(&p->out, b, head, row, second_copy), p->value_dim);
+        const float *dout = float_row(&job->gradients->dout, b, head, row, first_copy);
+        job->delta[at] = dot(dout, float_row(&p->out, b, head, row, second_copy), p->value_dim);
+        job->taint[at] = times_zero(dout, p->value_dim);
         if (job->gradients->dquery.present && !job->bias_pass && (job->dquery == NULL || bh < job->heads * p->group)) {
             int64_t step;
             float *sums = dquery_sums(job, b, head, row, &step);

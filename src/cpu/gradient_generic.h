@@ -12,7 +12,7 @@
 typedef struct {
     int64_t begin, end;              /* keys that the row sees */
     float reference, reference_rest; /* logsumexp: as it is if scores need finishing, else log2(e) times it, as a sum */
-    float delta, taint;              /* taint: 0, or NaN if dout or out holds what is not finite */
+    float delta, taint;              /* taint: 0, or NaN if dout holds what is not finite */
     float *scores, *dscores;
     const float *bias, *keep; /* NULL: none */
 } gradient_row_t;

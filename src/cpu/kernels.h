@@ -90,6 +90,7 @@ typedef struct mfai_backward_job {
     int64_t first_head, heads;
     char *scratch;    /* at.size floats for each slot */
     float *delta;     /* for each batch, head and row: dout . out */
+    float *taint;     /* likewise: 0, or NaN if dout holds what is not finite */
     float *reference; /* likewise: logsumexp, or +inf where no key is seen */
     float *dquery;    /* for each query row of these heads query_width sums; NULL: added up in the gradient itself */
     uint32_t *turns;  /* for each batch, head and row block: key blocks that have added to dquery */
@@ -101,7 +102,7 @@ typedef struct mfai_kernels {
     const char *name;
     mfai_tile_t tile;
     mfai_kernel_task_fn forward, combine;
-    /* delta and reference, and zeros in dquery; the gradients, a block of keys a task; dquery from its sums, which are zeros again
+    /* delta, taint and reference, and zeros in dquery; the gradients, a block of keys a task; dquery from its sums, which are zeros again
        afterwards; dsinks; dbias. */
     mfai_kernel_task_fn backward_prepare, backward, backward_finish, backward_sinks, backward_bias;
 } mfai_kernels_t;

@@ -2,7 +2,7 @@
 #include <immintrin.h>
 
 typedef __m256 vf;
-enum { VL = 8 };
+enum { VL = 8, PART_WORDS = 32 };
 
 INLINE vf vf_zero(void) { return _mm256_setzero_ps(); }
 INLINE vf vf_set1(float x) { return _mm256_set1_ps(x); }

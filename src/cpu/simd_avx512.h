@@ -2,7 +2,7 @@
 #include <immintrin.h>
 
 typedef __m512 vf;
-enum { VL = 16 };
+enum { VL = 16, PART_WORDS = 32 };
 
 INLINE vf vf_zero(void) { return _mm512_setzero_ps(); }
 INLINE vf vf_set1(float x) { return _mm512_set1_ps(x); }

@@ -2,7 +2,7 @@
 #include <arm_neon.h>
 
 typedef float32x4_t vf;
-enum { VL = 4 };
+enum { VL = 4, PART_WORDS = 32 };
 
 INLINE vf vf_zero(void) { return vdupq_n_f32(0); }
 INLINE vf vf_set1(float x) { return vdupq_n_f32(x); }

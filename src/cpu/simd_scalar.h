@@ -1,6 +1,8 @@
 /*
  * The SIMD vocabulary in plain C, and its meaning. Every ISA's header defines the same words:
  *   vf                      VL floats; also carries VL words of other kinds, such as pairs of 16-bit floats
+ *   PART_WORDS              in one sum of the backward pass before it joins the others: shorter sums round less, and must be shorter
+ *                           where products round on their own
  *   vf_load/store           unaligned; ..._n: the first n lanes, zero elsewhere, no other memory touched
  *   vf_load_f16_n, ...      with conversion; stores round to nearest even
  *   vf_fma(a, b, c)         a * b + c
@@ -16,7 +18,7 @@
  *   vw_multiply             products by a word: returns their low words and sets *high
  *   vf_drop(x, low, threshold, factor)   0 where the low (or high) half of the word is below the threshold, else factor
  */
-enum { VL = 4 };
+enum { VL = 4, PART_WORDS = 16 };
 typedef struct {
     float lane[VL];
 } vf;
