@@ -61,6 +61,36 @@ def extra_memory(*, length, head_dim, dtype, window, rows, **context_options):
     return {"extra": extra}
 
 
+def extra_memory_backward(*, length, head_dim, dtype, window, keys, **context_options):
+    """Peak memory that a backward call takes, gradients included; some rows and keys are held against the
+    oracle. A row sees itself and the `window` keys before it."""
+    import checks
+
+    import mfa
+
+    rng = np.random.default_rng(1)
+    arrays = [rng.standard_normal((1, 1, length, head_dim), np.float32) for _ in range(4)]
+    dout, query, key, value = (x.astype(dtype, copy=False) for x in arrays)
+    options = {"window": (window, 0), "layout": "bhsd"}
+    with mfa.Context(**context_options) as context:
+        small = [x[:, :, :100] for x in (dout, query, key, value)]
+        checks.backward(context, *small, **options)
+        out, logsumexp = mfa.attention(query, key, value, return_lse=True, context=context, **options)
+        before = peak_memory()
+        g = mfa.attention_backward(dout, query, key, value, out, logsumexp, context=context, **options)
+        extra = peak_memory() - before
+    for position in keys:
+        # All rows that see this key, and all keys that they see.
+        rows, seen = slice(position, position + window + 1), slice(position - window, position + window + 1)
+        reference = checks.expected_gradients(
+            dout[:, :, rows], query[:, :, rows], key[:, :, seen], value[:, :, seen], **options
+        )
+        for name, at, place in (("dq", position, 0), ("dk", position, window), ("dv", position, window)):
+            exact, bound = (getattr(x, name)[:, :, place] for x in (reference.exact, reference.bound))
+            checks.tolerance.assert_within(getattr(g, name)[:, :, at], exact, bound, what=name)
+    return {"extra": extra}
+
+
 def guard_pages(**context_options):
     """Operands that end, or start, at a page which may not be touched: a stray access ends the process."""
     import ctypes
@@ -87,6 +117,11 @@ def guard_pages(**context_options):
         view[...] = array
         return view
 
+    def run(context, query, key, value, out, dout, **options):
+        options = {"layout": "bhsd", "context": context, **options}
+        _, logsumexp = mfa.attention(query, key, value, out=out, return_lse=True, **options)
+        mfa.attention_backward(dout, query, key, value, out, logsumexp, **options)
+
     rng = np.random.default_rng(2)
     calls = 0
     with mfa.Context(**context_options) as context:
@@ -107,12 +142,12 @@ def guard_pages(**context_options):
                     mask = rng.random((query_length, key_length)) < 0.8
                     bias = rng.standard_normal((query_length, key_length)).astype(dtype)
                     empty = np.zeros((1, 2, query_length, value_dim), dtype)
+                    dout = rng.standard_normal(empty.shape).astype(dtype)
                     for at_end in (True, False):
-                        placed = [guarded(x, at_end) for x in (*arrays, mask, bias, empty)]
-                        query, key, value, mask_view, bias_view, out = placed
-                        mfa.attention(query, key, value, out=out, layout="bhsd", context=context)
-                        options = {"mask": mask_view, "bias": bias_view}
-                        mfa.attention(query, key, value, out=out, layout="bhsd", context=context, **options)
+                        placed = [guarded(x, at_end) for x in (*arrays, empty, dout, mask, bias)]
+                        *rows, mask_view, bias_view = placed
+                        run(context, *rows)
+                        run(context, *rows, mask=mask_view, bias=bias_view, dropout_p=0.1)
                         calls += 2
     return {"calls": calls}
 
@@ -157,7 +192,8 @@ def over_two_to_the_31_keys(**context_options):
 
 
 def batches_two_to_the_31_elements_apart(**context_options):
-    """Operands and output interleaved in one array, their second batch past element 2**31."""
+    """Operands and output interleaved in one array, their second batch past element 2**31, and the gradients
+    of that call."""
     import checks
 
     import mfa
@@ -166,21 +202,22 @@ def batches_two_to_the_31_elements_apart(**context_options):
     shape = (2, 2, 40, 32)  # batch, heads, rows, head_dim
     size = int(np.prod(shape[1:]))
     batch_stride = 2**31 + 64
-    memory = _sparse(batch_stride + 4 * size)
+    memory = _sparse(batch_stride + 5 * size)
 
     def slot(index):
         strides = np.array([batch_stride, shape[2] * shape[3], shape[3], 1]) * 2
         return np.lib.stride_tricks.as_strided(memory[index * size :], shape, strides)
 
-    query, key, value, out = (slot(index) for index in range(4))
-    for array in (query, key, value):
+    query, key, value, out, dout = (slot(index) for index in range(5))
+    for array in (query, key, value, dout):
         array[...] = rng.standard_normal(shape).astype(np.float16)
-    reference = checks.expected(query, key, value, layout="bhsd", causal=True)
+    options = {"causal": True, "layout": "bhsd"}
+    reference = checks.expected(query, key, value, **options)
     with mfa.Context(**context_options) as context:
-        result = mfa.attention(
-            query, key, value, out=out, causal=True, return_lse=True, layout="bhsd", context=context
-        )
+        result = mfa.attention(query, key, value, out=out, return_lse=True, context=context, **options)
+        g = mfa.attention_backward(dout, query, key, value, *result, context=context, **options)
     checks.assert_matches(result, reference, layout="bhsd")
+    checks.expected_gradients(dout, query, key, value, **options).assert_holds(g)
     return {"peak": peak_memory()}
 
 

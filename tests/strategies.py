@@ -1,10 +1,12 @@
 """Hypothesis strategies for attention calls: what is drawn must reach every fast path of every kernel.
 
 Kernels work on tiles of 12 to 48 query rows, blocks of 32 to 256 keys, panels of 16 or 32 head dimensions and
-chunks of 64 to 512 queries, and split the keys when there are few rows and many keys; lengths are therefore
-drawn around those edges. A budget on B * H * Nq * Nkv keeps one example to milliseconds.
+chunks of 64 to 512 queries, and split the keys when there are few rows and many keys; backward, they take
+blocks of up to 96 query rows and 384 keys. Lengths are therefore drawn around those edges. A budget on
+B * H * Nq * Nkv keeps one example to milliseconds.
 """
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from oracle import visible_keys
 
 SCORE_BUDGET = 200_000
+BACKWARD_ROW_BUDGET = 400  # B * H * Nq: the oracle takes rows one by one
 ELEMENT_BUDGET = 300_000
 
 
@@ -20,8 +23,8 @@ def around(*edges):
     return sorted({max(edge + step, 0) for edge in edges for step in (-1, 0, 1)})
 
 
-ROW_EDGES = around(12, 16, 24, 32, 48, 64, 96, 128, 256)
-KEY_EDGES = around(16, 32, 64, 96, 128, 192, 256, 384, 512)
+ROW_EDGES = around(12, 16, 24, 32, 48, 64, 72, 84, 96, 128, 192, 256, 288, 384)
+KEY_EDGES = around(12, 16, 24, 32, 48, 64, 72, 84, 96, 128, 192, 256, 288, 384, 512)
 DIM_EDGES = around(8, 16, 32, 48, 64, 80, 96, 128, 160, 256)
 
 dtypes = st.sampled_from(DTYPES)
@@ -59,13 +62,15 @@ def lengths(draw):
 
 
 @st.composite
-def shapes(draw):
+def shapes(draw, row_budget=math.inf):
+    """`row_budget` bounds B * H * Nq, but for one head of one batch."""
     query_length, key_length = draw(lengths())
     head_dim = draw(head_dims)
     value_dim = draw(st.one_of(st.just(head_dim), head_dims))
     rows = query_length * key_length
     elements = (query_length + key_length) * (head_dim + value_dim)
-    room = max(1, min(SCORE_BUDGET // max(rows, 1), ELEMENT_BUDGET // max(elements, 1)))
+    room = min(SCORE_BUDGET // max(rows, 1), ELEMENT_BUDGET // max(elements, 1))
+    room = max(1, min(room, row_budget // max(query_length, 1)))
     batch = draw(st.integers(0 if draw(st.integers(0, 19)) == 0 else 1, min(room, 3)))
     kv_heads = draw(st.integers(1, max(1, min(room // max(batch, 1), 3))))
     group = draw(st.integers(1, max(1, min(room // max(batch * kv_heads, 1), 6))))
@@ -218,6 +223,17 @@ def masks(draw, rng, scores):
 
 
 @st.composite
+def dropouts(draw):
+    """The keywords of dropout."""
+    word = st.one_of(st.integers(0, 3), st.integers(0, 2**64 - 1))
+    return {
+        "dropout_p": draw(st.sampled_from((0.0, 1e-6, 0.1, 0.5, 0.9))),
+        "dropout_seed": draw(word),
+        "dropout_offset": draw(word),
+    }
+
+
+@st.composite
 def features(draw, rng, shape):
     """Keywords of mfa.attention that change its result, each present in a fair share of the examples."""
     options = {}
@@ -241,13 +257,24 @@ def features(draw, rng, shape):
         options["sinks"] = (3 * rng.standard_normal(shape.heads)).astype(
             draw(st.sampled_from((FLOAT32, FLOAT16, BFLOAT16)))
         )
+    if draw(st.booleans()):
+        options |= draw(dropouts())
     return options
 
 
+def _placed(draw, layout, values, **memory):
+    return draw(memories(4, **memory)).place(heads_first(values, layout))
+
+
+# Spread of the entries of values and of the output's gradient.
+FACTORS = st.sampled_from((1.0, 1.0, 100.0, 2e-6))
+
+
 @st.composite
-def calls(draw):
-    """A call of mfa.attention, with finite operands but for the q and k rows that nothing may read."""
-    shape = draw(shapes())
+def calls(draw, row_budget=math.inf):
+    """A call of mfa.attention, with finite operands but for what nothing may read: queries that see no key,
+    keys that no row sees, and values after the last one that a row sees."""
+    shape = draw(shapes(row_budget))
     rng = np.random.default_rng(draw(seeds))
     dtype = draw(dtypes)
     layout = draw(st.sampled_from(("bshd", "bhsd")))
@@ -255,20 +282,18 @@ def calls(draw):
     options = draw(features(rng, shape))
     poison = draw(st.booleans())
 
-    def place(values, **memory):
-        return draw(memories(4, **memory)).place(heads_first(values, layout))
-
     def operand(heads, length, dim, scale):
         values = (scale * rng.standard_normal((shape.batch, heads, length, dim))).astype(dtype)
-        return place(values, constant=not poison)
+        return _placed(draw, layout, values, constant=not poison)
 
     query = operand(shape.heads, shape.query_length, shape.head_dim, spread)
     key = operand(shape.kv_heads, shape.key_length, shape.head_dim, spread)
-    value = operand(
-        shape.kv_heads, shape.key_length, shape.value_dim, draw(st.sampled_from((1.0, 1.0, 100.0, 2e-6)))
-    )
+    value = operand(shape.kv_heads, shape.key_length, shape.value_dim, draw(FACTORS))
     if poison:
-        _poison(heads_first(query, layout), heads_first(key, layout), shape, options)
+        visible = _visible(shape, options)
+        heads_first(query, layout)[~visible.any(axis=3)] = np.nan
+        heads_first(key, layout)[~_seen_keys(shape, visible)] = np.nan
+        heads_first(value, layout)[_padding_keys(shape, visible)] = np.nan
     options["layout"] = layout
     if draw(st.booleans()):
         options["intermediate_precision"] = "float32"
@@ -276,18 +301,69 @@ def calls(draw):
         options["out_dtype"] = draw(dtypes)
     elif draw(st.booleans()):
         sizes = (*shape.scores[:3], shape.value_dim)
-        options["out"] = place(np.full(sizes, np.nan, draw(dtypes)), constant=False)
+        options["out"] = _placed(draw, layout, np.full(sizes, np.nan, draw(dtypes)), constant=False)
     return Call(query, key, value, options)
 
 
-def _poison(query, key, shape, options):
-    """Writes NaN to every q row that sees no key and every k row that no q row sees."""
+def _visible(shape, options):
     rules = oracle_features(shape.query_length, shape.key_length, **options)
-    visible = visible_keys(
+    return visible_keys(
         shape.scores,
         **{name: rules[name] for name in ("causal", "offset", "window", "bool_mask", "additive_mask")},
     )
+
+
+def _seen_keys(shape, visible):
+    """Bool (B, Hkv, Nkv): keys that a row of any head sees."""
     group = shape.heads // shape.kv_heads
     grouped = visible.reshape(shape.batch, shape.kv_heads, group, shape.query_length, shape.key_length)
-    query[~visible.any(axis=3)] = np.nan
-    key[~grouped.any(axis=(2, 3))] = np.nan
+    return grouped.any(axis=(2, 3))
+
+
+def _padding_keys(shape, visible):
+    """Bool (B, Hkv, Nkv): the keys at the end that no row sees."""
+    seen = _seen_keys(shape, visible)
+    return ~np.logical_or.accumulate(seen[..., ::-1], axis=-1)[..., ::-1]
+
+
+@dataclass(frozen=True)
+class BackwardCall:
+    """Arguments of one mfa.attention_backward call, but for what the forward call returns."""
+
+    dout: np.ndarray
+    forward: Call
+    forward_dtype: np.dtype | None  # of the forward call's output
+
+    def _repr_pretty_(self, printer, cycle):
+        printer.text(f"forward_dtype={self.forward_dtype}, dout <{self.dout.dtype} {self.dout.strides}> of ")
+        self.forward._repr_pretty_(printer, cycle)
+
+    @property
+    def operands(self):
+        return self.dout, *self.forward.operands
+
+    @property
+    def options(self):
+        return {**self.forward.options, "forward_dtype": self.forward_dtype}
+
+    @property
+    def layout(self):
+        return self.forward.options["layout"]
+
+    def contiguous(self):
+        """The same numbers in new arrays in C order."""
+        return BackwardCall(self.dout.copy(order="C"), self.forward.contiguous(), self.forward_dtype)
+
+
+@st.composite
+def backward_calls(draw):
+    """A call of mfa.attention_backward, with finite operands but for what nothing may read, as in calls()."""
+    call = draw(calls(row_budget=BACKWARD_ROW_BUDGET))
+    call.options.pop("out", None)
+    layout = call.options["layout"]
+    query, value = heads_first(call.query, layout), heads_first(call.value, layout)
+    rng = np.random.default_rng(draw(seeds))
+    values = draw(FACTORS) * rng.standard_normal((*query.shape[:3], value.shape[3]))
+    dtype = draw(st.one_of(st.just(query.dtype), dtypes))
+    dout = _placed(draw, layout, values.astype(dtype))
+    return BackwardCall(dout, call, draw(st.one_of(st.none(), dtypes)))

@@ -3,6 +3,7 @@
 import backends
 import checks
 import numpy as np
+import oracle
 import pytest
 import strategies
 import tolerance
@@ -39,6 +40,17 @@ def test_equals_scalar(scalar, vector, call):
     tolerance.assert_within(
         logsumexp, plain_logsumexp.astype(np.float64), 2 * reference.logsumexp_bound, what="logsumexp"
     )
+
+
+@given(call=strategies.backward_calls())
+def test_gradients_equal_those_of_scalar(scalar, vector, call):
+    reference = checks.expected_gradients(*call.operands, **call.options)
+    plain = checks.backward(scalar, *call.operands, **call.options)
+    plain = checks.gradients_heads_first(plain, call.layout)
+    exact = oracle.Gradients(*(None if x is None else x.astype(np.float64) for x in plain))
+    gradients = checks.backward(vector, *call.operands, **call.options)
+    gradients = checks.gradients_heads_first(gradients, call.layout)
+    reference._replace(exact=exact).assert_holds(gradients, times=2)
 
 
 def test_context_reports_the_isa_asked_for(backend, context):

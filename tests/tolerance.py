@@ -5,7 +5,7 @@ to at most CONFIDENCE * sqrt(n) * u relative to the sum of magnitudes, but for a
 2 exp(-CONFIDENCE**2 / 2).
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -33,8 +33,7 @@ def summation(count):
     return CONFIDENCE * np.sqrt(max(count, 1)) * FLOAT32
 
 
-@dataclass(frozen=True)
-class Reference:
+class Reference(NamedTuple):
     """A float64 answer and how far from it each element may be."""
 
     out: np.ndarray
@@ -51,53 +50,90 @@ def reference(query, key, value, *, weight_dtype, out_dtype, **features):
     both = np.concatenate([value, np.abs(value)], axis=-1)
     both_out, logsumexp = oracle.attention(query, key, both, **features)
     out, weighted_magnitude = np.split(both_out, 2, axis=-1)
-    key_length, head_dim = key.shape[2:]
+    key_length = key.shape[2]
 
-    magnitude = _score_magnitude(query, key, **features)
-    score_error = (summation(head_dim) + ELEMENTARY_ROUNDINGS * FLOAT32) * magnitude
-    with np.errstate(over="ignore"):
-        weight_error = np.expm1(2 * score_error) + ELEMENTARY_ROUNDINGS * FLOAT32
-    relative = weight_error + 2 * summation(key_length) + _weight_rounding(weight_dtype)
+    score_error = score_errors(query, key, **features).max(axis=-1, initial=0.0)
+    relative = weight_error(score_error) + 2 * summation(key_length) + weight_rounding(weight_dtype)
 
-    # Weights below the range of their type vanish, and dot-product instructions may flush subnormal operands.
-    lost_weight = max(smallest_step(weight_dtype) / 2, FLOAT32_TINY)
-    group = query.shape[1] // key.shape[1]
-    largest = np.abs(np.nan_to_num(value, posinf=0, neginf=0)).max(axis=2, initial=0, keepdims=True)
-    lost = key_length * (lost_weight * np.repeat(largest, group, axis=1) + FLOAT32_TINY)
-    written = unit_roundoff(out_dtype) * np.abs(out) + smallest_step(out_dtype)
     with np.errstate(invalid="ignore"):
-        out_bound = relative[..., None] * weighted_magnitude + lost + written
-        logsumexp_bound = (
-            score_error + 2 * summation(key_length) + ELEMENTARY_ROUNDINGS * FLOAT32 * (1 + np.abs(logsumexp))
-        )
+        out_bound = relative[..., None] * weighted_magnitude + written(out, out_dtype)
+        out_bound += vanished(query, value, weight_dtype, **features)
+        logsumexp_bound = logsumexp_error(score_error, logsumexp, key_length)
     return Reference(out, logsumexp, out_bound, logsumexp_bound)
 
 
-def _weight_rounding(dtype):
+def weight_error(score_error):
+    """Of a weight, relative, where every score of its row may be off by `score_error`."""
+    return exponential_error(2 * score_error) + ELEMENTARY_ROUNDINGS * FLOAT32
+
+
+def exponential_error(error):
+    return np.expm1(np.minimum(error, 80.0))  # beyond, it is hopeless in any case; but 0 times it must be 0
+
+
+def logsumexp_error(score_error, logsumexp, key_length):
+    rounding = ELEMENTARY_ROUNDINGS * FLOAT32 * (1 + magnitudes(logsumexp))
+    return score_error + 2 * summation(key_length) + rounding
+
+
+def weight_rounding(dtype):
     return unit_roundoff(dtype) if np.dtype(dtype) != np.float32 else 0.0
 
 
-def _score_magnitude(
+def lost(dtype):
+    """Of a weight: below the range of its type it vanishes, and dot-product instructions may flush subnormal
+    operands."""
+    return max(smallest_step(dtype) / 2, FLOAT32_TINY)
+
+
+def vanished(query, value, weight_dtype, dropout_p=0.0, **_):
+    """(B, H, 1, Dv): of the output, what weights that are lost would have added."""
+    kept = 1 / (1 - np.float32(dropout_p))
+    largest = for_each_head(magnitudes(value).max(axis=2, initial=0, keepdims=True), query)
+    return value.shape[2] * (kept * lost(weight_dtype) * largest + FLOAT32_TINY)
+
+
+def written(exact, dtype):
+    return unit_roundoff(dtype) * np.abs(exact) + smallest_step(dtype)
+
+
+def finite(array):
+    """What bounds are made of; what is not finite bounds nothing."""
+    return np.nan_to_num(array, nan=0, posinf=0, neginf=0)
+
+
+def magnitudes(array):
+    return np.abs(finite(array))
+
+
+def for_each_head(array, query):
+    """Keys or values (B, Hkv, ...) as every query head reads them."""
+    return np.repeat(array, query.shape[1] // array.shape[1], axis=1)
+
+
+def score_errors(
     query, key, *, softmax_scale=None, alibi_slopes=None, additive_mask=None, causal=False, offset=0,
-    window=(-1, -1), bool_mask=None, softcap=0.0, sinks=None,
+    window=(-1, -1), bool_mask=None, **without_error,
 ):  # fmt: skip
-    """(B, H, Nq): the largest sum of magnitudes of the terms of any visible score in the row."""
-    del softcap, sinks  # tanh never enlarges an error, and a sink is exact
+    """(B, H, Nq, Nkv): how far off each visible score may be; 0 where the key is hidden.
+
+    `without_error`: tanh never enlarges an error, a sink is exact, and dropout comes after the scores.
+    """
+    assert without_error.keys() <= {"softcap", "sinks", "dropout_p", "dropout_seed", "dropout_offset"}
     batch, heads, query_length, head_dim = query.shape
     key_length = key.shape[2]
     shape = (batch, heads, query_length, key_length)
     scale = head_dim**-0.5 if softmax_scale is None else abs(softmax_scale)
-    q, k = (np.abs(np.nan_to_num(x, posinf=0, neginf=0)) for x in (query, key))
-    terms = scale * (q @ np.repeat(k, heads // key.shape[1], axis=1).swapaxes(-1, -2))
+    terms = scale * (magnitudes(query) @ for_each_head(magnitudes(key), query).swapaxes(-1, -2))
     if additive_mask is not None:
-        terms = terms + np.abs(np.nan_to_num(additive_mask, posinf=0, neginf=0))
+        terms = terms + magnitudes(additive_mask)
     if alibi_slopes is not None:
         distance = np.abs(np.arange(query_length)[:, None] + offset - np.arange(key_length))
         terms = terms + np.broadcast_to(np.abs(alibi_slopes), shape[:2])[..., None, None] * distance
     visible = oracle.visible_keys(
         shape, causal=causal, offset=offset, window=window, bool_mask=bool_mask, additive_mask=additive_mask
     )
-    return np.where(visible, terms, 0.0).max(axis=-1, initial=0.0)
+    return (summation(head_dim) + ELEMENTARY_ROUNDINGS * FLOAT32) * np.where(visible, terms, 0.0)
 
 
 def assert_within(actual, expected, bound, what="out"):

@@ -40,12 +40,12 @@ INLINE void gradient_step(const mfai_backward_job_t *job, const bool finish_scor
     } else {
         /* Factor and reference cancel, so that their own rounding would show in the weight if they were single floats. */
         const vf rest = vf_fma(score, vf_set1(job->factor_rest), vf_set1(-row->reference_rest));
-        score = vf_add(vf_fma(score, vf_set1(job->factor), vf_set1(-row->reference)), rest);
+        score = vf_add(vf_fused(score, vf_set1(job->factor), vf_set1(-row->reference)), rest);
     }
     if (masked)
         score = vf_hide_outside(score, row->begin - j, row->end - j);
     if (finish_scores)
-        score = vf_fma(score, vf_set1(LOG2_E), vf_mul(score, vf_set1(LOG2_E_REST)));
+        score = vf_fused(score, vf_set1(LOG2_E), vf_mul(score, vf_set1(LOG2_E_REST)));
     const vf plain = vf_exp2(score);
     vf slope = vf_load(row->dscores + j);
     *weight = vf_add(plain, vf_set1(row->taint));

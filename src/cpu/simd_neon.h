@@ -13,6 +13,7 @@ INLINE vf vf_sub(vf a, vf b) { return vsubq_f32(a, b); }
 INLINE vf vf_mul(vf a, vf b) { return vmulq_f32(a, b); }
 INLINE vf vf_div(vf a, vf b) { return vdivq_f32(a, b); }
 INLINE vf vf_fma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
+INLINE vf vf_fused(vf a, vf b, vf c) { return vf_fma(a, b, c); }
 INLINE vf vf_max(vf a, vf b) { return vmaxq_f32(a, b); }
 INLINE vf vf_abs(vf x) { return vabsq_f32(x); }
 INLINE vf vf_copysign(vf magnitude, vf sign) { return vbslq_f32(vdupq_n_u32(0x80000000u), sign, magnitude); }

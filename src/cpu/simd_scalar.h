@@ -5,7 +5,8 @@
  *                           where products round on their own
  *   vf_load/store           unaligned; ..._n: the first n lanes, zero elsewhere, no other memory touched
  *   vf_load_f16_n, ...      with conversion; stores round to nearest even
- *   vf_fma(a, b, c)         a * b + c
+ *   vf_fma(a, b, c)         a * b + c, in one rounding or two
+ *   vf_fused(a, b, c)       likewise, in one, or as good as one
  *   vf_max(a, b)            a > b ? a : b, so a NaN in b stays
  *   vf_select_less(a, b, x, y), vf_select_equal   x where a < b (a == b), else y
  *   vf_hide_outside(x, begin, end)   -inf in the lanes outside begin .. end - 1
@@ -44,6 +45,7 @@ INLINE vf vf_sub(vf a, vf b) { LANES(a.lane[i] - b.lane[i]); }
 INLINE vf vf_mul(vf a, vf b) { LANES(a.lane[i] * b.lane[i]); }
 INLINE vf vf_div(vf a, vf b) { LANES(a.lane[i] / b.lane[i]); }
 INLINE vf vf_fma(vf a, vf b, vf c) { LANES(a.lane[i] * b.lane[i] + c.lane[i]); }
+INLINE vf vf_fused(vf a, vf b, vf c) { LANES((float)((double)a.lane[i] * b.lane[i] + c.lane[i])); }
 INLINE vf vf_max(vf a, vf b) { LANES(a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]); }
 INLINE vf vf_abs(vf x) { LANES(fabsf(x.lane[i])); }
 INLINE vf vf_copysign(vf magnitude, vf sign) { LANES(copysignf(magnitude.lane[i], sign.lane[i])); }

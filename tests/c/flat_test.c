@@ -1,7 +1,6 @@
 /* The simple tier against the definition, for every instance of the kernels this machine has. */
 #include "check.h"
-#include "mfa.h"
-#include "naive.h"
+#include "naive_gradients.h"
 
 enum { B = 2, H = 3, D = 20 };
 
@@ -50,6 +49,103 @@ static void test_layouts(mfa_context_t context, uint32_t nq, uint32_t nkv, bool 
         mfa_destroy_buffer(bl);
     }
     free(q), free(k), free(v), free(out), free(logsumexp), free(found);
+}
+
+/* All batches as heads of one. */
+static mfa_tensor_t packed(float *data, int64_t rows, int64_t columns) {
+    mfa_tensor_t tensor = MFA_TENSOR_INIT;
+    tensor.data = data;
+    tensor.shape[0] = 1;
+    tensor.shape[1] = B * H;
+    tensor.shape[2] = rows;
+    tensor.shape[3] = columns;
+    return tensor;
+}
+
+static bool holds(mfa_buffer_t buffer, bool transposed, int64_t seq, const double *expected) {
+    const float *found = mfa_buffer_contents(buffer);
+    double most = 0;
+    for (int64_t i = 0; i < B * H * seq * D; ++i) {
+        const double difference =
+            found[place(transposed, seq, i / (H * seq * D), i / (seq * D) % H, i / D % seq, i % D)] - expected[i];
+        most = fabs(difference) > most || isnan(difference) ? fabs(difference) : most;
+    }
+    return most < 2e-5;
+}
+
+static void test_gradient_layouts(mfa_context_t context, uint32_t nq, uint32_t nkv, bool causal) {
+    float *q = random_floats(B * H * nq * D), *k = random_floats(B * H * nkv * D), *v = random_floats(B * H * nkv * D);
+    float *dout = random_floats(B * H * nq * D);
+    const mfa_tensor_t query = packed(q, nq, D), key = packed(k, nkv, D), value = packed(v, nkv, D),
+                       gradient = packed(dout, nq, D);
+    mfa_attention_desc_t desc = MFA_ATTENTION_DESC_INIT;
+    desc.query = &query;
+    desc.key = &key;
+    desc.value = &value;
+    desc.softmax_scale = 0.3f;
+    desc.flags = causal ? MFA_ATTENTION_CAUSAL : 0;
+    naive_gradients_t g = naive_gradients(&desc, &gradient);
+    for (int layout = 0; layout < 16; ++layout) {
+        const bool tq = layout & 1, tk = layout & 2, tv = layout & 4, to = layout & 8;
+        mfa_buffer_t bq = laid_out(context, q, nq, tq), bk = laid_out(context, k, nkv, tk),
+                     bv = laid_out(context, v, nkv, tv), bd = laid_out(context, dout, nq, to);
+        mfa_buffer_t bo = laid_out(context, NULL, nq, to), bl = NULL;
+        mfa_buffer_t dq = laid_out(context, NULL, nq, tq), dk = laid_out(context, NULL, nkv, tk),
+                     dv = laid_out(context, NULL, nkv, tv);
+        memset(mfa_buffer_contents(dq), 0xff, mfa_buffer_size(dq));
+        memset(mfa_buffer_contents(dk), 0xff, mfa_buffer_size(dk));
+        memset(mfa_buffer_contents(dv), 0xff, mfa_buffer_size(dv));
+        CHECK(mfa_create_buffer(context, B * H * nq * sizeof(float), &bl) == MFA_SUCCESS);
+        CHECK(mfa_attention_forward_with_lse(context, bq, bk, bv, bo, bl, B, nq, nkv, H, D, 0.3f, causal, 2, 2, 2, tq,
+                                             tk, tv, to) == MFA_SUCCESS);
+        CHECK(mfa_attention_backward(context, bd, bq, bk, bv, bo, bl, dq, dk, dv, B, nq, nkv, H, D, 0.3f, causal, 2, 2,
+                                     2, tq, tk, tv, to) == MFA_SUCCESS);
+        CHECK(holds(dq, tq, nq, g.dquery));
+        CHECK(holds(dk, tk, nkv, g.dkey));
+        CHECK(holds(dv, tv, nkv, g.dvalue));
+        mfa_buffer_t buffers[] = {bq, bk, bv, bd, bo, bl, dq, dk, dv};
+        for (size_t i = 0; i < sizeof buffers / sizeof *buffers; ++i)
+            mfa_destroy_buffer(buffers[i]);
+    }
+    free(q), free(k), free(v), free(dout);
+    free_gradients(&g);
+}
+
+static void test_gradient_errors(mfa_context_t context) {
+    enum { Q = 1, K, V, OUT, LSE, DQ, DK, DV, BUFFERS }; /* 0 is dout */
+    static const char *const names[BUFFERS] = {"dout", "q", "k", "v", "out", "logsumexp", "dq", "dk", "dv"};
+    mfa_buffer_t big[BUFFERS], small = NULL;
+    for (int i = 0; i < BUFFERS; ++i)
+        CHECK(mfa_create_buffer(context, 4096, &big[i]) == MFA_SUCCESS);
+    CHECK(mfa_create_buffer(context, 8, &small) == MFA_SUCCESS);
+    memset(mfa_buffer_contents(big[DQ]), 0x55, 4096);
+#define BACKWARD(b, heads, output)                                                                                     \
+    mfa_attention_backward(context, b[0], b[Q], b[K], b[V], b[OUT], b[LSE], b[DQ], b[DK], b[DV], 1, 4, 4, heads, 8, 1, \
+                           false, 2, 2, output, 0, 0, 0, 0)
+    for (int i = 0; i < BUFFERS; ++i) {
+        mfa_buffer_t given[BUFFERS];
+        memcpy(given, big, sizeof given);
+        given[i] = NULL;
+        char message[32];
+        snprintf(message, sizeof message, "%s is NULL", names[i]);
+        CHECK_FAILS(BACKWARD(given, 1, 2), MFA_ERROR_INVALID_ARGS, message);
+        given[i] = small;
+        CHECK_FAILS(BACKWARD(given, 1, 2), MFA_ERROR_INVALID_ARGS, "reaches");
+        if (i >= DQ) {
+            given[i] = big[0];
+            CHECK_FAILS(BACKWARD(given, 1, 2), MFA_ERROR_INVALID_ARGS, "overlaps");
+        }
+    }
+    CHECK_FAILS(BACKWARD(big, 0, 2), MFA_ERROR_INVALID_ARGS, "0 heads");
+    CHECK_FAILS(BACKWARD(big, 1, 5), MFA_ERROR_INVALID_ARGS, "precision is BOOL");
+#undef BACKWARD
+    int touched = 0;
+    for (int i = 0; i < 4096; ++i)
+        touched |= ((char *)mfa_buffer_contents(big[DQ]))[i] != 0x55;
+    CHECK(!touched);
+    mfa_destroy_buffer(small);
+    for (int i = 0; i < BUFFERS; ++i)
+        mfa_destroy_buffer(big[i]);
 }
 
 static void test_errors(mfa_context_t context) {
@@ -112,7 +208,12 @@ int main(void) {
         for (size_t i = 0; i < sizeof sizes / sizeof *sizes; ++i)
             for (int causal = 0; causal < 2; ++causal)
                 test_layouts(context, sizes[i][0], sizes[i][1], causal);
+        static const uint32_t gradient_sizes[][2] = {{1, 2}, {7, 33}, {50, 49}, {5, 0}};
+        for (size_t i = 0; i < sizeof gradient_sizes / sizeof *gradient_sizes; ++i)
+            for (int causal = 0; causal < 2; ++causal)
+                test_gradient_layouts(context, gradient_sizes[i][0], gradient_sizes[i][1], causal);
         test_errors(context);
+        test_gradient_errors(context);
         CHECK(mfa_get_gpu_latency(context) > 0);
         mfa_destroy_context(context);
     }

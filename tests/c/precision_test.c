@@ -1,37 +1,9 @@
 /* Every precision with causal, window, softcap, masks and grouped heads against the definition, for every instance of the
    kernels this machine has. The Python suite goes much further; this also runs where only C does, as under an emulator. */
 #include "check.h"
-#include "cpu/half.h"
-#include "mfa.h"
-#include "naive.h"
+#include "tensors.h"
 
 enum { H = 4, HKV = 2 };
-
-static void store(int32_t precision, void *to, int64_t at, float x) {
-    if (precision == MFA_PRECISION_FP32)
-        ((float *)to)[at] = x;
-    else
-        ((uint16_t *)to)[at] = precision == MFA_PRECISION_FP16 ? mfai_f32_to_f16(x) : mfai_f32_to_bf16(x);
-}
-
-static float load(int32_t precision, const void *from, int64_t at) {
-    if (precision == MFA_PRECISION_FP32)
-        return ((const float *)from)[at];
-    const uint16_t half = ((const uint16_t *)from)[at];
-    return precision == MFA_PRECISION_FP16 ? mfai_f16_to_f32(half) : mfai_bf16_to_f32(half);
-}
-
-static mfa_tensor_t random_tensor(int32_t precision, int64_t heads, int64_t rows, int64_t columns) {
-    mfa_tensor_t tensor = MFA_TENSOR_INIT;
-    tensor.precision = precision;
-    const int64_t shape[4] = {1, heads, rows, columns}, stride[4] = {0, rows * columns, columns, 1};
-    memcpy(tensor.shape, shape, sizeof shape);
-    memcpy(tensor.stride, stride, sizeof stride);
-    tensor.data = malloc((size_t)(heads * rows * columns) * sizeof(float));
-    for (int64_t i = 0; i < heads * rows * columns; ++i)
-        store(precision, tensor.data, i, random_float());
-    return tensor;
-}
 
 /* Largest error of `out`, relative to the largest |value|, which bounds every output. */
 static double error_of(const mfa_attention_desc_t *desc, int64_t window_left) {
