@@ -329,7 +329,8 @@ typedef struct mfa_attention_desc {
  * Grouped heads sum into the key/value head that they share. A row that sees no key has gradients 0 and adds none, and a key
  * that no row sees has gradients 0. Weights lose what logsumexp, a float32, has lost: where scores are beyond 1e4, as after an
  * additive mask of finfo.min over a whole row, so do gradients. What is not finite reaches the gradients of the queries, keys and
- * values that see it, and no others.
+ * values that see it, and no others, but for two things: rows of out that are not finite count as such, and a key whose score is
+ * -inf has no weight and adds nothing.
  *
  * Sources: FlashAttention-2 (Dao, 2023), whose loops over keys outside and queries inside these are.
  */

@@ -267,7 +267,9 @@ def test_lowest_finite_bias_hides_like_minus_infinity(context, rng, dtype):
     for name in ("dq", "dk", "dv", "dbias"):
         low, infinite = (getattr(g, name).astype(np.float32) for g in gradients)
         assert np.isfinite(low).all()
-        np.testing.assert_array_equal(low, infinite)
+        # Hidden rows at the edge of a tile are left out of its sums, which then round elsewhere.
+        step = 4 * checks.tolerance.unit_roundoff(dtype)
+        np.testing.assert_allclose(low, infinite, rtol=step, atol=step * np.abs(infinite).max())
 
 
 # ---------------------------------------------------------------- memory

@@ -168,3 +168,35 @@ def test_hidden_bias_is_not_read(context, rng, dtype):
     for options, seen in (({"mask": visible}, visible), ({"causal": "top-left"}, np.tri(60, dtype=bool))):
         g = checks.check_backward(context, *arrays, **options, bias=np.where(seen, bias, nan), **LAYOUT)
         assert not g.dbias[~seen].astype(np.float32).any()
+
+
+@pytest.mark.parametrize("head_dim", [16, 40, 64, 96, 128])
+@pytest.mark.parametrize(
+    "features", [{}, {"softcap": 5.0}, {"softmax_scale": -0.3}], ids=lambda x: " ".join(x)
+)
+def test_a_product_that_overflows_to_minus_infinity_adds_nothing(context, rng, head_dim, features):
+    """Its key has no weight in the forward pass, so the answer is that of hiding it."""
+    shape = {"query_length": 3, "key_length": 5, "head_dim": head_dim, **LAYOUT}
+    dout, query, key, value = checks.operands_and_dout(rng, dtype=checks.FLOAT32, **shape)
+    query[..., 0], key[..., 0] = 1e20, 0
+    hidden = np.array([True, False, True, True, True])
+    key[:, :, 1, 0] = -1e20 if features.get("softmax_scale", 1) > 0 else 1e20
+    if "softcap" in features:
+        hidden[:] = True  # softcap makes a finite score of it
+    gradients = checks.backward(context, dout, query, key, value, **LAYOUT, **features)
+    expected = checks.backward(context, dout, query, key, value, mask=hidden, **LAYOUT, **features)
+    for actual, wanted in zip(gradients[:3], expected[:3], strict=True):
+        assert np.isfinite(wanted).all()
+        np.testing.assert_allclose(actual, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
+
+
+def test_dout_of_a_row_that_sees_no_key_does_not_reach_the_sinks(context, rng):
+    shape = {"query_length": 4, "key_length": 4, "head_dim": 16, **LAYOUT}
+    dout, query, key, value = checks.operands_and_dout(rng, dtype=checks.FLOAT32, **shape)
+    mask = np.ones((4, 4), bool)
+    mask[2] = False
+    options = {"mask": mask, "sinks": np.zeros(1, np.float32), **LAYOUT}
+    expected = checks.backward(context, dout, query, key, value, **options)
+    dout[:, :, 2] = np.nan
+    gradients = checks.backward(context, dout, query, key, value, **options)
+    assert checks.same_bits(gradients.dsinks, expected.dsinks)

@@ -10,7 +10,7 @@
  *   write dkey and dvalue
  *
  * The right sides of the last three products hold zeros for what is not finite, so that pairs which do not see each other, whose
- * weight and gradient are 0, add nothing. Pairs that do see it have NaN on the left side.
+ * weight and gradient are 0, add nothing. Pairs that do see it have NaN on the left side, unless its score is -inf.
  *
  * Keys outer, queries inner: FlashAttention-2 (Dao, 2023). Sums into dquery come in the order of the keys, whoever computes them,
  * so that results have the same bits for any number of threads.
@@ -375,6 +375,14 @@ static float dot(const float *a, const float *b, int64_t count) {
     return vf_hsum(sum);
 }
 
+/* As of a row that sees no key, whose dout must not matter. */
+static bool is_zero(const float *a, int64_t count) {
+    int64_t i = 0;
+    while (i < count && a[i] == 0)
+        ++i;
+    return i == count;
+}
+
 /* 0, or NaN if anything is not finite. */
 static float times_zero(const float *a, int64_t count) {
     vf sum = vf_zero();
@@ -398,7 +406,8 @@ static void backward_prepare(void *argument, int64_t task, int slot) {
         const float logsumexp = *(const float *)view_row(&p->logsumexp, b, head, row);
         job->reference[at] = logsumexp == -INFINITY ? INFINITY : logsumexp;
         const float *dout = float_row(&job->gradients->dout, b, head, row, first_copy);
-        job->delta[at] = dot(dout, float_row(&p->out, b, head, row, second_copy), p->value_dim);
+        const float *out = float_row(&p->out, b, head, row, second_copy);
+        job->delta[at] = is_zero(out, p->value_dim) ? 0 : dot(dout, out, p->value_dim);
         job->taint[at] = times_zero(dout, p->value_dim);
         if (job->gradients->dquery.present && !job->bias_pass && (job->dquery == NULL || bh < job->heads * p->group)) {
             int64_t step;

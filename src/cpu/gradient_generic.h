@@ -40,7 +40,8 @@ INLINE void gradient_step(const mfai_backward_job_t *job, const bool finish_scor
     } else {
         /* Factor and reference cancel, so that their own rounding would show in the weight if they were single floats. */
         const vf rest = vf_fma(score, vf_set1(job->factor_rest), vf_set1(-row->reference_rest));
-        score = vf_add(vf_fused(score, vf_set1(job->factor), vf_set1(-row->reference)), rest);
+        score = vf_fused(score, vf_set1(job->factor), vf_set1(-row->reference));
+        score = vf_select_equal(score, hidden, hidden, vf_add(score, rest)); /* rest may be the opposite infinity */
     }
     if (masked)
         score = vf_hide_outside(score, row->begin - j, row->end - j);
@@ -55,10 +56,9 @@ INLINE void gradient_step(const mfai_backward_job_t *job, const bool finish_scor
         slope = vf_mul(slope, keep);
     }
     *gradient = vf_mul(vf_mul(plain, chain), vf_sub(slope, vf_set1(row->delta)));
-    if (masked || finish_scores) { /* whatever a hidden pair holds */
-        *weight = vf_select_equal(score, hidden, vf_zero(), *weight);
-        *gradient = vf_select_equal(score, hidden, vf_zero(), *gradient);
-    }
+    /* Whatever a hidden pair holds, and whatever meets a weight of 0. */
+    *weight = vf_select_equal(score, hidden, vf_zero(), *weight);
+    *gradient = vf_select_equal(score, hidden, vf_zero(), *gradient);
 }
 
 /* Rows whose words share memory, one or two, of which `count` are there. Writes weights as words over the first row's scores,
