@@ -1,7 +1,7 @@
 """What a NaN or an infinity in an operand of the backward pass reaches, and what it must not reach.
 
-A non-finite operand may spread within its tile, so that beside it only distant rows and keys are held to be
-finite; what lies at the end of the keys and no row sees is not read at all.
+Where `out` itself is not finite for rows near the operand, as the forward pass allows within its tile, only
+distant rows and keys are held to be finite.
 """
 
 import checks
