@@ -124,7 +124,7 @@ def test_stub_says_what_the_module_does(module, name):
     stub = Path(module.__file__).parent / f"{module.__name__.rpartition('.')[2]}.pyi"
     thing = getattr(module, name)
     if not stub.exists():
-        typed = dataclasses.is_dataclass(thing) or issubclass(thing, tuple) and thing.__annotations__
+        typed = dataclasses.is_dataclass(thing) or (issubclass(thing, tuple) and thing.__annotations__)
         assert typed, "only dataclasses and named tuples carry their types themselves"
         return
     [node] = [node for node in ast.parse(stub.read_text()).body if getattr(node, "name", None) == name]
