@@ -10,7 +10,7 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := lib
-.PHONY: lib demo test dev lint format bench bench-peers ci install clean help
+.PHONY: lib metal-emulator demo test dev lint format bench bench-peers ci install clean help
 .DELETE_ON_ERROR:
 
 # ---------------------------------------------------------------- the C library
@@ -30,9 +30,33 @@ else
 $(error BUILD is '$(BUILD)', expected release or debug)
 endif
 
+ifeq ($(shell uname -s),Darwin)
+METAL ?= apple
+else
+METAL ?= none
+endif
+
+SOURCES := $(sort $(wildcard src/core/*.c src/attn/*.c src/cpu/*.c))
+ifeq ($(METAL),none)
 OUT := build/$(BUILD)
-SOURCES := $(sort $(wildcard src/core/*.c src/attn/*.c src/cpu/*.c)) src/metal/metal_stub.c
-OBJECTS := $(SOURCES:%.c=$(OUT)/%.o)
+SOURCES += $(sort $(wildcard src/metal/*.c))
+else ifeq ($(METAL),apple)
+OUT := build/$(BUILD)
+OBJC = $(CC)
+METAL_LIBS := -framework Metal -framework Foundation -framework CoreGraphics
+else ifeq ($(METAL),emulator)
+OUT := build/metal-emulator
+OBJC = $(METAL_EMULATOR_CLANG)
+METAL_EMULATOR_OUT := $(OUT)
+include tests/metal_emulator/host/emulator.mk
+else
+$(error METAL is '$(METAL)', expected none, apple or emulator)
+endif
+ifneq ($(METAL),none)
+SOURCES += $(filter-out src/metal/metal_stub.c,$(sort $(wildcard src/metal/*.[cm])))
+EMBEDDED := $(OUT)/metal_sources.o
+endif
+OBJECTS := $(patsubst %,$(OUT)/%.o,$(basename $(SOURCES))) $(EMBEDDED)
 C_FLAGS = $(OPTIMISE) -std=gnu11 -fPIC -fvisibility=hidden -pthread -Wall -Wextra -Iinclude -Isrc -Imetal $(CFLAGS)
 
 STATIC := $(OUT)/libmfa.a
@@ -66,8 +90,19 @@ $(OUT)/%.o: %.c $(OUT)/flags
 	@mkdir -p $(@D)
 	$(CC) $(C_FLAGS) -MMD -MP -c $< -o $@
 
-$(SHARED): $(OBJECTS) $(OUT)/objects
-	$(CC) $(SHARED_FLAGS) -pthread $(LDFLAGS) -o $@ $(OBJECTS) -lm
+$(OUT)/%.o: %.m $(OUT)/flags
+	@mkdir -p $(@D)
+	$(OBJC) $(METAL_OBJCFLAGS) $(C_FLAGS) -MMD -MP -c $< -o $@
+
+$(OUT)/metal_sources.c: $(wildcard metal/*)
+	$(PYTHON) metal/embed.py $@
+	@touch $@
+
+$(OUT)/metal_sources.o: $(OUT)/metal_sources.c $(OUT)/flags
+	$(CC) $(C_FLAGS) -c $< -o $@
+
+$(SHARED): $(OBJECTS) $(OUT)/objects $(METAL_EMULATOR_LIBRARY)
+	$(CC) $(SHARED_FLAGS) -pthread $(LDFLAGS) -o $@ $(OBJECTS) $(METAL_LIBS) -lm
 	ln -sf $(@F) $(OUT)/$(SONAME)
 	ln -sf $(SONAME) $(OUT)/$(LINK_NAME)
 
@@ -77,6 +112,13 @@ $(STATIC): $(OBJECTS) $(OUT)/objects
 
 -include $(OBJECTS:.o=.d)
 
+EMULATOR_CLANG := clang-19
+EMULATOR_HEADER := /usr/include/GNUstep/Foundation/Foundation.h
+
+metal-emulator: ## build the C library with an emulated Metal device, for tests/metal_emulator/run COMMAND...
+	@command -v $(EMULATOR_CLANG) > /dev/null && test -e $(EMULATOR_HEADER) || { echo "make: the emulator needs $(EMULATOR_CLANG) and GNUstep; on Debian or Ubuntu: apt-get install clang-19 libgnustep-base-dev gobjc" >&2; exit 1; }
+	$(MAKE) METAL=emulator lib
+
 install: lib ## install library, header and pkg-config file under PREFIX (DESTDIR is honoured)
 	install -d $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(INCLUDEDIR)
 	install -m 755 $(SHARED) $(DESTDIR)$(LIBDIR)/
@@ -85,7 +127,7 @@ install: lib ## install library, header and pkg-config file under PREFIX (DESTDI
 	install -m 644 $(STATIC) $(DESTDIR)$(LIBDIR)/
 	install -m 644 include/mfa.h $(DESTDIR)$(INCLUDEDIR)/
 	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@INCLUDEDIR@|$(INCLUDEDIR)|' \
-	    -e 's|@VERSION@|$(VERSION)|' mfa.pc.in > $(OUT)/mfa.pc
+	    -e 's|@VERSION@|$(VERSION)|' -e 's|@METAL_LIBS@|$(METAL_LIBS)|' mfa.pc.in > $(OUT)/mfa.pc
 	install -m 644 $(OUT)/mfa.pc $(DESTDIR)$(LIBDIR)/pkgconfig/
 
 # ------------------------------------------------------- the Python package
@@ -94,7 +136,7 @@ install: lib ## install library, header and pkg-config file under PREFIX (DESTDI
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 PACKAGE := universal-metal-flash-attention
-PACKAGE_SOURCES := pyproject.toml setup.py $(wildcard include/*.h src/*/*.[ch] metal/*.h mfa/*.pyx mfa/*.pxd)
+PACKAGE_SOURCES := pyproject.toml setup.py $(wildcard include/*.h src/*/*.[chm] metal/* mfa/*.pyx mfa/*.pxd)
 
 comma := ,
 define need
@@ -134,7 +176,10 @@ $(VENV)/test: pyproject.toml | $(VENV)/demo
 demo: $(VENV)/installed $(VENV)/demo ## set up .venv, build, and run semantic search and a long context
 	$(VENV)/bin/python examples/semantic_search.py
 
-test: lib $(VENV)/installed $(VENV)/test ## set up .venv, build, and run the whole suite (PYTEST_ARGS=... are passed on)
+# Without the tools, tests of the Metal backend are skipped, or fail if MFA_REQUIRE_ALL=1.
+EMULATOR_IF_POSSIBLE := $(and $(filter none,$(METAL)),$(shell command -v $(EMULATOR_CLANG)),$(wildcard $(EMULATOR_HEADER)),metal-emulator)
+
+test: lib $(EMULATOR_IF_POSSIBLE) $(VENV)/installed $(VENV)/test ## set up .venv, build, and run the whole suite (PYTEST_ARGS=... are passed on)
 	$(VENV)/bin/pytest $(PYTEST_ARGS)
 
 dev: ## start clean, build for debugging, test
@@ -154,7 +199,7 @@ bench-peers: $(VENV)/installed $(VENV)/bench ## install the peers that `make ben
 
 # ----------------------------------------------------------------- habits
 
-C_FILES = $(shell find include src metal examples tests benchmarks -name '*.[ch]')
+C_FILES = $(shell find include src metal examples tests benchmarks -name '*.[chm]')
 
 lint: $(VENV)/test ## check Python with ruff, C with clang-format-19
 	$(VENV)/bin/ruff check
@@ -177,4 +222,4 @@ clean: ## remove everything that was built; .venv keeps what it downloaded
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
-	    awk -F '|' '{ printf "%-18s%s\n", $$1, $$2 }'
+	    awk -F '|' '{ printf "%-23s%s\n", $$1, $$2 }'

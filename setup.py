@@ -28,7 +28,17 @@ def relative(paths):
     return sorted(str(path.relative_to(ROOT)) for path in paths)
 
 
-CORE_SOURCES = relative(ROOT.glob("src/**/*.c"))
+def core_sources():
+    """On macOS the Metal backend is built in place of its stub."""
+    sources = relative(ROOT.glob("src/**/*.c"))
+    if MACOS:
+        sources.remove(str(Path("src", "metal", "metal_stub.c")))
+        sources += relative(ROOT.glob("src/metal/*.m"))
+    return sources
+
+
+METAL_FRAMEWORKS = ["-framework", "Metal", "-framework", "Foundation", "-framework", "CoreGraphics"]
+CORE_SOURCES = core_sources()
 CORE_HEADERS = relative(path for name in CORE_INCLUDES for path in ROOT.joinpath(name).glob("**/*.[hi]*"))
 
 
@@ -77,11 +87,18 @@ class BuildWithCore(build_ext):
         for extension in self.extensions:
             extension.sources = sources[extension.name]
 
+    def embed_kernels(self):
+        """The C file that holds the Metal kernels as text; written only if it changes."""
+        path = Path(self.build_temp, "metal_sources.c")
+        subprocess.run([sys.executable, "metal/embed.py", path], check=True)
+        return str(path)
+
     def build_core(self, package):
         library = package / LIBRARY
+        sources = [*CORE_SOURCES, self.embed_kernels()] if MACOS else CORE_SOURCES
         newest_header = max(os.path.getmtime(path) for path in [*CORE_HEADERS, "setup.py"])
         with ThreadPoolExecutor(PARALLEL_COMPILES) as pool:
-            objects = list(pool.map(lambda source: self.compile_core(source, newest_header), CORE_SOURCES))
+            objects = list(pool.map(lambda source: self.compile_core(source, newest_header), sources))
         newest_object = max(map(os.path.getmtime, objects))
         if self.force or not library.exists() or library.stat().st_mtime < newest_object:
             library.parent.mkdir(parents=True, exist_ok=True)
@@ -106,10 +123,12 @@ class BuildWithCore(build_ext):
             # Python's linker command makes bundles, which nothing can link against.
             name = ["-dynamiclib", "-install_name", f"@rpath/{LIBRARY}"]
             linker = [flag for flag in self.compiler.linker_so if flag != "-bundle"]
+            libraries = METAL_FRAMEWORKS
         else:
             name = [f"-Wl,-soname,{LIBRARY}"]
             linker = self.compiler.linker_so
-        subprocess.run([*linker, *objects, "-o", str(library), *name, "-pthread", "-lm"], check=True)
+            libraries = ["-lm"]
+        subprocess.run([*linker, *objects, "-o", str(library), *name, "-pthread", *libraries], check=True)
 
     def core_outputs(self):
         return [str(Path("mfa", LIBRARY)), str(Path("mfa", "include", "mfa.h"))]

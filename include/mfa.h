@@ -11,7 +11,8 @@
  *
  * Conventions, stated once:
  *   - Functions that can fail return mfa_status_t; 0 is success. On failure no output is written and
- *     mfa_last_error_message() says which argument was wrong, what it was and what was expected.
+ *     mfa_last_error_message() says which argument was wrong, what it was and what was expected. One exception: a
+ *     GPU that fails while it runs (MFA_ERROR_EXECUTION_FAILED) may leave outputs half written.
  *   - Outputs come last. Destroy functions accept NULL and return nothing.
  *   - A context and its buffers may be used from several threads at once; destroying a handle while another
  *     thread uses it is the caller's mistake. Error message and latency are kept per thread.
@@ -153,7 +154,15 @@ MFA_API mfa_status_t mfa_create_buffer(mfa_context_t context, size_t size_bytes,
  */
 MFA_API mfa_status_t mfa_buffer_from_ptr(mfa_context_t context, void *data, size_t size_bytes, mfa_buffer_t *buffer);
 
-/** The address of the first byte, for reading and writing by the CPU; NULL for a NULL buffer. */
+/**
+ * Wraps a Metal buffer of the context's device, as PyTorch and MLX have them, without a copy.
+ * @param mtl_buffer  an id<MTLBuffer>; retained until the buffer is destroyed and its last call has run
+ * @return INVALID_ARGS (also for a buffer of another device), UNSUPPORTED on another backend, MEMORY_ALLOCATION
+ */
+MFA_API mfa_status_t mfa_buffer_from_mtl_buffer(mfa_context_t context, void *mtl_buffer, mfa_buffer_t *buffer);
+
+/** The address of the first byte, for reading and writing by the CPU; NULL for a NULL buffer and for a Metal buffer
+    in private storage. */
 MFA_API void *mfa_buffer_contents(mfa_buffer_t buffer);
 
 /** Size in bytes as given at creation; 0 for a NULL buffer. */
@@ -182,7 +191,7 @@ MFA_API void mfa_destroy_buffer(mfa_buffer_t buffer);
  * @param output_precision  of out: FP16, BF16 or FP32
  * @return INVALID_ARGS (a buffer that is NULL, of another context or too small, head_dim or num_heads 0,
  *         an output that overlaps another operand, an unknown precision), UNSUPPORTED, MEMORY_ALLOCATION,
- *         EXECUTION_FAILED
+ *         KERNEL_COMPILATION (with what the compiler said), EXECUTION_FAILED
  */
 MFA_API mfa_status_t mfa_attention_forward(mfa_context_t context, mfa_buffer_t q, mfa_buffer_t k, mfa_buffer_t v,
                                            mfa_buffer_t out, uint32_t batch_size, uint32_t seq_len_q,
@@ -371,7 +380,8 @@ typedef struct mfa_plan {
  * Runs one attention call and waits for it.
  * @param desc  read during the call only, with the tensors it points to
  * @return INVALID_ARGS (sizes that disagree, an output that overlaps an operand, sizes that overflow 64 bits,
- *         an unknown flag, ...), UNSUPPORTED, MEMORY_ALLOCATION, EXECUTION_FAILED
+ *         an unknown flag, ...), UNSUPPORTED, MEMORY_ALLOCATION,
+ *         KERNEL_COMPILATION (with what the compiler said), EXECUTION_FAILED
  */
 MFA_API mfa_status_t mfa_attention_forward_desc(mfa_context_t context, const mfa_attention_desc_t *desc);
 
@@ -395,6 +405,31 @@ MFA_API mfa_status_t mfa_attention_backward_desc(mfa_context_t context, const mf
     keys whose contributions to dquery are added in order. */
 MFA_API mfa_status_t mfa_attention_backward_plan(mfa_context_t context, const mfa_attention_backward_desc_t *desc,
                                                  mfa_plan_t *plan);
+
+/* --------------------------------------------------- the caller's stream */
+
+/*
+ * These put a call into a Metal command buffer of the caller's and return; the caller commits it. Nothing is
+ * waited for, and mfa_get_gpu_latency does not change. On failure nothing has been encoded.
+ *
+ * The target is either an id<MTLCommandBuffer> without an open encoder, or an open id<MTLComputeCommandEncoder>,
+ * whose pipeline and buffer bindings are then other ones and whose earlier writes to buffers are waited for. It
+ * belongs to the context's device and retains what it uses, as command buffers do by default.
+ *
+ * Operands are in buffers for which mfa_buffer_is_zero_copy is true; others, and data without a buffer, are refused
+ * with MFA_ERROR_UNSUPPORTED. Metal orders calls by the buffers that they share: what one call hands to another must
+ * be in the same buffer, not in two that wrap the same memory. Until the command buffer has completed, wrapped memory
+ * must stay valid, and outputs must not be read. Workspaces are made for the call and freed with the command buffer.
+ * A backend other than Metal returns MFA_ERROR_UNSUPPORTED.
+ */
+
+/** Encodes what mfa_attention_forward_desc would run. */
+MFA_API mfa_status_t mfa_attention_forward_encode(mfa_context_t context, const mfa_attention_desc_t *desc,
+                                                  void *target);
+
+/** Encodes what mfa_attention_backward_desc would run. */
+MFA_API mfa_status_t mfa_attention_backward_encode(mfa_context_t context, const mfa_attention_backward_desc_t *desc,
+                                                   void *target);
 
 /* ------------------------------------------------------------ questions */
 

@@ -82,6 +82,7 @@ cdef extern from "mfa.h" nogil:
     mfa_status_t mfa_create_buffer(mfa_context_t context, size_t size_bytes, mfa_buffer_t *buffer)
     mfa_status_t mfa_buffer_from_ptr(
         mfa_context_t context, void *data, size_t size_bytes, mfa_buffer_t *buffer)
+    mfa_status_t mfa_buffer_from_mtl_buffer(mfa_context_t context, void *mtl_buffer, mfa_buffer_t *buffer)
     void *mfa_buffer_contents(mfa_buffer_t buffer)
     size_t mfa_buffer_size(mfa_buffer_t buffer)
     c_bool mfa_buffer_is_zero_copy(mfa_buffer_t buffer)
@@ -180,6 +181,11 @@ cdef extern from "mfa.h" nogil:
         mfa_context_t context, const mfa_attention_backward_desc_t *desc)
     mfa_status_t mfa_attention_backward_plan(
         mfa_context_t context, const mfa_attention_backward_desc_t *desc, mfa_plan_t *plan)
+
+    mfa_status_t mfa_attention_forward_encode(
+        mfa_context_t context, const mfa_attention_desc_t *desc, void *target)
+    mfa_status_t mfa_attention_backward_encode(
+        mfa_context_t context, const mfa_attention_backward_desc_t *desc, void *target)
 
     const char *mfa_error_string(mfa_status_t status)
     const char *mfa_last_error_message(mfa_context_t context)

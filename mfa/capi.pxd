@@ -30,6 +30,8 @@ cdef mfa_status_t mfa_create_buffer(
     mfa_context_t context, size_t size_bytes, mfa_buffer_t *buffer) noexcept nogil
 cdef mfa_status_t mfa_buffer_from_ptr(
     mfa_context_t context, void *data, size_t size_bytes, mfa_buffer_t *buffer) noexcept nogil
+cdef mfa_status_t mfa_buffer_from_mtl_buffer(
+    mfa_context_t context, void *mtl_buffer, mfa_buffer_t *buffer) noexcept nogil
 cdef void *mfa_buffer_contents(mfa_buffer_t buffer) noexcept nogil
 cdef size_t mfa_buffer_size(mfa_buffer_t buffer) noexcept nogil
 cdef c_bool mfa_buffer_is_zero_copy(mfa_buffer_t buffer) noexcept nogil
@@ -62,6 +64,11 @@ cdef mfa_status_t mfa_attention_backward_desc(
     mfa_context_t context, const mfa_attention_backward_desc_t *desc) noexcept nogil
 cdef mfa_status_t mfa_attention_backward_plan(
     mfa_context_t context, const mfa_attention_backward_desc_t *desc, mfa_plan_t *plan) noexcept nogil
+
+cdef mfa_status_t mfa_attention_forward_encode(
+    mfa_context_t context, const mfa_attention_desc_t *desc, void *target) noexcept nogil
+cdef mfa_status_t mfa_attention_backward_encode(
+    mfa_context_t context, const mfa_attention_backward_desc_t *desc, void *target) noexcept nogil
 
 cdef const char *mfa_error_string(mfa_status_t status) noexcept nogil
 cdef const char *mfa_last_error_message(mfa_context_t context) noexcept nogil

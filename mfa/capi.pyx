@@ -52,6 +52,11 @@ cdef mfa_status_t mfa_buffer_from_ptr(
     return c_mfa.mfa_buffer_from_ptr(context, data, size_bytes, buffer)
 
 
+cdef mfa_status_t mfa_buffer_from_mtl_buffer(
+        mfa_context_t context, void *mtl_buffer, mfa_buffer_t *buffer) noexcept nogil:
+    return c_mfa.mfa_buffer_from_mtl_buffer(context, mtl_buffer, buffer)
+
+
 cdef void *mfa_buffer_contents(mfa_buffer_t buffer) noexcept nogil:
     return c_mfa.mfa_buffer_contents(buffer)
 
@@ -124,6 +129,16 @@ cdef mfa_status_t mfa_attention_backward_desc(
 cdef mfa_status_t mfa_attention_backward_plan(
         mfa_context_t context, const mfa_attention_backward_desc_t *desc, mfa_plan_t *plan) noexcept nogil:
     return c_mfa.mfa_attention_backward_plan(context, desc, plan)
+
+
+cdef mfa_status_t mfa_attention_forward_encode(
+        mfa_context_t context, const mfa_attention_desc_t *desc, void *target) noexcept nogil:
+    return c_mfa.mfa_attention_forward_encode(context, desc, target)
+
+
+cdef mfa_status_t mfa_attention_backward_encode(
+        mfa_context_t context, const mfa_attention_backward_desc_t *desc, void *target) noexcept nogil:
+    return c_mfa.mfa_attention_backward_encode(context, desc, target)
 
 
 cdef const char *mfa_error_string(mfa_status_t status) noexcept nogil:

@@ -30,12 +30,17 @@ static mfa_status_t ask(call_t *call, const mfai_backend_t *backend, void *devic
                           : backend->forward_plan(device, &call->problem, &call->plan);
 }
 
+static bool can_fall_back(mfa_context_t context, const call_t *call) {
+    return context->fallback != NULL &&
+           !mfai_problem_is_on_device(&call->problem, call->backward ? &call->gradients : NULL);
+}
+
 /* Asks the context's backend and then, if the context allows it, the CPU. The refusal of the first stays as the
    plan's reason. */
 static mfa_status_t choose(mfa_context_t context, call_t *call) {
     call->plan = (mfa_plan_t)MFA_PLAN_INIT;
     mfa_status_t status = ask(call, context->backend, context->device);
-    if (status == MFA_ERROR_UNSUPPORTED && context->fallback != NULL) {
+    if (status == MFA_ERROR_UNSUPPORTED && can_fall_back(context, call)) {
         copy_message(call->plan.reason, sizeof call->plan.reason);
         call->plan.fallback = 1;
         status = ask(call, context->fallback, context->fallback_device);
@@ -70,6 +75,22 @@ mfa_status_t mfa_attention_forward_desc(mfa_context_t context, const mfa_attenti
     return run(context, &call);
 }
 
+static mfa_status_t check_target(mfa_context_t context, const void *target) {
+    MFA_REQUIRE(target != NULL, "target is NULL, expected a command buffer or encoder");
+    if (context->backend->forward_encode == NULL)
+        return mfai_fail(MFA_ERROR_UNSUPPORTED, "the \"%s\" backend has no command buffers to encode into",
+                         context->backend->name);
+    return MFA_SUCCESS;
+}
+
+mfa_status_t mfa_attention_forward_encode(mfa_context_t context, const mfa_attention_desc_t *desc, void *target) {
+    MFA_REQUIRE(context != NULL, "context is NULL");
+    MFA_TRY(check_target(context, target));
+    mfai_problem_t problem;
+    MFA_TRY(mfai_problem_import(context, desc, &problem));
+    return context->backend->forward_encode(context->device, &problem, target);
+}
+
 mfa_status_t mfa_attention_forward_plan(mfa_context_t context, const mfa_attention_desc_t *desc, mfa_plan_t *plan) {
     MFA_REQUIRE(context != NULL, "context is NULL");
     call_t call = {.backward = false};
@@ -82,6 +103,16 @@ mfa_status_t mfa_attention_backward_desc(mfa_context_t context, const mfa_attent
     call_t call = {.backward = true};
     MFA_TRY(mfai_gradients_import(context, desc, &call.problem, &call.gradients));
     return run(context, &call);
+}
+
+mfa_status_t mfa_attention_backward_encode(mfa_context_t context, const mfa_attention_backward_desc_t *desc,
+                                           void *target) {
+    MFA_REQUIRE(context != NULL, "context is NULL");
+    MFA_TRY(check_target(context, target));
+    mfai_problem_t problem;
+    mfai_gradients_t gradients;
+    MFA_TRY(mfai_gradients_import(context, desc, &problem, &gradients));
+    return context->backend->backward_encode(context->device, &problem, &gradients, target);
 }
 
 mfa_status_t mfa_attention_backward_plan(mfa_context_t context, const mfa_attention_backward_desc_t *desc,

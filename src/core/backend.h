@@ -5,7 +5,8 @@
 #include "core/problem.h"
 
 typedef struct mfai_memory {
-    void *contents; /* address for the CPU */
+    void *contents; /* address for the CPU; NULL if it cannot reach the memory */
+    char *base;     /* where views count from: contents, or an address with MFAI_DEVICE_ADDRESS */
     void *handle;   /* the backend's own */
     bool zero_copy;
 } mfai_memory_t;
@@ -27,6 +28,9 @@ typedef struct mfai_backend {
     mfa_status_t (*memory_open)(void *device, void *data, size_t size, mfai_memory_t *memory);
     void (*memory_close)(void *device, mfai_memory_t *memory);
 
+    /* The device's own kind of buffer, an id<MTLBuffer>; NULL: there is none. */
+    mfa_status_t (*memory_adopt)(void *device, void *object, size_t *size, mfai_memory_t *memory);
+
     /* Fills in the plan, or refuses with MFA_ERROR_UNSUPPORTED and a message. */
     mfa_status_t (*forward_plan)(void *device, const mfai_problem_t *problem, mfa_plan_t *plan);
     mfa_status_t (*forward)(void *device, const mfai_problem_t *problem, double *seconds);
@@ -34,6 +38,11 @@ typedef struct mfai_backend {
                                   mfa_plan_t *plan);
     mfa_status_t (*backward)(void *device, const mfai_problem_t *problem, const mfai_gradients_t *gradients,
                              double *seconds);
+
+    /* Likewise, but into a command buffer or encoder of the caller's, who runs it later; NULL: there is none. */
+    mfa_status_t (*forward_encode)(void *device, const mfai_problem_t *problem, void *target);
+    mfa_status_t (*backward_encode)(void *device, const mfai_problem_t *problem, const mfai_gradients_t *gradients,
+                                    void *target);
 } mfai_backend_t;
 
 #endif

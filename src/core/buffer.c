@@ -10,20 +10,23 @@ struct mfa_buffer {
     mfai_memory_t memory;
 };
 
-static mfa_status_t open_buffer(mfa_context_t context, void *data, size_t size, mfa_buffer_t *handle) {
-    mfa_buffer_t buffer = calloc(1, sizeof *buffer);
-    if (buffer == NULL)
+/* Takes over `memory`, which a failure closes. */
+static mfa_status_t hand_out(mfa_context_t context, size_t size, mfai_memory_t *memory, mfa_buffer_t *handle) {
+    mfa_buffer_t buffer = malloc(sizeof *buffer);
+    if (buffer == NULL) {
+        context->backend->memory_close(context->device, memory);
         return mfai_fail(MFA_ERROR_MEMORY_ALLOCATION, "no memory for a buffer");
-    mfa_status_t status = context->backend->memory_open(context->device, data, size, &buffer->memory);
-    if (status != MFA_SUCCESS) {
-        free(buffer);
-        return status;
     }
     mfai_context_retain(context);
-    buffer->context = context;
-    buffer->size = size;
+    *buffer = (struct mfa_buffer){.context = context, .size = size, .memory = *memory};
     *handle = buffer;
     return MFA_SUCCESS;
+}
+
+static mfa_status_t open_buffer(mfa_context_t context, void *data, size_t size, mfa_buffer_t *handle) {
+    mfai_memory_t memory = {0};
+    MFA_TRY(context->backend->memory_open(context->device, data, size, &memory));
+    return hand_out(context, size, &memory, handle);
 }
 
 mfa_status_t mfa_create_buffer(mfa_context_t context, size_t size_bytes, mfa_buffer_t *buffer) {
@@ -42,6 +45,19 @@ mfa_status_t mfa_buffer_from_ptr(mfa_context_t context, void *data, size_t size_
     return open_buffer(context, data != NULL ? data : &nothing, size_bytes, buffer);
 }
 
+mfa_status_t mfa_buffer_from_mtl_buffer(mfa_context_t context, void *mtl_buffer, mfa_buffer_t *buffer) {
+    MFA_REQUIRE(context != NULL, "context is NULL");
+    MFA_REQUIRE(mtl_buffer != NULL, "mtl_buffer is NULL");
+    MFA_REQUIRE(buffer != NULL, "buffer is NULL, expected an address to write the handle to");
+    if (context->backend->memory_adopt == NULL)
+        return mfai_fail(MFA_ERROR_UNSUPPORTED, "mtl_buffer needs a context of the Metal backend, this one is \"%s\"",
+                         context->backend->name);
+    mfai_memory_t memory = {0};
+    size_t size = 0;
+    MFA_TRY(context->backend->memory_adopt(context->device, mtl_buffer, &size, &memory));
+    return hand_out(context, size, &memory, buffer);
+}
+
 void *mfa_buffer_contents(mfa_buffer_t buffer) { return buffer != NULL ? buffer->memory.contents : NULL; }
 
 size_t mfa_buffer_size(mfa_buffer_t buffer) { return buffer != NULL ? buffer->size : 0; }
@@ -57,3 +73,5 @@ void mfa_destroy_buffer(mfa_buffer_t buffer) {
 }
 
 mfa_context_t mfai_buffer_context(mfa_buffer_t buffer) { return buffer->context; }
+
+const mfai_memory_t *mfai_buffer_memory(mfa_buffer_t buffer) { return &buffer->memory; }

@@ -65,6 +65,18 @@ static mfa_status_t check_shapes(mfai_problem_t *p) {
     return MFA_SUCCESS;
 }
 
+bool mfai_problem_is_on_device(const mfai_problem_t *p, const mfai_gradients_t *g) {
+    const mfai_gradients_t none = {0};
+    g = g != NULL ? g : &none;
+    const mfai_view_t *const views[] = {&p->query,     &p->key,           &p->value,        &p->out,    &p->logsumexp,
+                                        &p->bool_mask, &p->additive_mask, &p->alibi_slopes, &p->sinks,  &g->dout,
+                                        &g->dquery,    &g->dkey,          &g->dvalue,       &g->dsinks, &g->dbias};
+    for (size_t i = 0; i < sizeof views / sizeof *views; ++i)
+        if (mfai_view_is_on_device(views[i]))
+            return true;
+    return false;
+}
+
 typedef struct {
     const char *name;
     const mfai_view_t *view;

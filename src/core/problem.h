@@ -30,6 +30,9 @@ typedef struct mfai_gradients {
     mfai_view_t dbias;                        /* (B, H, Nq, Nkv) or 1 where it is summed, not stretched */
 } mfai_gradients_t;
 
+/* Whether an operand lies in memory that only the device can reach. `gradients` is NULL for a forward call. */
+bool mfai_problem_is_on_device(const mfai_problem_t *problem, const mfai_gradients_t *gradients);
+
 /* Checks `desc` against every rule that does not depend on a backend. */
 mfa_status_t mfai_problem_import(mfa_context_t context, const mfa_attention_desc_t *desc, mfai_problem_t *problem);
 

@@ -3,7 +3,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-static _Thread_local char last_message[512];
+static _Thread_local char last_message[2048];
 
 mfa_status_t mfai_fail(mfa_status_t status, const char *format, ...) {
     va_list arguments;

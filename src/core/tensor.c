@@ -15,8 +15,7 @@ bool mfai_view_is_empty(const mfai_view_t *view) {
     return view->shape[0] == 0 || view->shape[1] == 0 || view->shape[2] == 0 || view->shape[3] == 0;
 }
 
-/* Lowest and highest byte offset of an element, and one past it: fails if any of that leaves 63 bits. */
-static bool byte_extent(const mfai_view_t *view, int64_t *lowest, int64_t *end) {
+bool mfai_view_extent(const mfai_view_t *view, int64_t *lowest, int64_t *end) {
     int64_t element = mfai_precision_size(view->precision);
     int64_t low = 0, high = 0, count = 1;
     for (int axis = 0; axis < 4; ++axis) {
@@ -33,7 +32,7 @@ static bool byte_extent(const mfai_view_t *view, int64_t *lowest, int64_t *end) 
 
 static mfa_status_t locate(const char *name, mfa_context_t context, const mfa_tensor_t *tensor, mfai_view_t *view) {
     int64_t lowest = 0, end = 0;
-    MFA_REQUIRE(byte_extent(view, &lowest, &end),
+    MFA_REQUIRE(mfai_view_extent(view, &lowest, &end),
                 "%s: shape (%" PRId64 ", %" PRId64 ", %" PRId64 ", %" PRId64 ") with its strides overflows 64 bits",
                 name, view->shape[0], view->shape[1], view->shape[2], view->shape[3]);
     bool empty = mfai_view_is_empty(view);
@@ -52,7 +51,7 @@ static mfa_status_t locate(const char *name, mfa_context_t context, const mfa_te
                     " of a buffer of %zu bytes",
                     name, lowest, end, offset, size);
         view->buffer = tensor->buffer;
-        view->data = empty ? NULL : (char *)mfa_buffer_contents(tensor->buffer) + offset;
+        view->data = empty ? NULL : mfai_buffer_memory(tensor->buffer)->base + offset;
     }
     int64_t element = mfai_precision_size(view->precision);
     MFA_REQUIRE(empty || (uintptr_t)view->data % (uintptr_t)element == 0,

@@ -13,6 +13,10 @@ typedef struct mfai_view {
     int64_t stride[4]; /* in elements; 0 where a size of 1 is broadcast */
 } mfai_view_t;
 
+/* Marks the address of memory that only a device can reach: no process has addresses in this half. Such addresses serve for
+   comparing views, and are never followed. */
+#define MFAI_DEVICE_ADDRESS (UINTPTR_MAX / 2 + 1)
+
 #define MFAI_PRECISION_BIT(precision) (1u << (precision))
 #define MFAI_FLOATING                                                                  \
     (MFAI_PRECISION_BIT(MFA_PRECISION_FP16) | MFAI_PRECISION_BIT(MFA_PRECISION_BF16) | \
@@ -50,6 +54,14 @@ mfa_status_t mfai_view_expect(const char *name, mfai_view_t *view, const int64_t
 mfa_status_t mfai_view_expect_injective(const char *name, const mfai_view_t *view);
 
 bool mfai_view_is_empty(const mfai_view_t *view);
+
+/* Lowest byte offset of an element from element 0, 0, 0, 0, and one past the highest. False if any of that leaves 63 bits;
+   after mfai_view_import it does not. */
+bool mfai_view_extent(const mfai_view_t *view, int64_t *lowest, int64_t *end);
+
+static inline bool mfai_view_is_on_device(const mfai_view_t *view) {
+    return ((uintptr_t)view->data & MFAI_DEVICE_ADDRESS) != 0;
+}
 
 static inline bool mfai_rows_are_contiguous(const mfai_view_t *view) {
     return view->stride[3] == 1 || view->shape[3] == 1;

@@ -72,12 +72,13 @@ static void trim(void *handle) {
 /* handle is set if the memory is ours to free. */
 static mfa_status_t memory_open(void *device, void *data, size_t size, mfai_memory_t *memory) {
     (void)device;
-    *memory = (mfai_memory_t){.contents = data, .zero_copy = true};
+    *memory = (mfai_memory_t){.contents = data, .base = data, .zero_copy = true};
     if (data != NULL)
         return MFA_SUCCESS;
     if (posix_memalign(&memory->contents, 64, size > 0 ? size : 1) != 0)
         return mfai_fail(MFA_ERROR_MEMORY_ALLOCATION, "no memory for a buffer of %zu bytes", size);
     memset(memory->contents, 0, size);
+    memory->base = memory->contents;
     memory->handle = memory->contents;
     return MFA_SUCCESS;
 }

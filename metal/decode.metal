@@ -1,0 +1,212 @@
+/*
+ * The forward pass for few queries, bound by reading keys and values: each is read once, straight into registers. A threadgroup
+ * computes sums over one part of the keys for MFA_BQ = 8 rows, which are the queries of all heads that share a key/value head:
+ * row r is head r % group of query r / group. Its simdgroups take tiles of keys in turn and add up at the end; combine.metal adds
+ * the parts.
+ *
+ *   for each tile of keys of this simdgroup that some row sees:
+ *     scores = transpose(keys . queries transposed)
+ *     weights = exp(scores - running maximum), running sums
+ *     sums = sums * correction + weights . values
+ *
+ * A lane reads MFA_VECTOR neighbours of a row where a fragment has two. So the columns of two fragments interleave: fragment t of
+ * columns 16 c .. 16 c + 15 has the columns 16 c + 4 n + 2 t and the next, n = 0 .. 3. A sum over columns does not mind, and
+ * columns of the output know their place.
+ */
+#include "mfa_rows.h"
+#include "mfa_softmax.h"
+
+enum {
+    KEY_FRAGMENTS = MFA_BK / 8,
+    CHUNK = 4 * MFA_VECTOR,
+    CHUNK_FRAGMENTS = MFA_VECTOR / 2,
+    DEPTH_CHUNKS = MFA_D / (4 * MFA_VECTOR),
+    VALUE_CHUNKS = MFA_DV / (4 * MFA_VECTOR)
+};
+
+static_assert(MFA_BQ == 8, "one fragment of rows");
+static_assert(MFA_D % CHUNK == 0 && MFA_DV % CHUNK == 0, "whole chunks");
+
+/* Two queries, at fragment_column and the next, as a fragment of their transpose: queries have columns there. */
+static inline vec<MFA_T, 2> read_transposed(const device MFA_T *first, const device MFA_T *second,
+                                            mfa_index column_stride, int column, mfa_index head_dim) {
+    const mfa_index at = column * column_stride;
+    const bool inside = column < head_dim;
+    return inside ? vec<MFA_T, 2>(first[at], second[at]) : vec<MFA_T, 2>(MFA_T(0));
+}
+
+[[kernel, max_total_threads_per_threadgroup(32 * MFA_SIMDGROUPS)]] void attention_decode(
+    constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]], const device MFA_T *query [[buffer(MFA_BUFFER_QUERY)]],
+    const device MFA_T *key [[buffer(MFA_BUFFER_KEY)]], const device MFA_T *value [[buffer(MFA_BUFFER_VALUE)]],
+    const device uchar *bool_mask [[buffer(MFA_BUFFER_BOOL_MASK), function_constant(has_bool_mask)]],
+    const device uchar *additive_mask [[buffer(MFA_BUFFER_ADDITIVE_MASK), function_constant(has_additive_mask)]],
+    const device float *alibi_slopes [[buffer(MFA_BUFFER_ALIBI_SLOPES), function_constant(has_alibi)]],
+    device float *partials [[buffer(MFA_BUFFER_PARTIALS)]], uint threadgroup_number [[threadgroup_position_in_grid]],
+    uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
+    threadgroup float all_max[MFA_SIMDGROUPS][MFA_BQ];
+    threadgroup float all_sum[MFA_SIMDGROUPS][MFA_BQ];
+    threadgroup float totals[MFA_BQ][MFA_DV];
+
+    mfa_index number = p.first_threadgroup + threadgroup_number;
+    const mfa_index split = number % p.splits;
+    number /= p.splits;
+    const mfa_index first_row = number % p.query_tiles * MFA_BQ;
+    number /= p.query_tiles;
+    const mfa_index value_block = number % p.value_blocks;
+    number /= p.value_blocks;
+    const mfa_index kv_head = number % p.kv_heads, batch = number / p.kv_heads, group = p.group;
+
+    const mfa_index row_count = p.query_count * group, last_row = min(first_row + MFA_BQ, row_count) - 1;
+    const mfa_index key_count = p.key_count, offset = p.offset, left = p.window_left, right = p.window_right;
+    const mfa_rows<MFA_T> key_rows = mfa_rows_of(key, p.key, batch, kv_head, p.head_dim);
+    const mfa_rows<MFA_T> value_rows = mfa_rows_of(value, p.value, batch, kv_head, p.value_dim);
+
+    /* This lane's row of scores; lanes beyond the last row repeat it, and write nothing. */
+    const int fragment_row = mfa_fragment_row(lane), fragment_column = mfa_fragment_column(lane);
+    const mfa_index row = min(first_row + fragment_row, last_row);
+    const mfa_index head = kv_head * group + row % group, query_row = row / group;
+    const mfa_scoring scoring = mfa_scoring_of(p, alibi_slopes, batch, head);
+    mfa_mask_row mask_row;
+    if (has_mask)
+        mask_row = mfa_mask_row_of(p, bool_mask, additive_mask, batch, head, query_row);
+
+    const mfa_index begin = max(mfa_rule_key_begin(first_row / group, offset, left, key_count), split * p.split_keys);
+    const mfa_index end = min(mfa_rule_key_end(last_row / group, offset, right, key_count), (split + 1) * p.split_keys);
+
+    mfa_softmax_row state = mfa_softmax_row_of(query_row, mfa_rule_key_begin(query_row, offset, left, key_count),
+                                               min(mfa_rule_key_end(query_row, offset, right, key_count), end));
+
+    const mfa_index row_a = min(first_row + fragment_column, last_row), row_b = min(row_a + 1, last_row);
+    const device MFA_T *query_a = query + mfa_place(p.query, batch, kv_head * group + row_a % group, row_a / group);
+    const device MFA_T *query_b = query + mfa_place(p.query, batch, kv_head * group + row_b % group, row_b / group);
+    const mfa_index query_stride = p.query.column, head_dim = p.head_dim;
+    /* Of a fragment's row of the transposed queries. */
+    const int query_column = fragment_row / 2 * MFA_VECTOR + fragment_row % 2;
+#if MFA_KEEP_QUERY
+    vec<MFA_T, 2> kept_query[DEPTH_CHUNKS][CHUNK_FRAGMENTS];
+#pragma unroll
+    for (int c = 0; c < DEPTH_CHUNKS; ++c)
+#pragma unroll
+        for (int t = 0; t < CHUNK_FRAGMENTS; ++t)
+            kept_query[c][t] =
+                read_transposed(query_a, query_b, query_stride, CHUNK * c + query_column + 2 * t, head_dim);
+#endif
+
+    float2 sums[VALUE_CHUNKS][CHUNK_FRAGMENTS];
+#pragma unroll
+    for (int c = 0; c < VALUE_CHUNKS; ++c)
+#pragma unroll
+        for (int t = 0; t < CHUNK_FRAGMENTS; ++t)
+            sums[c][t] = float2(0);
+
+    for (mfa_index first_key = (begin / MFA_BK + simdgroup) * MFA_BK; first_key < end;
+         first_key += MFA_BK * MFA_SIMDGROUPS) {
+        float2 bias[KEY_FRAGMENTS];
+        if (has_mask && !simd_any(mfa_read_bias(mask_row, state, first_key, fragment_column, bias)))
+            continue;
+
+        float2 scores[KEY_FRAGMENTS];
+#pragma unroll
+        for (int f = 0; f < KEY_FRAGMENTS; ++f)
+            scores[f] = float2(0);
+#if MFA_KEEP_QUERY
+#pragma unroll
+#endif
+        for (int c = 0; c < DEPTH_CHUNKS; ++c) {
+            vec<MFA_T, 2> columns[CHUNK_FRAGMENTS];
+#pragma unroll
+            for (int t = 0; t < CHUNK_FRAGMENTS; ++t) {
+#if MFA_KEEP_QUERY
+                columns[t] = kept_query[c][t];
+#else
+                columns[t] =
+                    read_transposed(query_a, query_b, query_stride, CHUNK * c + query_column + 2 * t, head_dim);
+#endif
+            }
+#pragma unroll
+            for (int f = 0; f < KEY_FRAGMENTS; ++f) {
+                const mfa_index at = first_key + 8 * f + fragment_row;
+                mfa_piece piece = mfa_piece(MFA_T(0));
+                if (at >= begin && at < end)
+                    piece = mfa_read<MFA_VECTOR>(key_rows, at, CHUNK * c + fragment_column / 2 * MFA_VECTOR);
+#pragma unroll
+                for (int t = 0; t < CHUNK_FRAGMENTS; ++t)
+                    scores[f] = mfa_multiply_add<MFA_T, MFA_T>(vec<MFA_T, 2>(piece[2 * t], piece[2 * t + 1]),
+                                                               columns[t], scores[f]);
+            }
+        }
+
+#pragma unroll
+        for (int f = 0; f < KEY_FRAGMENTS; ++f)
+            scores[f] = mfa_transpose(scores[f], lane);
+        mfa_score_row(scoring, state, false, first_key, fragment_column, bias, scores);
+        const float correction = mfa_weigh_row(state, scores);
+#pragma unroll
+        for (int c = 0; c < VALUE_CHUNKS; ++c)
+#pragma unroll
+            for (int t = 0; t < CHUNK_FRAGMENTS; ++t)
+                sums[c][t] *= correction;
+        if (has_dropout)
+            mfa_drop_row(mfa_dropout_of(p, batch, head), query_row, first_key, fragment_column, scores);
+
+#pragma unroll
+        for (int f = 0; f < KEY_FRAGMENTS; ++f) {
+            const mfa_index at = first_key + 8 * f + fragment_row;
+#pragma unroll
+            for (int c = 0; c < VALUE_CHUNKS; ++c) {
+                mfa_piece piece = mfa_piece(MFA_T(0));
+                if (at >= begin && at < end)
+                    piece = mfa_read<MFA_VECTOR>(
+                        value_rows, at, int(value_block) * MFA_DV + CHUNK * c + fragment_column / 2 * MFA_VECTOR);
+#pragma unroll
+                for (int t = 0; t < CHUNK_FRAGMENTS; ++t)
+                    sums[c][t] = mfa_add_weighted(scores[f], vec<MFA_T, 2>(piece[2 * t], piece[2 * t + 1]), sums[c][t]);
+            }
+        }
+    }
+
+    /* Simdgroups add up in order. */
+    const float row_max = state.most, row_sum = mfa_row_sum(state.sum);
+    if (fragment_column == 0) {
+        all_max[simdgroup][fragment_row] = row_max;
+        all_sum[simdgroup][fragment_row] = row_sum;
+    }
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    float most = -INFINITY, total = 0;
+    for (int s = 0; s < MFA_SIMDGROUPS; ++s)
+        most = max(most, all_max[s][fragment_row]);
+    const float reference = mfa_reference(most);
+    for (int s = 0; s < MFA_SIMDGROUPS; ++s)
+        total += all_sum[s][fragment_row] * mfa_weight(all_max[s][fragment_row], reference);
+    const bool empty = row_max == -INFINITY && row_sum == 0; /* whatever its sums hold */
+    const float correction = mfa_weight(row_max, reference);
+    for (uint s = 0; s < MFA_SIMDGROUPS; ++s) {
+        if (s == simdgroup)
+#pragma unroll
+            for (int c = 0; c < VALUE_CHUNKS; ++c)
+#pragma unroll
+                for (int t = 0; t < CHUNK_FRAGMENTS; ++t)
+                    for (int i = 0; i < 2; ++i) {
+                        const int column = CHUNK * c + fragment_column / 2 * MFA_VECTOR + 2 * t + i;
+                        const float mine = empty ? 0.0f : sums[c][t][i] * correction;
+                        totals[fragment_row][column] = s == 0 ? mine : totals[fragment_row][column] + mine;
+                    }
+        threadgroup_barrier(mem_flags::mem_threadgroup);
+    }
+
+    const mfa_index width = p.value_dim + MFA_PARTIAL_EXTRA, first_column = value_block * MFA_DV;
+    const mfa_index columns = min(mfa_index(MFA_DV), p.value_dim - first_column);
+    for (mfa_index r = simdgroup; first_row + r <= last_row; r += MFA_SIMDGROUPS) {
+        const mfa_index to_head = kv_head * group + (first_row + r) % group, to_row = (first_row + r) / group;
+        device float *part =
+            partials + (((batch * p.heads + to_head) * p.query_count + to_row) * p.splits + split) * width;
+        for (mfa_index column = lane; column < columns; column += 32)
+            part[first_column + column] = totals[r][column];
+    }
+    if (simdgroup == 0 && value_block == 0 && fragment_column == 0 && first_row + fragment_row <= last_row) {
+        device float *part =
+            partials + (((batch * p.heads + head) * p.query_count + query_row) * p.splits + split) * width;
+        part[p.value_dim] = mfa_to_natural(most);
+        part[p.value_dim + 1] = total;
+    }
+}

@@ -1,0 +1,231 @@
+/*
+ * The forward pass. A threadgroup computes MFA_BQ rows of one head, each simdgroup some of them:
+ *
+ *   for each tile of keys that some row sees:
+ *     stage keys, transposed, and values in threadgroup memory
+ *     scores = queries . keys                    (of rows that see the tile)
+ *     weights = exp(scores - running maximum), running sums
+ *     out = out * correction + weights . values
+ *   divide, and write out and logsumexp
+ *
+ * Queries, scores and out are fragments in registers. Queries outside, keys inside: FlashAttention-2 (Dao, 2023). A simdgroup has
+ * whole rows, so that it alone needs their maximum, as in MLX's steel attention.
+ */
+#include "mfa_rows.h"
+#include "mfa_softmax.h"
+
+enum {
+    THREADS = 32 * MFA_SIMDGROUPS,
+    SIMDGROUP_ROWS = MFA_BQ / MFA_SIMDGROUPS,
+    ROW_FRAGMENTS = MFA_BQ / MFA_SIMDGROUPS / 8,
+    KEY_FRAGMENTS = MFA_BK / 8,
+    BLOCK_FRAGMENTS = MFA_BD / 8,
+    DEPTH_BLOCKS = MFA_D / MFA_BD,
+    VALUE_FRAGMENTS = MFA_DV / 8,
+    KEY_LEAD = MFA_LEAD(MFA_BK),
+    VALUE_LEAD = MFA_LEAD(MFA_DV),
+    KEY_PIECES = MFA_BD * MFA_LEAD(MFA_BK) / MFA_VECTOR,
+    VALUE_PIECES = MFA_BK * MFA_LEAD(MFA_DV) / MFA_VECTOR
+};
+
+static_assert(MFA_BQ % (8 * MFA_SIMDGROUPS) == 0, "each simdgroup has whole fragments of rows");
+static_assert(MFA_D % MFA_BD == 0 && MFA_BD % 8 == 0 && MFA_DV % 8 == 0, "matrices are 8 wide");
+static_assert(!MFA_KEEP_QUERY || MFA_BD == MFA_D, "registers are not indexed at run time");
+
+/* A fragment of queries; rows beyond the last are zero. */
+static inline vec<MFA_T, 2> read_query(mfa_rows<MFA_T> queries, mfa_index row, mfa_index query_count, int column) {
+    return row < query_count ? mfa_read<2>(queries, row, column) : vec<MFA_T, 2>(MFA_T(0));
+}
+
+/* Where a tile of keys lies for the rows of a simdgroup. */
+struct key_span {
+    mfa_index begin, end;             /* that some row sees */
+    mfa_index whole_begin, whole_end; /* that every row sees */
+};
+
+static inline key_span span_of(mfa_index first_row, mfa_index last_row, mfa_index offset, mfa_index left,
+                               mfa_index right, mfa_index key_count) {
+    key_span span;
+    span.begin = mfa_rule_key_begin(first_row, offset, left, key_count);
+    span.end = mfa_rule_key_end(last_row, offset, right, key_count);
+    span.whole_begin = mfa_rule_key_begin(last_row, offset, left, key_count);
+    span.whole_end = mfa_rule_key_end(first_row, offset, right, key_count);
+    return span;
+}
+
+[[kernel, max_total_threads_per_threadgroup(THREADS)]] void attention_forward(
+    constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]], const device MFA_T *query [[buffer(MFA_BUFFER_QUERY)]],
+    const device MFA_T *key [[buffer(MFA_BUFFER_KEY)]], const device MFA_T *value [[buffer(MFA_BUFFER_VALUE)]],
+    device MFA_O *out [[buffer(MFA_BUFFER_OUT)]],
+    device float *logsumexp [[buffer(MFA_BUFFER_LOGSUMEXP), function_constant(has_logsumexp)]],
+    const device uchar *bool_mask [[buffer(MFA_BUFFER_BOOL_MASK), function_constant(has_bool_mask)]],
+    const device uchar *additive_mask [[buffer(MFA_BUFFER_ADDITIVE_MASK), function_constant(has_additive_mask)]],
+    const device float *alibi_slopes [[buffer(MFA_BUFFER_ALIBI_SLOPES), function_constant(has_alibi)]],
+    const device float *sinks [[buffer(MFA_BUFFER_SINKS), function_constant(has_sinks)]],
+    uint threadgroup_number [[threadgroup_position_in_grid]], uint thread_number [[thread_index_in_threadgroup]],
+    uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
+    threadgroup mfa_piece staged_keys[KEY_PIECES];
+    threadgroup mfa_piece staged_values[VALUE_PIECES];
+    threadgroup uint votes[2][MFA_SIMDGROUPS];
+    threadgroup MFA_T *keys = (threadgroup MFA_T *)staged_keys, *values = (threadgroup MFA_T *)staged_values;
+
+    /* The costliest causal rows, the last, come first. */
+    mfa_index number = p.first_threadgroup + threadgroup_number;
+    const mfa_index first_row = (p.query_tiles - 1 - number % p.query_tiles) * MFA_BQ;
+    number /= p.query_tiles;
+    const mfa_index value_block = number % p.value_blocks;
+    number /= p.value_blocks;
+    const mfa_index head = number % p.heads, batch = number / p.heads, kv_head = head / p.group;
+
+    const mfa_index query_count = p.query_count, key_count = p.key_count, value_dim = p.value_dim;
+    const mfa_index offset = p.offset, left = p.window_left, right = p.window_right;
+    const mfa_rows<MFA_T> queries = mfa_rows_of(query, p.query, batch, head, p.head_dim);
+    const mfa_rows<MFA_T> key_rows = mfa_rows_of(key, p.key, batch, kv_head, p.head_dim);
+    const mfa_rows<MFA_T> value_rows = mfa_rows_of(value, p.value, batch, kv_head, value_dim);
+    const mfa_scoring scoring = mfa_scoring_of(p, alibi_slopes, batch, head);
+
+    /* This lane's first row, and its columns in each fragment; further rows are 8 apart. */
+    const int fragment_row = mfa_fragment_row(lane), fragment_column = mfa_fragment_column(lane);
+    const mfa_index simdgroup_row = first_row + SIMDGROUP_ROWS * simdgroup, lane_row = simdgroup_row + fragment_row;
+
+    mfa_softmax_row rows[ROW_FRAGMENTS];
+    mfa_mask_row mask_rows[ROW_FRAGMENTS];
+#pragma unroll
+    for (int r = 0; r < ROW_FRAGMENTS; ++r) {
+        const mfa_index row = lane_row + 8 * r;
+        rows[r] = mfa_softmax_row_of(row, mfa_rule_key_begin(row, offset, left, key_count),
+                                     row < query_count ? mfa_rule_key_end(row, offset, right, key_count) : 0);
+        if (has_mask)
+            mask_rows[r] = mfa_mask_row_of(p, bool_mask, additive_mask, batch, head, min(row, query_count - 1));
+    }
+    const key_span tile_span =
+        span_of(first_row, min(first_row + MFA_BQ, query_count) - 1, offset, left, right, key_count);
+    const key_span span =
+        span_of(simdgroup_row, min(simdgroup_row + SIMDGROUP_ROWS, query_count) - 1, offset, left, right, key_count);
+
+#if MFA_KEEP_QUERY
+    vec<MFA_T, 2> kept_query[ROW_FRAGMENTS][BLOCK_FRAGMENTS];
+#pragma unroll
+    for (int r = 0; r < ROW_FRAGMENTS; ++r)
+#pragma unroll
+        for (int d = 0; d < BLOCK_FRAGMENTS; ++d)
+            kept_query[r][d] = read_query(queries, lane_row + 8 * r, query_count, 8 * d + fragment_column);
+#endif
+
+    float2 sums[ROW_FRAGMENTS][VALUE_FRAGMENTS];
+#pragma unroll
+    for (int r = 0; r < ROW_FRAGMENTS; ++r)
+#pragma unroll
+        for (int c = 0; c < VALUE_FRAGMENTS; ++c)
+            sums[r][c] = float2(0);
+
+    uint round = 0;
+    for (mfa_index first_key = tile_span.begin / MFA_BK * MFA_BK; first_key < tile_span.end; first_key += MFA_BK) {
+        bool seen = simdgroup_row < query_count && first_key < span.end && first_key + MFA_BK > span.begin;
+        const bool whole = first_key >= span.whole_begin && first_key + MFA_BK <= span.whole_end;
+
+        float2 bias[ROW_FRAGMENTS][KEY_FRAGMENTS];
+        if (has_mask) {
+            bool any = false;
+            if (seen)
+#pragma unroll
+                for (int r = 0; r < ROW_FRAGMENTS; ++r)
+                    any |= mfa_read_bias(mask_rows[r], rows[r], first_key, fragment_column, bias[r]);
+            seen = simd_any(any);
+            round ^= 1;
+            if (lane == 0)
+                votes[round][simdgroup] = seen;
+        }
+
+        float2 scores[ROW_FRAGMENTS][KEY_FRAGMENTS];
+#pragma unroll
+        for (int r = 0; r < ROW_FRAGMENTS; ++r)
+#pragma unroll
+            for (int f = 0; f < KEY_FRAGMENTS; ++f)
+                scores[r][f] = float2(0);
+
+        bool visited = true;
+        for (int block = 0; block < DEPTH_BLOCKS && visited; ++block) {
+            threadgroup_barrier(mem_flags::mem_threadgroup);
+            if (has_mask) {
+                uint all_votes = 0;
+                for (int s = 0; s < MFA_SIMDGROUPS; ++s)
+                    all_votes |= votes[round][s];
+                visited = all_votes != 0;
+            }
+            if (visited) {
+                const int begin = int(max(tile_span.begin - first_key, mfa_index(0)));
+                const int end = int(min(tile_span.end - first_key, mfa_index(MFA_BK)));
+                mfa_stage<MFA_BK, MFA_BD, KEY_LEAD, true, THREADS>(keys, key_rows, first_key, begin, end,
+                                                                   block * MFA_BD, thread_number);
+                if (block == DEPTH_BLOCKS - 1)
+                    mfa_stage<MFA_BK, MFA_DV, VALUE_LEAD, false, THREADS>(values, value_rows, first_key, begin, end,
+                                                                          int(value_block) * MFA_DV, thread_number);
+                threadgroup_barrier(mem_flags::mem_threadgroup);
+                if (seen)
+#if MFA_KEEP_QUERY
+#pragma unroll
+#endif
+                    for (int d = 0; d < BLOCK_FRAGMENTS; ++d) {
+                        vec<MFA_T, 2> part[ROW_FRAGMENTS];
+#pragma unroll
+                        for (int r = 0; r < ROW_FRAGMENTS; ++r) {
+#if MFA_KEEP_QUERY
+                            part[r] = kept_query[r][d];
+#else
+                            part[r] = read_query(queries, lane_row + 8 * r, query_count,
+                                                 block * MFA_BD + 8 * d + fragment_column);
+#endif
+                        }
+#pragma unroll
+                        for (int f = 0; f < KEY_FRAGMENTS; ++f) {
+                            const vec<MFA_T, 2> columns =
+                                mfa_read_staged(keys + (8 * d + fragment_row) * KEY_LEAD + 8 * f + fragment_column);
+#pragma unroll
+                            for (int r = 0; r < ROW_FRAGMENTS; ++r)
+                                scores[r][f] = mfa_multiply_add<MFA_T, MFA_T>(part[r], columns, scores[r][f]);
+                        }
+                    }
+            }
+        }
+        if (!seen)
+            continue;
+
+#pragma unroll
+        for (int r = 0; r < ROW_FRAGMENTS; ++r) {
+            mfa_score_row(scoring, rows[r], whole, first_key, fragment_column, bias[r], scores[r]);
+            const float correction = mfa_weigh_row(rows[r], scores[r]);
+#pragma unroll
+            for (int c = 0; c < VALUE_FRAGMENTS; ++c)
+                sums[r][c] *= correction;
+            if (has_dropout)
+                mfa_drop_row(mfa_dropout_of(p, batch, head), rows[r].row, first_key, fragment_column, scores[r]);
+        }
+#pragma unroll
+        for (int c = 0; c < VALUE_FRAGMENTS; ++c)
+#pragma unroll
+            for (int f = 0; f < KEY_FRAGMENTS; ++f) {
+                const vec<MFA_T, 2> part =
+                    mfa_read_staged(values + (8 * f + fragment_row) * VALUE_LEAD + 8 * c + fragment_column);
+#pragma unroll
+                for (int r = 0; r < ROW_FRAGMENTS; ++r)
+                    sums[r][c] = mfa_add_weighted(scores[r][f], part, sums[r][c]);
+            }
+    }
+
+    const float sink = has_sinks ? sinks[head * p.sinks.head] : -INFINITY;
+#pragma unroll
+    for (int r = 0; r < ROW_FRAGMENTS; ++r) {
+        const mfa_index row = rows[r].row;
+        const mfa_row_end end = mfa_finish_row(mfa_to_natural(rows[r].most), mfa_row_sum(rows[r].sum), sink);
+        if (row < query_count) {
+            device MFA_O *to = out + mfa_place(p.out, batch, head, row);
+#pragma unroll
+            for (int c = 0; c < VALUE_FRAGMENTS; ++c)
+                mfa_write_pair(to, p.out.column, int(value_block) * MFA_DV + 8 * c + fragment_column, value_dim,
+                               end.factor == 0 ? float2(0) : sums[r][c] * end.factor);
+            if (has_logsumexp && value_block == 0 && fragment_column == 0)
+                logsumexp[mfa_place(p.logsumexp, batch, head, row)] = end.logsumexp;
+        }
+    }
+}

@@ -1,0 +1,234 @@
+/*
+ * The products of the backward pass. A simdgroup owns 8 rows of one pair of operands and visits tiles of rows of the other pair,
+ * which its threadgroup has staged:
+ *
+ *   dQ, dBias   own query and dout, visit key and value
+ *   dK and dV   own key and value, visit query and dout
+ *
+ * Either way it multiplies first operand by first (scores) and second by second (gradients of the weights), and then what became of
+ * these by the visited rows. Matrices of weights keep owned rows as rows, so that they never leave the registers.
+ */
+#ifndef MFA_BACKWARD_TILE_H
+#define MFA_BACKWARD_TILE_H
+
+#include "mfa_fragment.h"
+#include "mfa_rows.h"
+
+/* What dout is multiplied as: halves are not multiplied by bfloats, and float costs no precision. */
+typedef conditional_t<is_same_v<MFA_T, MFA_DO>, MFA_T, float> mfa_dout_type;
+
+enum {
+    MFA_HEAD_BLOCKS = MFA_D / MFA_BD, /* of the head dimension */
+    MFA_HEAD_DEPTH = MFA_BD / 8,      /* matrices of one */
+    MFA_VALUE_DEPTH = MFA_DV / 8      /* matrices of a block of the value dimension */
+};
+
+/* From one row of a staged tile to the next: 16 bytes more than it holds, so that rows begin in different banks. */
+template <typename T> constexpr int mfa_backward_lead(int columns) { return columns + 16 / int(sizeof(T)); }
+
+template <typename T, int COUNT> struct mfa_matrices {
+    simdgroup_matrix<T, 8, 8> at[COUNT];
+};
+
+template <int COUNT> inline mfa_matrices<float, COUNT> mfa_zeros() {
+    mfa_matrices<float, COUNT> zeros;
+#pragma clang loop unroll(full)
+    for (int i = 0; i < COUNT; ++i)
+        zeros.at[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
+    return zeros;
+}
+
+/* ------------------------------------------------------------------ owned rows */
+
+/* One of the simdgroup's 8 rows, as the lane sees it that holds a pair of each of its matrices. */
+template <typename S> struct mfa_lane_row {
+    mfa_rows<S> rows;
+    mfa_index row;
+    int column; /* of the lane in a matrix */
+};
+
+/* Reads as zero from row `count` on. */
+template <typename S>
+inline mfa_lane_row<S> mfa_lane_row_of(mfa_rows<S> rows, mfa_index row, mfa_index count, uint lane) {
+    mfa_lane_row<S> found;
+    found.rows = rows;
+    found.row = row;
+    found.column = mfa_fragment_column(lane);
+    if (row >= count)
+        found.rows.length = 0;
+    return found;
+}
+
+template <typename T, typename S>
+inline simdgroup_matrix<T, 8, 8> mfa_read_matrix(mfa_lane_row<S> row, int first_column) {
+    const vec<S, 2> pair = mfa_read<2>(row.rows, row.row, first_column + row.column);
+    return mfa_matrix<T>(vec<T, 2>(T(pair[0]), T(pair[1])));
+}
+
+/* Owned rows that stay in registers, and those that are read anew for each tile because there are too many columns. */
+template <typename T, typename S, int DEPTH> struct mfa_kept_rows {
+    typedef T element;
+    enum { depth = DEPTH };
+    mfa_matrices<T, DEPTH> kept;
+};
+template <typename T, typename S, int DEPTH> struct mfa_reread_rows {
+    typedef T element;
+    enum { depth = DEPTH };
+    mfa_lane_row<S> row;
+};
+
+template <typename T, typename S, int DEPTH>
+inline void mfa_own(thread mfa_kept_rows<T, S, DEPTH> &rows, mfa_lane_row<S> row) {
+#pragma clang loop unroll(full)
+    for (int i = 0; i < DEPTH; ++i)
+        rows.kept.at[i] = mfa_read_matrix<T>(row, i * 8);
+}
+template <typename T, typename S, int DEPTH>
+inline void mfa_own(thread mfa_reread_rows<T, S, DEPTH> &rows, mfa_lane_row<S> row) {
+    rows.row = row;
+}
+
+template <typename T, typename S, int DEPTH>
+inline simdgroup_matrix<T, 8, 8> mfa_owned_matrix(thread const mfa_kept_rows<T, S, DEPTH> &rows, int, int i) {
+    return rows.kept.at[i];
+}
+template <typename T, typename S, int DEPTH>
+inline simdgroup_matrix<T, 8, 8> mfa_owned_matrix(thread const mfa_reread_rows<T, S, DEPTH> &rows, int block, int i) {
+    return mfa_read_matrix<T>(rows.row, (block * DEPTH + i) * 8);
+}
+
+template <typename T, typename S, int DEPTH>
+using mfa_owned_rows = conditional_t<MFA_KEEP_QUERY != 0, mfa_kept_rows<T, S, DEPTH>, mfa_reread_rows<T, S, DEPTH>>;
+
+/* ------------------------------------------------------------------ visited rows */
+
+/* A pair of operands, and where tiles of them are staged. */
+template <typename V1, typename S1, typename V2, typename S2> struct mfa_visited_rows {
+    mfa_rows<S1> first_rows;
+    mfa_rows<S2> second_rows;
+    threadgroup V1 *first;
+    threadgroup V2 *second;
+    mfa_index count;
+};
+
+/* Copies ROWS rows from first_row on, of one block of columns, to threadgroup memory, with zeros beyond their ends and from row
+   `count` on. */
+template <int ROWS, int COLUMNS, int THREADS, typename V, typename S>
+inline void mfa_stage_visited(threadgroup V *tile, mfa_rows<S> rows, mfa_index first_row, mfa_index count, int block,
+                              uint thread_number) {
+    constexpr int lead = mfa_backward_lead<V>(COLUMNS), across = COLUMNS / MFA_VECTOR;
+    for (int piece = int(thread_number); piece < ROWS * across; piece += THREADS) {
+        const int row = piece / across, column = piece % across * MFA_VECTOR;
+        vec<S, MFA_VECTOR> elements = vec<S, MFA_VECTOR>(S(0));
+        if (first_row + row < count)
+            elements = mfa_read<MFA_VECTOR>(rows, first_row + row, block * COLUMNS + column);
+        *(threadgroup vec<V, MFA_VECTOR> *)(tile + row * lead + column) = vec<V, MFA_VECTOR>(elements);
+    }
+}
+
+/* ------------------------------------------------------------------ products */
+
+/* products += rows . tile^T, over one block of columns. */
+template <typename ROWS, typename V, int COUNT>
+inline void mfa_multiply_turned(thread const ROWS &rows, int block, threadgroup const V *tile,
+                                thread mfa_matrices<float, COUNT> &products) {
+    constexpr int lead = mfa_backward_lead<V>(ROWS::depth * 8);
+#pragma clang loop unroll(full)
+    for (int i = 0; i < ROWS::depth; ++i) {
+        const simdgroup_matrix<typename ROWS::element, 8, 8> left = mfa_owned_matrix(rows, block, i);
+#pragma clang loop unroll(full)
+        for (int j = 0; j < COUNT; ++j) {
+            simdgroup_matrix<V, 8, 8> right;
+            simdgroup_load(right, tile + j * 8 * lead + i * 8, lead, ulong2(0, 0), true);
+            simdgroup_multiply_accumulate(products.at[j], left, right, products.at[j]);
+        }
+    }
+}
+
+/*
+ * Stages the rows row .. row + ROWS - 1 of both visited operands and multiplies the owned ones by them, block by block of columns;
+ * `last_block`, which comes last, is still staged afterwards. `seen` is false for a simdgroup that has nothing to multiply, which
+ * stages all the same.
+ */
+template <int ROWS, int THREADS, typename OWNED1, typename OWNED2, typename VISITED>
+inline void mfa_multiply_visited(constant mfa_metal_params &p, thread const OWNED1 &owned_first,
+                                 thread const OWNED2 &owned_second, thread const VISITED &visited, mfa_index row,
+                                 int last_block, bool seen, uint thread_number,
+                                 thread mfa_matrices<float, ROWS / 8> &first_products,
+                                 thread mfa_matrices<float, ROWS / 8> &second_products) {
+    const int blocks = MFA_KEEP_QUERY ? 1 : max(int(MFA_HEAD_BLOCKS), int(p.value_blocks));
+    for (int i = 1; i <= blocks; ++i) {
+        const int block = MFA_KEEP_QUERY ? 0 : (last_block + i) % blocks;
+        const bool in_head = block < MFA_HEAD_BLOCKS, in_value = block < int(p.value_blocks);
+        threadgroup_barrier(mem_flags::mem_threadgroup);
+        if (in_head)
+            mfa_stage_visited<ROWS, MFA_BD, THREADS>(visited.first, visited.first_rows, row, visited.count, block,
+                                                     thread_number);
+        if (in_value)
+            mfa_stage_visited<ROWS, MFA_DV, THREADS>(visited.second, visited.second_rows, row, visited.count, block,
+                                                     thread_number);
+        threadgroup_barrier(mem_flags::mem_threadgroup);
+        if (seen && in_head)
+            mfa_multiply_turned(owned_first, block, visited.first, first_products);
+        if (seen && in_value)
+            mfa_multiply_turned(owned_second, block, visited.second, second_products);
+    }
+}
+
+template <typename V> inline void mfa_zero_not_finite(thread simdgroup_matrix<V, 8, 8> &matrix) {
+#pragma clang loop unroll(full)
+    for (int i = 0; i < 2; ++i)
+        if (!isfinite(float(matrix.thread_elements()[i])))
+            matrix.thread_elements()[i] = V(0);
+}
+
+template <bool CLEAN, int COUNT, typename V, int DEPTH>
+inline void mfa_add_product_as(thread const mfa_matrices<float, COUNT> &left, threadgroup const V *tile,
+                               thread mfa_matrices<float, DEPTH> &sums) {
+    constexpr int lead = mfa_backward_lead<V>(DEPTH * 8);
+#pragma clang loop unroll(full)
+    for (int j = 0; j < COUNT; ++j) {
+#pragma clang loop unroll(full)
+        for (int i = 0; i < DEPTH; ++i) {
+            simdgroup_matrix<V, 8, 8> right;
+            simdgroup_load(right, tile + j * 8 * lead + i * 8, lead);
+            if (CLEAN)
+                mfa_zero_not_finite(right);
+            simdgroup_multiply_accumulate(sums.at[i], left.at[j], right, sums.at[i]);
+        }
+    }
+}
+
+/* sums += left . tile. If `clean`, what is not finite in the tile counts as 0: pairs that see it have NaN on the left, and the
+   others, which have 0 there, must add nothing. */
+template <int COUNT, typename V, int DEPTH>
+inline void mfa_add_product(thread const mfa_matrices<float, COUNT> &left, threadgroup const V *tile, bool clean,
+                            thread mfa_matrices<float, DEPTH> &sums) {
+    if (clean)
+        mfa_add_product_as<true>(left, tile, sums);
+    else
+        mfa_add_product_as<false>(left, tile, sums);
+}
+
+/* Whether a visited row may hold what is not finite: its product with each owned row is then not finite either. All lanes get the
+   same answer. */
+template <int COUNT> inline bool mfa_any_not_finite(thread mfa_matrices<float, COUNT> &products) {
+    bool found = false;
+#pragma clang loop unroll(full)
+    for (int j = 0; j < COUNT; ++j)
+        found =
+            found || !isfinite(products.at[j].thread_elements()[0]) || !isfinite(products.at[j].thread_elements()[1]);
+    return simd_any(found);
+}
+
+/* Writes one block of columns of the row whose first element is `row`; `length` is 0 for a row beyond the last. */
+template <typename G, int DEPTH>
+inline void mfa_write_block(device G *row, mfa_index column_stride, mfa_index length, int block, int column,
+                            thread mfa_matrices<float, DEPTH> &sums) {
+#pragma clang loop unroll(full)
+    for (int i = 0; i < DEPTH; ++i)
+        mfa_write_pair(row, column_stride, (block * DEPTH + i) * 8 + column, length,
+                       float2(sums.at[i].thread_elements()[0], sums.at[i].thread_elements()[1]));
+}
+
+#endif

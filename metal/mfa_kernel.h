@@ -1,0 +1,31 @@
+/* What every kernel begins with: the standard library, the parameters, and the features of this specialisation. */
+#ifndef MFA_KERNEL_H
+#define MFA_KERNEL_H
+
+#include <metal_stdlib>
+using namespace metal;
+
+#include "mfa_params.h"
+
+constant bool has_logsumexp [[function_constant(MFA_CONSTANT_LOGSUMEXP)]];
+constant bool has_bool_mask [[function_constant(MFA_CONSTANT_BOOL_MASK)]];
+constant uint additive_mask_type [[function_constant(MFA_CONSTANT_ADDITIVE_MASK)]];
+constant bool has_alibi [[function_constant(MFA_CONSTANT_ALIBI)]];
+constant bool has_sinks [[function_constant(MFA_CONSTANT_SINKS)]];
+constant bool has_softcap [[function_constant(MFA_CONSTANT_SOFTCAP)]];
+constant bool has_dropout [[function_constant(MFA_CONSTANT_DROPOUT)]];
+constant bool exact_weights [[function_constant(MFA_CONSTANT_EXACT_WEIGHTS)]];
+constant bool has_vectors [[function_constant(MFA_CONSTANT_VECTORS)]];
+
+constant bool has_additive_mask = additive_mask_type != 0;
+constant bool has_mask = has_bool_mask || has_additive_mask;
+
+#define MFA_LOG2_E 1.4426950408889634f
+#define MFA_LN_2 0.6931471805599453f
+
+/* Elements from an operand's first to column 0 of a row. */
+inline mfa_index mfa_place(constant mfa_metal_strides &strides, mfa_index batch, mfa_index head, mfa_index row) {
+    return batch * strides.batch + head * strides.head + row * strides.row;
+}
+
+#endif

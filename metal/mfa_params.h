@@ -1,0 +1,119 @@
+/*
+ * What the host tells the kernels: the problem, and the numbers of buffers and function constants. C and Metal read this file
+ * alike, so nothing in it is padded.
+ *
+ * The host compiles each source with these macros, which the tile table (src/metal/tiles.h) and the call determine:
+ *
+ *   MFA_T   type of query, key, value             half, bfloat or float
+ *   MFA_O   type of out
+ *   MFA_DO  type of dout                           backward only
+ *   MFA_G   type of the gradient that is written   backward only; of dK and dV, that of dkey
+ *   MFA_GV  type of dvalue                         dK and dV only
+ *   MFA_D   head dimension, rounded up to a multiple of 8 (decode: 16)
+ *   MFA_BD  how much of it is staged at once, and in the backward pass summed by a threadgroup; divides MFA_D
+ *   MFA_DV  columns of values that a threadgroup accumulates, a multiple of 8 (decode: 16)
+ *   MFA_BQ, MFA_BK  query rows and keys of a tile               MFA_SIMDGROUPS  of a threadgroup
+ *   MFA_KEEP_QUERY  1: query tiles stay in registers; 0: they are read anew for each key tile. Backward: rows of both operands
+ *                   that a simdgroup owns
+ *
+ * Threadgroups are numbered in one dimension, batch outermost; those of one dispatch start at first_threadgroup.
+ */
+#ifndef MFA_PARAMS_H
+#define MFA_PARAMS_H
+
+#include "mfa_rules.h"
+
+/* Strides count elements, in the order batch, head, row, column; 0 where broadcast. A buffer is bound at element 0, 0, 0, 0. */
+typedef struct mfa_metal_strides {
+    mfa_index batch, head, row, column;
+} mfa_metal_strides;
+
+typedef struct mfa_metal_params {
+    mfa_index first_threadgroup; /* number of this dispatch's first threadgroup */
+
+    mfa_index batch, heads, kv_heads, group; /* group = heads / kv_heads */
+    mfa_index query_count, key_count, head_dim, value_dim;
+    mfa_index offset, window_left, window_right; /* for mfa_rules.h; -1: unbounded */
+
+    mfa_index query_tiles, key_tiles,
+        value_blocks;             /* ceil(query_count / MFA_BQ) and so on; decode: of group * query_count */
+    mfa_index splits, split_keys; /* decode: parts of the keys, and keys of each, a multiple of MFA_BK */
+
+    mfa_metal_strides query, key, value, out, logsumexp;
+    mfa_metal_strides bool_mask, additive_mask, alibi_slopes; /* stretched to (B, H, Nq, Nkv), slopes to (B, H, 1, 1) */
+    mfa_metal_strides sinks;                                  /* only .head */
+    mfa_metal_strides dout, dquery, dkey, dvalue, dbias, dsinks;
+    mfa_metal_strides dbias_size; /* sizes of dbias: full, or 1 where it is summed */
+
+    float softmax_scale;
+    float softcap;
+    float keep_factor;          /* dropout: what a weight that is kept is multiplied by, 1 / (1 - dropout_p) */
+    mfa_word dropout_threshold; /* mfa_rule_dropout_threshold */
+    mfa_philox_key dropout_key; /* mfa_rule_dropout_key */
+} mfa_metal_params;
+
+/* No padding anywhere: so members lie in the same places for host and kernels. */
+#ifdef __METAL_VERSION__
+#define MFA_PARAMS_ASSERT static_assert
+#else
+#define MFA_PARAMS_ASSERT _Static_assert
+#endif
+MFA_PARAMS_ASSERT(sizeof(mfa_index) == 8 && sizeof(mfa_word) == 4 && sizeof(float) == 4, "types of fixed size");
+MFA_PARAMS_ASSERT(sizeof(mfa_metal_params) == 17 * 8 + 16 * sizeof(mfa_metal_strides) + 6 * 4, "no padding");
+#undef MFA_PARAMS_ASSERT
+
+enum {
+    MFA_BUFFER_PARAMS = 0,
+    MFA_BUFFER_QUERY = 1,
+    MFA_BUFFER_KEY = 2,
+    MFA_BUFFER_VALUE = 3,
+    MFA_BUFFER_OUT = 4,
+    MFA_BUFFER_LOGSUMEXP = 5,     /* bound if MFA_CONSTANT_LOGSUMEXP, or in backward */
+    MFA_BUFFER_BOOL_MASK = 6,     /* bound if MFA_CONSTANT_BOOL_MASK */
+    MFA_BUFFER_ADDITIVE_MASK = 7, /* bound if MFA_CONSTANT_ADDITIVE_MASK */
+    MFA_BUFFER_ALIBI_SLOPES = 8,  /* bound if MFA_CONSTANT_ALIBI */
+    MFA_BUFFER_SINKS = 9,         /* bound if MFA_CONSTANT_SINKS */
+    /* float (B, H, Nq, splits, value_dim + MFA_PARTIAL_EXTRA), contiguous: sums not yet divided, then the row's maximum in natural
+       units and its sum of weights. Written by decode, read by combine. */
+    MFA_BUFFER_PARTIALS = 10,
+    MFA_BUFFER_DOUT = 11,
+    MFA_BUFFER_DELTA = 12, /* mfa_metal_delta (B, H, Nq), contiguous; written by prepare */
+    MFA_BUFFER_DQUERY = 13,
+    MFA_BUFFER_DKEY = 14,
+    MFA_BUFFER_DVALUE = 15,
+    MFA_BUFFER_DBIAS = 16,
+    MFA_BUFFER_DSINKS = 17
+};
+
+enum { MFA_PARTIAL_EXTRA = 2 };
+
+/* Of a row in the backward pass: rowsum(dout * out), and 0, or NaN if dout holds what is not finite. */
+typedef struct mfa_metal_delta {
+    float delta, taint;
+} mfa_metal_delta;
+
+/* Backward: rows of a threadgroup that computes delta, and simdgroups of those that have no row in the tile table. */
+enum { MFA_PREPARE_ROWS = 32, MFA_PREPARE_SIMDGROUPS = 4, MFA_SINKS_SIMDGROUPS = 8 };
+
+/* Function constants: flags (bool) but for MFA_CONSTANT_ADDITIVE_MASK, a uint. Each has a value in each pipeline. */
+enum {
+    MFA_CONSTANT_LOGSUMEXP = 0,     /* logsumexp is written */
+    MFA_CONSTANT_BOOL_MASK = 1,     /* there is one */
+    MFA_CONSTANT_ADDITIVE_MASK = 2, /* MFA_MASK_... */
+    MFA_CONSTANT_ALIBI = 3,
+    MFA_CONSTANT_SINKS = 4,
+    MFA_CONSTANT_SOFTCAP = 5,
+    MFA_CONSTANT_DROPOUT = 6,
+    MFA_CONSTANT_EXACT_WEIGHTS = 7, /* softmax weights stay float32; of no consequence for float inputs */
+    /* Every floating operand's and result's rows (logsumexp and masks aside) have their elements side by side (column stride 1),
+       begin at multiples of MFA_VECTOR elements from address 0, and have a length that is a multiple of MFA_VECTOR. */
+    MFA_CONSTANT_VECTORS = 8,
+    MFA_CONSTANT_DKEY = 9, /* dkey is wanted, and dvalue: of the kernel that can write both */
+    MFA_CONSTANT_DVALUE = 10
+};
+
+enum { MFA_VECTOR = 4 };
+
+enum { MFA_MASK_NONE = 0, MFA_MASK_FP16 = 1, MFA_MASK_BF16 = 2, MFA_MASK_FP32 = 3 };
+
+#endif

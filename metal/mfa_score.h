@@ -1,0 +1,114 @@
+/*
+ * From the product of a query and a key to the key's weight. Scores are in units that make the common case cheap: base-2
+ * logarithms if there is nothing but a scale, else natural ones, in which a bias as large as a float can be stays finite.
+ */
+#ifndef MFA_SCORE_H
+#define MFA_SCORE_H
+
+#include "mfa_kernel.h"
+
+constant bool scores_are_natural = has_mask || has_alibi || has_softcap;
+
+inline float mfa_to_natural(float score) { return scores_are_natural ? score : score * MFA_LN_2; }
+inline float mfa_from_natural(float score) { return scores_are_natural ? score : score * MFA_LOG2_E; }
+
+/* What the weights of a row are relative to, so that -inf - reference is not NaN where there is no score yet. */
+inline float mfa_reference(float most) { return most == -INFINITY ? 0.0f : most; }
+
+/* exp(score - reference) */
+inline float mfa_weight(float score, float reference) {
+    const float distance = score - reference;
+    return fast::exp2(scores_are_natural ? distance * MFA_LOG2_E : distance);
+}
+
+/* What the rows of one head share. */
+struct mfa_scoring {
+    float scale, softcap, slope;
+    mfa_index offset;
+};
+
+inline mfa_scoring mfa_scoring_of(constant mfa_metal_params &p, const device float *alibi_slopes, mfa_index batch,
+                                  mfa_index head) {
+    mfa_scoring scoring;
+    scoring.scale = mfa_from_natural(p.softmax_scale);
+    scoring.softcap = has_softcap ? p.softcap : 0.0f;
+    scoring.slope = has_alibi ? alibi_slopes[mfa_place(p.alibi_slopes, batch, head, 0)] : 0.0f;
+    scoring.offset = p.offset;
+    return scoring;
+}
+
+/* `bias` is what mfa_mask_bias said. */
+inline float mfa_score(mfa_scoring scoring, float product, float bias, mfa_index row, mfa_index key) {
+    float score = product * scoring.scale;
+    if (has_softcap)
+        score = scoring.softcap * precise::tanh(score / scoring.softcap);
+    float added = has_mask ? bias : 0.0f;
+    if (has_alibi)
+        added += mfa_rule_alibi(scoring.slope, row, scoring.offset, key);
+    if (has_mask || has_alibi)
+        score += added;
+    return has_mask && bias == -INFINITY ? -INFINITY : score;
+}
+
+/* One row of the masks, read where it lies. */
+struct mfa_mask_row {
+    const device uchar *bool_mask, *additive_mask; /* of key 0 */
+    mfa_index bool_stride, additive_stride;        /* from key to key; additive_stride counts elements */
+};
+
+inline int mfa_mask_size() { return additive_mask_type == MFA_MASK_FP32 ? 4 : 2; }
+
+inline mfa_mask_row mfa_mask_row_of(constant mfa_metal_params &p, const device uchar *bool_mask,
+                                    const device uchar *additive_mask, mfa_index batch, mfa_index head, mfa_index row) {
+    mfa_mask_row mask;
+    if (has_bool_mask) {
+        mask.bool_mask = bool_mask + mfa_place(p.bool_mask, batch, head, row);
+        mask.bool_stride = p.bool_mask.column;
+    }
+    if (has_additive_mask) {
+        mask.additive_mask = additive_mask + mfa_place(p.additive_mask, batch, head, row) * mfa_mask_size();
+        mask.additive_stride = p.additive_mask.column;
+    }
+    return mask;
+}
+
+/* What the masks add to the score of a key; -inf hides it. */
+inline float mfa_mask_bias(mfa_mask_row mask, mfa_index key) {
+    float bias = 0;
+    if (has_additive_mask) {
+        const mfa_index at = key * mask.additive_stride;
+        if (additive_mask_type == MFA_MASK_FP16)
+            bias = float(((const device half *)mask.additive_mask)[at]);
+        else if (additive_mask_type == MFA_MASK_BF16)
+            bias = float(((const device bfloat *)mask.additive_mask)[at]);
+        else
+            bias = ((const device float *)mask.additive_mask)[at];
+    }
+    if (has_bool_mask)
+        bias = mask.bool_mask[key * mask.bool_stride] ? bias : -INFINITY;
+    return bias;
+}
+
+/* What a row's sums become at its end. */
+struct mfa_row_end {
+    float factor, logsumexp; /* the sums of values times factor are the output */
+};
+
+/* `most` is the largest score, in natural units, and `sum` that of the weights relative to it. `sink`: -inf for none. */
+inline mfa_row_end mfa_finish_row(float most, float sum, float sink) {
+    mfa_row_end end;
+    end.factor = 1;
+    if (has_sinks) {
+        const float seen = most;
+        most = sink > most ? sink : most;
+        if (most != -INFINITY || isnan(sink)) {
+            end.factor = precise::exp(seen - most);
+            sum = sum * end.factor + precise::exp(sink - most);
+        }
+    }
+    end.factor = sum == 0 ? 0.0f : end.factor / sum;
+    end.logsumexp = sum == 0 ? -INFINITY : most + precise::log(sum);
+    return end;
+}
+
+#endif

@@ -1,0 +1,14 @@
+#ifndef MFA_METAL_BACKWARD_H
+#define MFA_METAL_BACKWARD_H
+
+#include "core/backend.h"
+
+/* As in mfai_backend_t. */
+mfa_status_t mfai_metal_backward_plan(void *device, const mfai_problem_t *problem, const mfai_gradients_t *gradients,
+                                      mfa_plan_t *plan);
+mfa_status_t mfai_metal_backward(void *device, const mfai_problem_t *problem, const mfai_gradients_t *gradients,
+                                 double *seconds);
+mfa_status_t mfai_metal_backward_encode(void *device, const mfai_problem_t *problem, const mfai_gradients_t *gradients,
+                                        void *target);
+
+#endif

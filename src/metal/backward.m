@@ -1,0 +1,152 @@
+/* What a backward call consists of: delta first, then a kernel for each gradient that is wanted, or for dkey and dvalue together. */
+#include "metal/backward.h"
+
+#import "metal/call.h"
+#import "metal/operands.h"
+#include "metal/parameters.h"
+#include "metal/process.h"
+#include "metal/tiles.h"
+
+typedef struct {
+    const mfai_metal_device_t *device;
+    const mfai_problem_t *problem;
+    const mfai_gradients_t *gradients;
+    mfai_metal_call_t call;
+} backward_t;
+
+static mfai_metal_tile_t find_tile(const backward_t *b, mfai_metal_pass_t pass) {
+    const mfai_problem_t *p = b->problem;
+    return mfai_metal_tile(pass, b->device->family, (int)mfai_precision_size(p->query.precision), p->head_dim,
+                           p->value_dim);
+}
+
+/* A kernel that computes scores anew, on tiles of the table. */
+static mfai_metal_dispatch_t *add_tiled(backward_t *b, const char *name, const mfai_metal_tile_t *tile) {
+    const mfai_problem_t *p = b->problem;
+    mfai_problem_t seen = *p; /* by this kernel */
+    seen.sinks.present = false;
+    mfai_metal_dispatch_t *dispatch = mfai_metal_call_add_dispatch(&b->call, name);
+    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_T", p->query.precision);
+    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_DO", b->gradients->dout.precision);
+    mfai_metal_kernel_define_tile(&dispatch->kernel, tile);
+    mfai_metal_kernel_set_features(&dispatch->kernel, &seen);
+    mfai_metal_kernel_set_flag(&dispatch->kernel, MFA_CONSTANT_DKEY, b->gradients->dkey.present);
+    mfai_metal_kernel_set_flag(&dispatch->kernel, MFA_CONSTANT_DVALUE, b->gradients->dvalue.present);
+    dispatch->query_tiles = mfai_metal_ceil_div(p->query_count, tile->rows);
+    dispatch->key_tiles = mfai_metal_ceil_div(p->key_count, tile->keys);
+    dispatch->value_blocks = tile->value_blocks;
+    dispatch->threads = (unsigned)tile->simdgroups * MFAI_METAL_SIMD_WIDTH;
+    return dispatch;
+}
+
+/* A kernel without tiles of scores. */
+static mfai_metal_dispatch_t *add_plain(backward_t *b, const char *name, int simdgroups) {
+    static const mfai_problem_t nothing = {0};
+    mfai_metal_dispatch_t *dispatch = mfai_metal_call_add_dispatch(&b->call, name);
+    mfai_metal_kernel_set_features(&dispatch->kernel, &nothing);
+    dispatch->threads = (unsigned)simdgroups * MFAI_METAL_SIMD_WIDTH;
+    return dispatch;
+}
+
+static void add_prepare(backward_t *b) {
+    const mfai_problem_t *p = b->problem;
+    const int64_t heads = p->batch * p->heads;
+    mfai_metal_dispatch_t *dispatch = add_plain(b, "backward_prepare", MFA_PREPARE_SIMDGROUPS);
+    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_T", p->query.precision);
+    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_O", p->out.precision);
+    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_DO", b->gradients->dout.precision);
+    dispatch->threadgroups = (uint64_t)(heads * mfai_metal_ceil_div(p->query_count, MFA_PREPARE_ROWS));
+    dispatch->work = (uint64_t)(MFA_PREPARE_ROWS * p->value_dim);
+    mfai_metal_call_add_scratch(&b->call, MFA_BUFFER_DELTA,
+                                (uint64_t)(heads * p->query_count) * sizeof(mfa_metal_delta));
+}
+
+static void add_query(backward_t *b) {
+    const mfai_problem_t *p = b->problem;
+    const mfai_metal_tile_t tile = find_tile(b, MFAI_METAL_BACKWARD_QUERY);
+    mfai_metal_dispatch_t *dispatch = add_tiled(b, "backward_query", &tile);
+    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_G", b->gradients->dquery.precision);
+    dispatch->threadgroups = (uint64_t)(p->batch * p->heads * dispatch->query_tiles * (tile.depth / tile.depth_block));
+    dispatch->work = (uint64_t)(tile.rows * p->key_count * (tile.depth + tile.depth_block + p->value_dim));
+}
+
+static void add_key(backward_t *b) {
+    const mfai_problem_t *p = b->problem;
+    const mfai_gradients_t *g = b->gradients;
+    const mfai_metal_tile_t tile = find_tile(b, MFAI_METAL_BACKWARD_KEY);
+    mfai_metal_dispatch_t *dispatch = add_tiled(b, "backward_key", &tile);
+    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_G", (g->dkey.present ? g->dkey : g->dvalue).precision);
+    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_GV", (g->dvalue.present ? g->dvalue : g->dkey).precision);
+    /* A threadgroup sums a block of columns of each. */
+    const int64_t head_blocks = tile.depth / tile.depth_block;
+    const int64_t most = head_blocks > tile.value_blocks ? head_blocks : tile.value_blocks;
+    const int64_t blocks = tile.keep_query ? 1 : most;
+    dispatch->threadgroups = (uint64_t)(p->batch * p->kv_heads * dispatch->key_tiles * blocks);
+    dispatch->work = (uint64_t)(tile.keys * p->group * p->query_count *
+                                (tile.depth + tile.depth_block + p->value_dim + tile.value_block));
+}
+
+static void add_bias(backward_t *b) {
+    const mfai_problem_t *p = b->problem;
+    const int64_t *size = b->gradients->dbias.shape;
+    const mfai_metal_tile_t tile = find_tile(b, MFAI_METAL_BACKWARD_BIAS);
+    mfai_metal_dispatch_t *dispatch = add_tiled(b, "backward_bias", &tile);
+    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_G", b->gradients->dbias.precision);
+    b->call.params.dbias_size = (mfa_metal_strides){size[0], size[1], size[2], size[3]};
+    const int64_t own_rows = size[2] == 1 ? 1 : dispatch->query_tiles,
+                  own_keys = size[3] == 1 ? 1 : dispatch->key_tiles;
+    dispatch->threadgroups = (uint64_t)(size[0] * size[1] * own_rows * own_keys);
+    const int64_t summed = (size[0] == 1 ? p->batch : 1) * (size[1] == 1 ? p->heads : 1) *
+                           (size[2] == 1 ? dispatch->query_tiles : 1) * (size[3] == 1 ? dispatch->key_tiles : 1);
+    dispatch->work = (uint64_t)(summed * tile.rows * tile.keys * (tile.depth + p->value_dim));
+}
+
+static void add_sinks(backward_t *b) {
+    const mfai_problem_t *p = b->problem;
+    mfai_metal_dispatch_t *dispatch = add_plain(b, "backward_sinks", MFA_SINKS_SIMDGROUPS);
+    dispatch->threadgroups = (uint64_t)p->heads;
+    dispatch->work = (uint64_t)(p->batch * p->query_count);
+}
+
+static mfa_status_t make(const mfai_metal_device_t *device, const mfai_problem_t *p, const mfai_gradients_t *g,
+                         backward_t *b) {
+    *b = (backward_t){.device = device, .problem = p, .gradients = g};
+    MFA_TRY(mfai_metal_check_process());
+    MFA_TRY(mfai_metal_parameters(p, &b->call.params));
+    mfai_metal_add_forward_operands(&b->call, p, MFAI_METAL_READ);
+    mfai_metal_add_gradient_operands(&b->call, g);
+    add_prepare(b);
+    if (g->dquery.present)
+        add_query(b);
+    if (g->dkey.present || g->dvalue.present)
+        add_key(b);
+    if (g->dbias.present)
+        add_bias(b);
+    if (g->dsinks.present)
+        add_sinks(b);
+    b->call.dispatches[1].waits = true; /* for delta; the others share nothing */
+    return MFA_SUCCESS;
+}
+
+mfa_status_t mfai_metal_backward_plan(void *handle, const mfai_problem_t *problem, const mfai_gradients_t *gradients,
+                                      mfa_plan_t *plan) {
+    backward_t b;
+    MFA_TRY(make(handle, problem, gradients, &b));
+    const mfai_metal_tile_t tile = find_tile(&b, MFAI_METAL_BACKWARD_QUERY);
+    mfai_metal_call_describe(handle, &b.call, &tile, problem->query.precision, plan);
+    return MFA_SUCCESS;
+}
+
+mfa_status_t mfai_metal_backward(void *handle, const mfai_problem_t *problem, const mfai_gradients_t *gradients,
+                                 double *seconds) {
+    backward_t b;
+    MFA_TRY(make(handle, problem, gradients, &b));
+    return mfai_metal_call_run(handle, &b.call, seconds);
+}
+
+mfa_status_t mfai_metal_backward_encode(void *handle, const mfai_problem_t *problem, const mfai_gradients_t *gradients,
+                                        void *target) {
+    backward_t b;
+    MFA_TRY(make(handle, problem, gradients, &b));
+    return mfai_metal_call_encode(handle, &b.call, target);
+}

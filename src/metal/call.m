@@ -1,0 +1,220 @@
+#import "metal/call.h"
+
+#include <stdio.h>
+
+#import "metal/commands.h"
+
+enum { SCRATCH_ALIGNMENT = 256 };
+
+static uint64_t aligned(uint64_t bytes) {
+    return (bytes + SCRATCH_ALIGNMENT - 1) / SCRATCH_ALIGNMENT * SCRATCH_ALIGNMENT;
+}
+
+void mfai_metal_call_add_operand(mfai_metal_call_t *call, mfai_metal_operand_use_t use) {
+    if (use.view->present)
+        call->operands[call->operand_count++] = use;
+}
+
+mfai_metal_dispatch_t *mfai_metal_call_add_dispatch(mfai_metal_call_t *call, const char *name) {
+    mfai_metal_dispatch_t *dispatch = &call->dispatches[call->dispatch_count++];
+    *dispatch = (mfai_metal_dispatch_t){.kernel = {.name = name}};
+    return dispatch;
+}
+
+void mfai_metal_call_add_scratch(mfai_metal_call_t *call, unsigned index, uint64_t bytes) {
+    call->scratches[call->scratch_count++] = (mfai_metal_scratch_t){index, bytes};
+}
+
+/* Bytes of one buffer that holds all scratches. */
+static uint64_t workspace_size(const mfai_metal_call_t *call) {
+    uint64_t bytes = 0;
+    for (int i = 0; i < call->scratch_count; ++i)
+        bytes += aligned(call->scratches[i].bytes);
+    return bytes;
+}
+
+void mfai_metal_call_describe(const mfai_metal_device_t *device, const mfai_metal_call_t *call,
+                              const mfai_metal_tile_t *tile, int32_t precision, mfa_plan_t *plan) {
+    plan->tile_queries = tile->rows;
+    plan->tile_keys = tile->keys;
+    plan->key_splits = (int32_t)call->params.splits;
+    plan->num_threads = 1; /* the caller's, which waits */
+    plan->workspace_bytes = workspace_size(call);
+    snprintf(plan->kernel, sizeof plan->kernel, "%s_%s_d%dx%d", call->dispatches[0].kernel.name,
+             mfai_precision_name(precision), tile->depth, tile->value_block);
+    snprintf(plan->isa, sizeof plan->isa, "apple%d", device->family);
+}
+
+/* ------------------------------------------------------------------ what a run holds */
+
+typedef struct {
+    mfai_metal_operand_t operands[MFAI_METAL_OPERANDS];
+    int operand_count;
+    id<MTLBuffer> workspace;                                      /* retained; nil: not needed */
+    id<MTLComputePipelineState> pipelines[MFAI_METAL_DISPATCHES]; /* nil: nothing to do */
+} resources_t;
+
+static bool is_vectorised(const mfai_metal_operand_t *operand) {
+    const mfai_view_t *view = &operand->origin;
+    if (mfai_view_is_empty(view))
+        return true;
+    bool regular = operand->stride[3] == 1 && view->shape[3] % MFA_VECTOR == 0;
+    for (int axis = 0; axis < 3; ++axis)
+        regular = regular && operand->stride[axis] % MFA_VECTOR == 0;
+    return regular && operand->offset % (NSUInteger)(MFA_VECTOR * mfai_precision_size(view->precision)) == 0;
+}
+
+static mfa_status_t open_operands(mfai_metal_device_t *device, mfai_metal_call_t *call, bool encoded,
+                                  resources_t *resources, bool *vectors) {
+    *vectors = true;
+    for (int i = 0; i < call->operand_count; ++i) {
+        const mfai_metal_operand_use_t *use = &call->operands[i];
+        mfai_metal_operand_t *operand = &resources->operands[i];
+        MFA_TRY(mfai_metal_operand_open(device, use->name, use->view, use->access, encoded, operand));
+        resources->operand_count = i + 1;
+        *use->strides =
+            (mfa_metal_strides){operand->stride[0], operand->stride[1], operand->stride[2], operand->stride[3]};
+        if (use->has_rows)
+            *vectors = *vectors && is_vectorised(operand);
+    }
+    return MFA_SUCCESS;
+}
+
+static mfa_status_t open_pipelines(mfai_metal_device_t *device, mfai_metal_call_t *call, bool vectors,
+                                   resources_t *resources) {
+    for (int i = 0; i < call->dispatch_count; ++i) {
+        mfai_metal_dispatch_t *dispatch = &call->dispatches[i];
+        if (dispatch->threadgroups == 0)
+            continue;
+        mfai_metal_kernel_set_flag(&dispatch->kernel, MFA_CONSTANT_VECTORS, vectors);
+        MFA_TRY(mfai_metal_pipelines_find(&device->pipelines, device->gpu, &dispatch->kernel, dispatch->threads,
+                                          &resources->pipelines[i]));
+    }
+    return MFA_SUCCESS;
+}
+
+static mfa_status_t open_all(mfai_metal_device_t *device, mfai_metal_call_t *call, bool encoded,
+                             resources_t *resources) {
+    bool vectors;
+    MFA_TRY(open_operands(device, call, encoded, resources, &vectors));
+    MFA_TRY(open_pipelines(device, call, vectors, resources));
+    const uint64_t bytes = workspace_size(call);
+    if (bytes == 0)
+        return MFA_SUCCESS;
+    return encoded ? mfai_metal_workspace_make(device->gpu, bytes, &resources->workspace)
+                   : mfai_metal_workspaces_take(&device->workspaces, device->gpu, bytes, &resources->workspace);
+}
+
+static void close_operands(resources_t *resources) {
+    for (int i = 0; i < resources->operand_count; ++i)
+        mfai_metal_operand_close(&resources->operands[i]);
+}
+
+/* ------------------------------------------------------------------ encoding, which cannot fail */
+
+static void bind_one(id<MTLComputeCommandEncoder> encoder, id<MTLBuffer> buffer, NSUInteger offset, unsigned index) {
+    static const char nothing[16]; /* of an empty operand, which a kernel may name but never reads */
+    if (buffer != nil)
+        [encoder setBuffer:buffer offset:offset atIndex:index];
+    else
+        [encoder setBytes:nothing length:sizeof nothing atIndex:index];
+}
+
+static void bind_all(id<MTLComputeCommandEncoder> encoder, const mfai_metal_call_t *call,
+                     const resources_t *resources) {
+    for (int i = 0; i < call->operand_count; ++i)
+        bind_one(encoder, resources->operands[i].buffer, resources->operands[i].offset, call->operands[i].index);
+    uint64_t offset = 0;
+    for (int i = 0; i < call->scratch_count; ++i) {
+        const mfai_metal_scratch_t *scratch = &call->scratches[i];
+        bind_one(encoder, scratch->bytes > 0 ? resources->workspace : nil, offset, scratch->index);
+        offset += aligned(scratch->bytes);
+    }
+}
+
+static uint64_t smaller(uint64_t a, uint64_t b) { return a < b ? a : b; }
+
+/* In parts, each of no more work than the system lets a device do in one go. */
+static void encode_dispatch(const mfai_metal_device_t *device, id<MTLComputeCommandEncoder> encoder,
+                            mfa_metal_params *params, const mfai_metal_dispatch_t *dispatch) {
+    params->query_tiles = dispatch->query_tiles;
+    params->key_tiles = dispatch->key_tiles;
+    params->value_blocks = dispatch->value_blocks;
+    const uint64_t work = dispatch->work > 0 ? dispatch->work : 1;
+    const uint64_t fitting = smaller(device->dispatch_work / work, UINT32_MAX), most = fitting > 0 ? fitting : 1;
+    for (uint64_t first = 0; first < dispatch->threadgroups; first += most) {
+        params->first_threadgroup = (mfa_index)first;
+        [encoder setBytes:params length:sizeof *params atIndex:MFA_BUFFER_PARAMS];
+        [encoder dispatchThreadgroups:MTLSizeMake(smaller(most, dispatch->threadgroups - first), 1, 1)
+                threadsPerThreadgroup:MTLSizeMake(dispatch->threads, 1, 1)];
+    }
+}
+
+static void encode(const mfai_metal_device_t *device, const mfai_metal_commands_t *commands, mfai_metal_call_t *call,
+                   const resources_t *resources) {
+    bind_all(commands->encoder, call, resources);
+    for (int i = 0; i < call->dispatch_count; ++i) {
+        if (resources->pipelines[i] == nil)
+            continue;
+        if (call->dispatches[i].waits)
+            mfai_metal_commands_barrier(commands);
+        [commands->encoder setComputePipelineState:resources->pipelines[i]];
+        encode_dispatch(device, commands->encoder, &call->params, &call->dispatches[i]);
+    }
+}
+
+/* ------------------------------------------------------------------ both ways to run */
+
+static bool has_work(const mfai_metal_call_t *call) {
+    for (int i = 0; i < call->dispatch_count; ++i)
+        if (call->dispatches[i].threadgroups > 0)
+            return true;
+    return false;
+}
+
+static mfa_status_t run_opened(mfai_metal_device_t *device, mfai_metal_call_t *call, const resources_t *resources,
+                               double *seconds) {
+    mfai_metal_commands_t commands;
+    MFA_TRY(mfai_metal_commands_open(device->queue, &commands));
+    encode(device, &commands, call, resources);
+    MFA_TRY(mfai_metal_commands_finish(&commands, seconds));
+    for (int i = 0; i < resources->operand_count; ++i)
+        mfai_metal_operand_finish(&resources->operands[i]);
+    return MFA_SUCCESS;
+}
+
+mfa_status_t mfai_metal_call_run(mfai_metal_device_t *device, mfai_metal_call_t *call, double *seconds) {
+    if (!has_work(call))
+        return MFA_SUCCESS;
+    @autoreleasepool {
+        resources_t resources = {0};
+        mfa_status_t status = open_all(device, call, false, &resources);
+        if (status == MFA_SUCCESS)
+            status = run_opened(device, call, &resources, seconds);
+        mfai_metal_workspaces_give(&device->workspaces, resources.workspace);
+        close_operands(&resources);
+        return status;
+    }
+}
+
+static mfa_status_t encode_opened(mfai_metal_device_t *device, mfai_metal_call_t *call, const resources_t *resources,
+                                  void *target) {
+    mfai_metal_commands_t commands;
+    MFA_TRY(mfai_metal_commands_join(device->gpu, target, &commands));
+    encode(device, &commands, call, resources);
+    double seconds;
+    return mfai_metal_commands_finish(&commands, &seconds);
+}
+
+mfa_status_t mfai_metal_call_encode(mfai_metal_device_t *device, mfai_metal_call_t *call, void *target) {
+    @autoreleasepool {
+        resources_t resources = {0};
+        mfa_status_t status = open_all(device, call, true, &resources);
+        if (status == MFA_SUCCESS)
+            status = encode_opened(device, call, &resources, target);
+        /* What was encoded is retained by the command buffer. */
+        [resources.workspace release];
+        close_operands(&resources);
+        return status;
+    }
+}

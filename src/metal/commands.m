@@ -1,0 +1,61 @@
+#import "metal/commands.h"
+
+static mfa_status_t open_encoder(mfai_metal_commands_t *commands) {
+    commands->encoder = [commands->buffer computeCommandEncoder];
+    if (commands->encoder == nil)
+        return mfai_fail(MFA_ERROR_EXECUTION_FAILED, "the Metal command buffer gave no compute encoder");
+    return MFA_SUCCESS;
+}
+
+mfa_status_t mfai_metal_commands_open(id<MTLCommandQueue> queue, mfai_metal_commands_t *commands) {
+    *commands = (mfai_metal_commands_t){.buffer = [queue commandBuffer], .is_own_buffer = true};
+    if (commands->buffer == nil)
+        return mfai_fail(MFA_ERROR_EXECUTION_FAILED, "the Metal command queue gave no command buffer");
+    return open_encoder(commands);
+}
+
+mfa_status_t mfai_metal_commands_join(id<MTLDevice> gpu, void *target, mfai_metal_commands_t *commands) {
+    *commands = (mfai_metal_commands_t){0};
+    id<NSObject> object = target;
+    if ([object respondsToSelector:@selector(dispatchThreadgroups:threadsPerThreadgroup:)]) {
+        commands->encoder = target;
+        MFA_REQUIRE([commands->encoder device] == gpu, "target is an encoder of another Metal device than the context");
+        mfai_metal_commands_barrier(commands);
+        return MFA_SUCCESS;
+    }
+    MFA_REQUIRE([object respondsToSelector:@selector(computeCommandEncoder)],
+                "target is neither an id<MTLCommandBuffer> nor an id<MTLComputeCommandEncoder>");
+    commands->buffer = target;
+    MFA_REQUIRE([commands->buffer device] == gpu,
+                "target is a command buffer of another Metal device than the context");
+    MFA_REQUIRE([commands->buffer status] < MTLCommandBufferStatusCommitted,
+                "target is a command buffer that is already committed");
+    MFA_REQUIRE([commands->buffer retainedReferences],
+                "target is a command buffer that does not retain what it uses, as this call needs");
+    return open_encoder(commands);
+}
+
+void mfai_metal_commands_barrier(const mfai_metal_commands_t *commands) {
+    if ([commands->encoder dispatchType] == MTLDispatchTypeConcurrent)
+        [commands->encoder memoryBarrierWithScope:MTLBarrierScopeBuffers];
+}
+
+static mfa_status_t fail(id<MTLCommandBuffer> buffer) {
+    NSError *error = [buffer error];
+    NSString *text = [error localizedDescription];
+    return mfai_fail(MFA_ERROR_EXECUTION_FAILED, "the Metal device failed (%ld): %s", (long)[error code],
+                     text != nil ? [text UTF8String] : "it does not say why");
+}
+
+mfa_status_t mfai_metal_commands_finish(const mfai_metal_commands_t *commands, double *seconds) {
+    if (commands->buffer != nil)
+        [commands->encoder endEncoding];
+    if (!commands->is_own_buffer)
+        return MFA_SUCCESS;
+    [commands->buffer commit];
+    [commands->buffer waitUntilCompleted];
+    if ([commands->buffer status] != MTLCommandBufferStatusCompleted)
+        return fail(commands->buffer);
+    *seconds = [commands->buffer GPUEndTime] - [commands->buffer GPUStartTime];
+    return MFA_SUCCESS;
+}

@@ -1,0 +1,56 @@
+#include "metal/kernel.h"
+
+#include <stdio.h>
+
+#include "mfa_params.h"
+
+static mfai_metal_macro_t *add_macro(mfai_metal_kernel_t *kernel, const char *name) {
+    mfai_metal_macro_t *macro = &kernel->macros[kernel->macro_count++];
+    macro->name = name;
+    return macro;
+}
+
+void mfai_metal_kernel_define_type(mfai_metal_kernel_t *kernel, const char *name, int32_t precision) {
+    static const char *const types[] = {
+        [MFA_PRECISION_FP16] = "half", [MFA_PRECISION_BF16] = "bfloat", [MFA_PRECISION_FP32] = "float"};
+    mfai_metal_macro_t *macro = add_macro(kernel, name);
+    snprintf(macro->value, sizeof macro->value, "%s", types[precision]);
+}
+
+void mfai_metal_kernel_define(mfai_metal_kernel_t *kernel, const char *name, int value) {
+    mfai_metal_macro_t *macro = add_macro(kernel, name);
+    snprintf(macro->value, sizeof macro->value, "%d", value);
+}
+
+void mfai_metal_kernel_define_tile(mfai_metal_kernel_t *kernel, const mfai_metal_tile_t *tile) {
+    mfai_metal_kernel_define(kernel, "MFA_D", tile->depth);
+    mfai_metal_kernel_define(kernel, "MFA_BD", tile->depth_block);
+    mfai_metal_kernel_define(kernel, "MFA_DV", tile->value_block);
+    mfai_metal_kernel_define(kernel, "MFA_BQ", tile->rows);
+    mfai_metal_kernel_define(kernel, "MFA_BK", tile->keys);
+    mfai_metal_kernel_define(kernel, "MFA_SIMDGROUPS", tile->simdgroups);
+    mfai_metal_kernel_define(kernel, "MFA_KEEP_QUERY", tile->keep_query);
+}
+
+void mfai_metal_kernel_set_flag(mfai_metal_kernel_t *kernel, unsigned index, bool value) {
+    kernel->constants[kernel->constant_count++] = (mfai_metal_constant_t){index, value, true};
+}
+
+static unsigned mask_kind(const mfai_view_t *mask) {
+    static const unsigned kinds[] = {[MFA_PRECISION_FP16] = MFA_MASK_FP16,
+                                     [MFA_PRECISION_BF16] = MFA_MASK_BF16,
+                                     [MFA_PRECISION_FP32] = MFA_MASK_FP32};
+    return mask->present ? kinds[mask->precision] : MFA_MASK_NONE;
+}
+
+void mfai_metal_kernel_set_features(mfai_metal_kernel_t *kernel, const mfai_problem_t *p) {
+    mfai_metal_kernel_set_flag(kernel, MFA_CONSTANT_LOGSUMEXP, p->logsumexp.present);
+    mfai_metal_kernel_set_flag(kernel, MFA_CONSTANT_BOOL_MASK, p->bool_mask.present);
+    kernel->constants[kernel->constant_count++] =
+        (mfai_metal_constant_t){MFA_CONSTANT_ADDITIVE_MASK, mask_kind(&p->additive_mask), false};
+    mfai_metal_kernel_set_flag(kernel, MFA_CONSTANT_ALIBI, p->alibi_slopes.present);
+    mfai_metal_kernel_set_flag(kernel, MFA_CONSTANT_SINKS, p->sinks.present);
+    mfai_metal_kernel_set_flag(kernel, MFA_CONSTANT_SOFTCAP, p->softcap > 0);
+    mfai_metal_kernel_set_flag(kernel, MFA_CONSTANT_DROPOUT, p->dropout_p > 0);
+    mfai_metal_kernel_set_flag(kernel, MFA_CONSTANT_EXACT_WEIGHTS, p->exact_weights);
+}

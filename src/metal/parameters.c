@@ -1,0 +1,29 @@
+#include "metal/parameters.h"
+
+#include <inttypes.h>
+
+mfa_status_t mfai_metal_parameters(const mfai_problem_t *p, mfa_metal_params *params) {
+    if (p->head_dim > MFAI_METAL_MOST_HEAD_DIM || p->value_dim > MFAI_METAL_MOST_HEAD_DIM)
+        return mfai_fail(MFA_ERROR_UNSUPPORTED,
+                         "head_dim is %" PRId64 " (query) and %" PRId64 " (value); the Metal backend takes up to %d",
+                         p->head_dim, p->value_dim, MFAI_METAL_MOST_HEAD_DIM);
+    *params = (mfa_metal_params){.batch = p->batch,
+                                 .heads = p->heads,
+                                 .kv_heads = p->kv_heads,
+                                 .group = p->group,
+                                 .query_count = p->query_count,
+                                 .key_count = p->key_count,
+                                 .head_dim = p->head_dim,
+                                 .value_dim = p->value_dim,
+                                 .offset = p->offset,
+                                 .window_left = p->window_left,
+                                 .window_right = p->window_right,
+                                 .splits = 1,
+                                 .split_keys = p->key_count,
+                                 .softmax_scale = p->softmax_scale,
+                                 .softcap = p->softcap,
+                                 .keep_factor = 1 / (1 - p->dropout_p),
+                                 .dropout_threshold = mfa_rule_dropout_threshold(p->dropout_p),
+                                 .dropout_key = mfa_rule_dropout_key(p->dropout_seed, p->dropout_offset)};
+    return MFA_SUCCESS;
+}

@@ -1,0 +1,16 @@
+/* The problem as the kernels read it. */
+#ifndef MFA_METAL_PARAMETERS_H
+#define MFA_METAL_PARAMETERS_H
+
+#include "core/problem.h"
+#include "mfa_params.h"
+
+enum { MFAI_METAL_MOST_HEAD_DIM = 1 << 20 };
+
+/* Fills in all but strides, which depend on where operands come to lie, and tiles; or refuses head dimensions beyond
+   MFAI_METAL_MOST_HEAD_DIM. */
+mfa_status_t mfai_metal_parameters(const mfai_problem_t *problem, mfa_metal_params *params);
+
+static inline int64_t mfai_metal_ceil_div(int64_t n, int64_t divisor) { return n / divisor + (n % divisor != 0); }
+
+#endif

@@ -1,0 +1,132 @@
+"""The OpenCL C++ text of a module: a transformed Metal source, tables about it, and an entry point."""
+
+import struct
+
+PRELUDE = '#include "metal_stdlib"\n'
+KINDS = {"DEVICE": 0, "CONSTANT": 1, "THREADGROUP": 2}  # as emu_argument_kind
+FORMATS = {"bool": "?", "char": "b", "uchar": "B", "short": "h", "ushort": "H", "int": "i", "uint": "I"}
+FORMATS |= {"long": "q", "ulong": "Q", "half": "e", "float": "f"}
+
+# Inlined as on a GPU, which also tells apart who called a helper; compiled only if called.
+FUNCTION_ATTRIBUTES = ["always_inline", "internal_linkage"]
+
+
+def constant_value(type_name, data):
+    """A literal of exactly this value."""
+    if type_name == "bfloat":
+        return f"__builtin_bit_cast(bfloat, (ushort){struct.unpack('H', data)[0]})"
+    if type_name in ("half", "float"):
+        integer, code = ("ushort", "H") if type_name == "half" else ("uint", "I")
+        return f"__builtin_bit_cast({type_name}, ({integer}){struct.unpack(code, data)[0]}u)"
+    value = struct.unpack(FORMATS[type_name], data)[0]
+    if type_name == "bool":
+        return "true" if value else "false"
+    return f"({type_name}){value}{'ul' if type_name == 'ulong' else ''}"
+
+
+def library_source(transform, emitted=False):
+    """Everything is checked; only the tables are compiled to anything, unless all is to be emitted."""
+    lines = [f"#define EMU_DEFINED_{c.name} true" for c in transform.constants]
+    lines += [
+        f"#define EMU_DECLARE_{c.name} constant {c.type} {c.name} = ({c.type})0;" for c in transform.constants
+    ]
+    linkage = "" if emitted else "static inline "
+    entries = [f"{linkage}{_entry(f'emu_entry_{i}', k)}" for i, k in enumerate(transform.kernels)]
+    return _module(transform, lines, transform.kernels, set(), entries, inline=not emitted)
+
+
+def pipeline_source(transform, kernel_name, values):
+    """One kernel, with its function constants: `values` has the bytes of each one given."""
+    kernel = next(kernel for kernel in transform.kernels if kernel.name == kernel_name)
+    lines, missing = [], set()
+    for constant in transform.constants:
+        name, type_name = constant.name, constant.type
+        data = values.get(name)
+        lines.append(f"#define EMU_DEFINED_{name} {'true' if data is not None else 'false'}")
+        if data is not None:
+            declaration = f"constant {type_name} {name} = {constant_value(type_name, data)};"
+        elif constant.required and name not in transform.in_initialisers:
+            missing.add(name)
+            declaration = f'extern "C" {{ extern constant {type_name} {name}; }}'
+        else:
+            declaration = f"constant {type_name} {name} = ({type_name})0;"
+        lines.append(f"#define EMU_DECLARE_{name} {declaration}")
+    entry = _entry("emu_entry", kernel)
+    return _module(transform, lines, [kernel], missing, [f'extern "C" EMU_EXPORTED {entry}'])
+
+
+def _module(transform, defines, kernels, missing, entries, inline=True):
+    text = transform.source.text()
+    wanted = FUNCTION_ATTRIBUTES if inline else []
+    push = [f"#pragma clang attribute push(__attribute__(({name})), apply_to = function)" for name in wanted]
+    pop = ["#pragma clang attribute pop" for _ in wanted]
+    return "\n".join(
+        [
+            PRELUDE,
+            "using metal::vec;",
+            '#define EMU_EXPORTED __attribute__((visibility("default")))',
+            *defines,
+            *push,
+            "enum emu_user_text_begins {};",
+            '# 1 "program_source"',
+            text,
+            "enum emu_user_text_ends {};",
+            *pop,
+            '# 1 "<tables>"',
+            _tables(kernels, transform.constants, missing),
+            '# 1 "<entry>"',
+            *entries,
+            "",
+        ]
+    )
+
+
+def _entry(name, kernel):
+    passed = []
+    for parameter in kernel.parameters:
+        if parameter.binding == "buffer":
+            passed.append(f"emu::argument{{arguments[({parameter.index})]}}")
+        elif parameter.binding == "threadgroup":
+            passed.append(f"emu::argument{{arguments[EMU_FIRST_THREADGROUP_SLOT + ({parameter.index})]}}")
+        else:
+            passed.append(f"emu::position{{EMU_{parameter.binding.upper()}}}")
+    return f"void {name}(__global const ulong *arguments) {{ {kernel.callee}({', '.join(passed)}); }}"
+
+
+def _table(record, name, rows):
+    body = ", ".join("{" + ", ".join(row) + "}" for row in [*rows, ["0"]])
+    return f'extern "C" EMU_EXPORTED const __constant {record} {name}[] = {{{body}}};'
+
+
+def _variable_function(name, bound):
+    return f'extern "C" EMU_EXPORTED __global emu_variable *{name}() {{ return {bound}; }}'
+
+
+def _tables(kernels, constants, missing):
+    arguments = []
+    for kernel in kernels:
+        for p in kernel.parameters:
+            if p.binding not in ("buffer", "threadgroup"):
+                continue
+            condition = "false" if p.condition in missing else p.condition or "true"
+            index, kind = f"(uint)({p.index})", str(KINDS[p.kind])
+            flags = [str(int(p.read_only)), str(int(bool(p.condition))), f"(uint)(bool)({condition})"]
+            arguments.append([f'"{kernel.name}"', f'"{p.name}"', index, kind, *flags])
+    kernel_rows = [[f'"{kernel.name}"', kernel.limit_function()[1]] for kernel in kernels]
+    constant_rows = [
+        [f'"{c.name}"', f'"{c.type}"', f"(uint)({c.index})", str(int(c.required))] for c in constants
+    ]
+    variables = '__attribute__((section("emu_variables"), aligned(8), used))'
+    return "\n".join(
+        [
+            *dict.fromkeys(kernel.limit_function()[0] for kernel in kernels),
+            _table("emu_module_kernel", "emu_kernels", kernel_rows),
+            _table("emu_module_argument", "emu_arguments", arguments),
+            _table("emu_module_constant", "emu_constants", constant_rows),
+            # The linker knows the bounds of a section only if it exists.
+            f"static __global {variables} emu_variable emu_no_variable = {{0, 0, 0, 0}};",
+            'extern "C" __global emu_variable __start_emu_variables[], __stop_emu_variables[];',
+            _variable_function("emu_first_variable", "__start_emu_variables"),
+            _variable_function("emu_end_of_variables", "__stop_emu_variables"),
+        ]
+    )
