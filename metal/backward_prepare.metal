@@ -20,15 +20,17 @@
     const mfa_rows<MFA_DO> douts = mfa_rows_of(dout, p.dout, batch, head, p.value_dim);
     for (mfa_index row = first_row + simdgroup; row < end; row += MFA_PREPARE_SIMDGROUPS) {
         float sum = 0, taint = 0;
+        bool zeros = true; /* as where a row sees no key: dout takes no part in it then, whatever it holds */
         for (int column = int(lane) * MFA_VECTOR; column < outs.length; column += 32 * MFA_VECTOR) {
             const vec<MFA_O, MFA_VECTOR> left = mfa_read<MFA_VECTOR>(outs, row, column);
             const vec<MFA_DO, MFA_VECTOR> right = mfa_read<MFA_VECTOR>(douts, row, column);
             for (int i = 0; i < MFA_VECTOR; ++i) {
                 sum = fma(float(left[i]), float(right[i]), sum);
                 taint += float(right[i]) * 0.0f;
+                zeros = zeros && left[i] == MFA_O(0);
             }
         }
-        sum = simd_sum(sum);
+        sum = simd_all(zeros) ? 0.0f : simd_sum(sum);
         taint = simd_sum(taint);
         if (lane == 0) {
             deltas[(batch * p.heads + head) * p.query_count + row].delta = sum;

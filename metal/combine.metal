@@ -1,10 +1,9 @@
 /* Adds what decode found out about parts of the keys, in order: a simdgroup for each row. */
 #include "mfa_score.h"
 
-/* Weight of one part, whose largest score is natural; a part that saw no key has none, whatever its sums hold. */
+/* Weight of one part, whose largest score is natural. */
 static inline float part_weight(const device float *part, mfa_index value_dim, float reference) {
-    const float most = part[value_dim];
-    return most == -INFINITY && part[value_dim + 1] == 0 ? 0.0f : fast::exp2((most - reference) * MFA_LOG2_E);
+    return fast::exp2((part[value_dim] - reference) * MFA_LOG2_E);
 }
 
 [[kernel, max_total_threads_per_threadgroup(32 * MFA_SIMDGROUPS)]] void
@@ -34,11 +33,9 @@ attention_combine(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]],
     device MFA_O *to = out + mfa_place(p.out, batch, head, row);
     for (mfa_index column = lane; column < value_dim; column += 32) {
         float total = 0;
-        for (mfa_index s = 0; s < splits; ++s) {
-            const float weight = part_weight(parts + s * width, value_dim, reference);
-            total += weight == 0 ? 0.0f : weight * parts[s * width + column];
-        }
-        to[column * p.out.column] = MFA_O(end.factor == 0 ? 0.0f : total * end.factor);
+        for (mfa_index s = 0; s < splits; ++s)
+            total += part_weight(parts + s * width, value_dim, reference) * parts[s * width + column];
+        to[column * p.out.column] = MFA_O(total * end.factor);
     }
     if (has_logsumexp && lane == 0)
         logsumexp[mfa_place(p.logsumexp, batch, head, row)] = end.logsumexp;

@@ -57,6 +57,7 @@ static inline vec<MFA_T, 2> read_transposed(const device MFA_T *first, const dev
     const mfa_index kv_head = number % p.kv_heads, batch = number / p.kv_heads, group = p.group;
 
     const mfa_index row_count = p.query_count * group, last_row = min(first_row + MFA_BQ, row_count) - 1;
+    const int first_column = int(value_block) * MFA_DV;
     const mfa_index key_count = p.key_count, offset = p.offset, left = p.window_left, right = p.window_right;
     const mfa_rows<MFA_T> key_rows = mfa_rows_of(key, p.key, batch, kv_head, p.head_dim);
     const mfa_rows<MFA_T> value_rows = mfa_rows_of(value, p.value, batch, kv_head, p.value_dim);
@@ -92,12 +93,10 @@ static inline vec<MFA_T, 2> read_transposed(const device MFA_T *first, const dev
                 read_transposed(query_a, query_b, query_stride, CHUNK * c + query_column + 2 * t, head_dim);
 #endif
 
-    float2 sums[VALUE_CHUNKS][CHUNK_FRAGMENTS];
+    float2 sums[VALUE_CHUNKS * CHUNK_FRAGMENTS];
 #pragma unroll
-    for (int c = 0; c < VALUE_CHUNKS; ++c)
-#pragma unroll
-        for (int t = 0; t < CHUNK_FRAGMENTS; ++t)
-            sums[c][t] = float2(0);
+    for (int n = 0; n < VALUE_CHUNKS * CHUNK_FRAGMENTS; ++n)
+        sums[n] = float2(0);
 
     for (mfa_index first_key = (begin / MFA_BK + simdgroup) * MFA_BK; first_key < end;
          first_key += MFA_BK * MFA_SIMDGROUPS) {
@@ -140,15 +139,15 @@ static inline vec<MFA_T, 2> read_transposed(const device MFA_T *first, const dev
         for (int f = 0; f < KEY_FRAGMENTS; ++f)
             scores[f] = mfa_transpose(scores[f], lane);
         mfa_score_row(scoring, state, false, first_key, fragment_column, bias, scores);
+        const uint unseen = mfa_unseen_keys(scores);
         const float correction = mfa_weigh_row(state, scores);
 #pragma unroll
-        for (int c = 0; c < VALUE_CHUNKS; ++c)
-#pragma unroll
-            for (int t = 0; t < CHUNK_FRAGMENTS; ++t)
-                sums[c][t] *= correction;
+        for (int n = 0; n < VALUE_CHUNKS * CHUNK_FRAGMENTS; ++n)
+            sums[n] *= correction;
         if (has_dropout)
             mfa_drop_row(mfa_dropout_of(p, batch, head), query_row, first_key, fragment_column, scores);
 
+        bool not_finite = false;
 #pragma unroll
         for (int f = 0; f < KEY_FRAGMENTS; ++f) {
             const mfa_index at = first_key + 8 * f + fragment_row;
@@ -156,13 +155,20 @@ static inline vec<MFA_T, 2> read_transposed(const device MFA_T *first, const dev
             for (int c = 0; c < VALUE_CHUNKS; ++c) {
                 mfa_piece piece = mfa_piece(MFA_T(0));
                 if (at >= begin && at < end)
-                    piece = mfa_read<MFA_VECTOR>(
-                        value_rows, at, int(value_block) * MFA_DV + CHUNK * c + fragment_column / 2 * MFA_VECTOR);
+                    piece = mfa_read<MFA_VECTOR>(value_rows, at,
+                                                 first_column + CHUNK * c + fragment_column / 2 * MFA_VECTOR);
+                not_finite = not_finite || !mfa_is_finite(piece);
+                piece = mfa_only_finite(piece);
 #pragma unroll
                 for (int t = 0; t < CHUNK_FRAGMENTS; ++t)
-                    sums[c][t] = mfa_add_weighted(scores[f], vec<MFA_T, 2>(piece[2 * t], piece[2 * t + 1]), sums[c][t]);
+                    sums[c * CHUNK_FRAGMENTS + t] =
+                        mfa_add_weighted(scores[f], vec<MFA_T, 2>(piece[2 * t], piece[2 * t + 1]),
+                                         sums[c * CHUNK_FRAGMENTS + t]);
             }
         }
+        if (simd_any(not_finite))
+            mfa_add_not_finite<CHUNK_FRAGMENTS>(value_rows, first_key, begin, end, first_column, lane, unseen, scores,
+                                                sums);
     }
 
     /* Simdgroups add up in order. */
@@ -178,7 +184,6 @@ static inline vec<MFA_T, 2> read_transposed(const device MFA_T *first, const dev
     const float reference = mfa_reference(most);
     for (int s = 0; s < MFA_SIMDGROUPS; ++s)
         total += all_sum[s][fragment_row] * mfa_weight(all_max[s][fragment_row], reference);
-    const bool empty = row_max == -INFINITY && row_sum == 0; /* whatever its sums hold */
     const float correction = mfa_weight(row_max, reference);
     for (uint s = 0; s < MFA_SIMDGROUPS; ++s) {
         if (s == simdgroup)
@@ -188,13 +193,13 @@ static inline vec<MFA_T, 2> read_transposed(const device MFA_T *first, const dev
                 for (int t = 0; t < CHUNK_FRAGMENTS; ++t)
                     for (int i = 0; i < 2; ++i) {
                         const int column = CHUNK * c + fragment_column / 2 * MFA_VECTOR + 2 * t + i;
-                        const float mine = empty ? 0.0f : sums[c][t][i] * correction;
+                        const float mine = sums[c * CHUNK_FRAGMENTS + t][i] * correction;
                         totals[fragment_row][column] = s == 0 ? mine : totals[fragment_row][column] + mine;
                     }
         threadgroup_barrier(mem_flags::mem_threadgroup);
     }
 
-    const mfa_index width = p.value_dim + MFA_PARTIAL_EXTRA, first_column = value_block * MFA_DV;
+    const mfa_index width = p.value_dim + MFA_PARTIAL_EXTRA;
     const mfa_index columns = min(mfa_index(MFA_DV), p.value_dim - first_column);
     for (mfa_index r = simdgroup; first_row + r <= last_row; r += MFA_SIMDGROUPS) {
         const mfa_index to_head = kv_head * group + (first_row + r) % group, to_row = (first_row + r) / group;

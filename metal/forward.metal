@@ -66,7 +66,7 @@ static inline key_span span_of(mfa_index first_row, mfa_index last_row, mfa_inde
     uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
     threadgroup mfa_piece staged_keys[KEY_PIECES];
     threadgroup mfa_piece staged_values[VALUE_PIECES];
-    threadgroup uint votes[2][MFA_SIMDGROUPS];
+    threadgroup uint votes[2][MFA_SIMDGROUPS], not_finite[MFA_SIMDGROUPS];
     threadgroup MFA_T *keys = (threadgroup MFA_T *)staged_keys, *values = (threadgroup MFA_T *)staged_values;
 
     /* The costliest causal rows, the last, come first. */
@@ -156,11 +156,14 @@ static inline key_span span_of(mfa_index first_row, mfa_index last_row, mfa_inde
             if (visited) {
                 const int begin = int(max(tile_span.begin - first_key, mfa_index(0)));
                 const int end = int(min(tile_span.end - first_key, mfa_index(MFA_BK)));
-                mfa_stage<MFA_BK, MFA_BD, KEY_LEAD, true, THREADS>(keys, key_rows, first_key, begin, end,
-                                                                   block * MFA_BD, thread_number);
-                if (block == DEPTH_BLOCKS - 1)
-                    mfa_stage<MFA_BK, MFA_DV, VALUE_LEAD, false, THREADS>(values, value_rows, first_key, begin, end,
-                                                                          int(value_block) * MFA_DV, thread_number);
+                mfa_stage<MFA_BK, MFA_BD, KEY_LEAD, true, false, THREADS>(keys, key_rows, first_key, begin, end,
+                                                                          block * MFA_BD, thread_number);
+                if (block == DEPTH_BLOCKS - 1) {
+                    const bool found = simd_any(mfa_stage<MFA_BK, MFA_DV, VALUE_LEAD, false, true, THREADS>(
+                        values, value_rows, first_key, begin, end, int(value_block) * MFA_DV, thread_number));
+                    if (lane == 0)
+                        not_finite[simdgroup] = found;
+                }
                 threadgroup_barrier(mem_flags::mem_threadgroup);
                 if (seen)
 #if MFA_KEEP_QUERY
@@ -191,9 +194,13 @@ static inline key_span span_of(mfa_index first_row, mfa_index last_row, mfa_inde
         if (!seen)
             continue;
 
+        uint any_not_finite = 0, unseen[ROW_FRAGMENTS];
+        for (int s = 0; s < MFA_SIMDGROUPS; ++s)
+            any_not_finite |= not_finite[s];
 #pragma unroll
         for (int r = 0; r < ROW_FRAGMENTS; ++r) {
             mfa_score_row(scoring, rows[r], whole, first_key, fragment_column, bias[r], scores[r]);
+            unseen[r] = mfa_unseen_keys(scores[r]);
             const float correction = mfa_weigh_row(rows[r], scores[r]);
 #pragma unroll
             for (int c = 0; c < VALUE_FRAGMENTS; ++c)
@@ -211,6 +218,11 @@ static inline key_span span_of(mfa_index first_row, mfa_index last_row, mfa_inde
                 for (int r = 0; r < ROW_FRAGMENTS; ++r)
                     sums[r][c] = mfa_add_weighted(scores[r][f], part, sums[r][c]);
             }
+        if (any_not_finite != 0)
+#pragma unroll
+            for (int r = 0; r < ROW_FRAGMENTS; ++r)
+                mfa_add_not_finite<1>(value_rows, first_key, tile_span.begin, tile_span.end, int(value_block) * MFA_DV,
+                                      lane, unseen[r], scores[r], sums[r]);
     }
 
     const float sink = has_sinks ? sinks[head * p.sinks.head] : -INFINITY;
@@ -223,7 +235,7 @@ static inline key_span span_of(mfa_index first_row, mfa_index last_row, mfa_inde
 #pragma unroll
             for (int c = 0; c < VALUE_FRAGMENTS; ++c)
                 mfa_write_pair(to, p.out.column, int(value_block) * MFA_DV + 8 * c + fragment_column, value_dim,
-                               end.factor == 0 ? float2(0) : sums[r][c] * end.factor);
+                               sums[r][c] * end.factor);
             if (has_logsumexp && value_block == 0 && fragment_column == 0)
                 logsumexp[mfa_place(p.logsumexp, batch, head, row)] = end.logsumexp;
         }

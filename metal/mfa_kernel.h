@@ -15,6 +15,7 @@ constant bool has_sinks [[function_constant(MFA_CONSTANT_SINKS)]];
 constant bool has_softcap [[function_constant(MFA_CONSTANT_SOFTCAP)]];
 constant bool has_dropout [[function_constant(MFA_CONSTANT_DROPOUT)]];
 constant bool exact_weights [[function_constant(MFA_CONSTANT_EXACT_WEIGHTS)]];
+constant bool has_huge_scale [[function_constant(MFA_CONSTANT_HUGE_SCALE)]];
 constant bool has_vectors [[function_constant(MFA_CONSTANT_VECTORS)]];
 
 constant bool has_additive_mask = additive_mask_type != 0;

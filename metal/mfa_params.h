@@ -109,7 +109,8 @@ enum {
        begin at multiples of MFA_VECTOR elements from address 0, and have a length that is a multiple of MFA_VECTOR. */
     MFA_CONSTANT_VECTORS = 8,
     MFA_CONSTANT_DKEY = 9, /* dkey is wanted, and dvalue: of the kernel that can write both */
-    MFA_CONSTANT_DVALUE = 10
+    MFA_CONSTANT_DVALUE = 10,
+    MFA_CONSTANT_HUGE_SCALE = 11 /* softmax_scale times log2(e) leaves the range of float */
 };
 
 enum { MFA_VECTOR = 4 };

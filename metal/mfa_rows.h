@@ -41,6 +41,22 @@ template <int COUNT, typename T> inline vec<T, COUNT> mfa_read(mfa_rows<T> rows,
     return piece;
 }
 
+/* inf and NaN times 0 are NaN. */
+template <int COUNT, typename T> inline bool mfa_is_finite(vec<T, COUNT> elements) {
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i)
+        sum = fma(float(elements[i]), 0.0f, sum);
+    return sum == 0;
+}
+
+template <int COUNT, typename T> inline vec<T, COUNT> mfa_only_finite(vec<T, COUNT> elements) {
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i)
+        elements[i] = isfinite(float(elements[i])) ? elements[i] : T(0);
+    return elements;
+}
+
 /* Columns column and column + 1 of the row that starts at `row`. */
 template <typename T>
 inline void mfa_write_pair(device T *row, mfa_index column_stride, int column, mfa_index length, float2 pair) {
@@ -57,17 +73,22 @@ inline void mfa_write_pair(device T *row, mfa_index column_stride, int column, m
 /*
  * Copies ROWS x COLUMNS elements, from row first_row and column first_column on, to threadgroup memory: element (r, c) goes to
  * r * LEAD + c, or to c * LEAD + r if TRANSPOSED. Rows outside begin .. end - 1, counted from first_row, are not read, and become
- * zero.
+ * zero. If FINITE, so does what is not finite; true if this thread met any.
  */
-template <int ROWS, int COLUMNS, int LEAD, bool TRANSPOSED, int THREADS, typename T>
-inline void mfa_stage(threadgroup T *tile, mfa_rows<T> rows, mfa_index first_row, int begin, int end, int first_column,
+template <int ROWS, int COLUMNS, int LEAD, bool TRANSPOSED, bool FINITE, int THREADS, typename T>
+inline bool mfa_stage(threadgroup T *tile, mfa_rows<T> rows, mfa_index first_row, int begin, int end, int first_column,
                       uint thread_number) {
     const int across = COLUMNS / MFA_VECTOR;
+    bool found = false;
     for (int piece = int(thread_number); piece < ROWS * across; piece += THREADS) {
         const int row = piece / across, column = piece % across * MFA_VECTOR;
         vec<T, MFA_VECTOR> elements = vec<T, MFA_VECTOR>(T(0));
         if (row >= begin && row < end)
             elements = mfa_read<MFA_VECTOR>(rows, first_row + row, first_column + column);
+        if (FINITE && !mfa_is_finite(elements)) {
+            found = true;
+            elements = mfa_only_finite(elements);
+        }
         if (TRANSPOSED) {
             for (int i = 0; i < MFA_VECTOR; ++i)
                 tile[(column + i) * LEAD + row] = elements[i];
@@ -75,6 +96,7 @@ inline void mfa_stage(threadgroup T *tile, mfa_rows<T> rows, mfa_index first_row
             *(threadgroup vec<T, MFA_VECTOR> *)(tile + row * LEAD + column) = elements;
         }
     }
+    return found;
 }
 
 /* Two neighbours in threadgroup memory, the first at an even place. */

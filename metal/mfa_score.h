@@ -7,7 +7,7 @@
 
 #include "mfa_kernel.h"
 
-constant bool scores_are_natural = has_mask || has_alibi || has_softcap;
+constant bool scores_are_natural = has_mask || has_alibi || has_softcap || has_huge_scale;
 
 inline float mfa_to_natural(float score) { return scores_are_natural ? score : score * MFA_LN_2; }
 inline float mfa_from_natural(float score) { return scores_are_natural ? score : score * MFA_LOG2_E; }

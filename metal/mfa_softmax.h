@@ -7,6 +7,7 @@
 
 #include "mfa_dropout.h"
 #include "mfa_fragment.h"
+#include "mfa_rows.h"
 #include "mfa_score.h"
 
 /* A row of the output, and the keys begin .. end - 1 that it may see. */
@@ -81,6 +82,46 @@ inline void mfa_drop_row(mfa_dropout dropout, mfa_index row, mfa_index first_key
 #pragma unroll
     for (int f = 0; f < FRAGMENTS; ++f)
         weights[f] *= factors[f];
+}
+
+/* A bit for each of the lane's keys: those that scored -inf, hidden ones among them, whose values take part in nothing. */
+template <int FRAGMENTS> inline uint mfa_unseen_keys(thread float2 (&scores)[FRAGMENTS]) {
+    uint unseen = 0;
+#pragma unroll
+    for (int f = 0; f < FRAGMENTS; ++f)
+        for (int i = 0; i < 2; ++i)
+            unseen |= scores[f][i] == -INFINITY ? 1u << (2 * f + i) : 0u;
+    return unseen;
+}
+
+/*
+ * Adds what of the values first_key .. first_key + 8 FRAGMENTS - 1, of those from begin to end - 1, is not finite, weighted, to the
+ * sums of rows that see it: in a product of matrices, weights of 0 would spread it to other rows.
+ * SPAN: fragments whose columns interleave (decode.metal), or 1. `unseen`: see mfa_unseen_keys
+ */
+template <int SPAN, int FRAGMENTS, int SUMS>
+inline void mfa_add_not_finite(mfa_rows<MFA_T> values, mfa_index first_key, mfa_index begin, mfa_index end,
+                               int first_column, uint lane, uint unseen, thread float2 (&weights)[FRAGMENTS],
+                               thread float2 (&sums)[SUMS]) {
+    const int row = mfa_fragment_row(lane), column = first_column + SPAN * mfa_fragment_column(lane);
+#pragma unroll
+    for (int f = 0; f < FRAGMENTS; ++f)
+        for (int k = 0; k < 8; ++k) {
+            const mfa_index key = first_key + 8 * f + k;
+            if (key < begin || key >= end)
+                continue;
+            const ushort from = mfa_fragment_lane(row, k);
+            const float even = simd_shuffle(weights[f][0], from), odd = simd_shuffle(weights[f][1], from);
+            const float weight = (k & 1) != 0 ? odd : even;
+            const bool seen = (simd_shuffle(unseen, from) >> (2 * f + (k & 1)) & 1) == 0;
+#pragma unroll
+            for (int n = 0; n < SUMS; ++n) {
+                const vec<MFA_T, 2> pair = mfa_read<2>(values, key, column + 8 * SPAN * (n / SPAN) + 2 * (n % SPAN));
+                for (int i = 0; i < 2; ++i)
+                    if (seen && !isfinite(float(pair[i])))
+                        sums[n][i] += weight * float(pair[i]);
+            }
+        }
 }
 
 /* sum + weights . values */

@@ -1,8 +1,11 @@
 #include "metal/kernel.h"
 
+#include <math.h>
 #include <stdio.h>
 
 #include "mfa_params.h"
+
+static const float LOG2_E = 1.4426950408889634f;
 
 static mfai_metal_macro_t *add_macro(mfai_metal_kernel_t *kernel, const char *name) {
     mfai_metal_macro_t *macro = &kernel->macros[kernel->macro_count++];
@@ -51,6 +54,7 @@ void mfai_metal_kernel_set_features(mfai_metal_kernel_t *kernel, const mfai_prob
     mfai_metal_kernel_set_flag(kernel, MFA_CONSTANT_ALIBI, p->alibi_slopes.present);
     mfai_metal_kernel_set_flag(kernel, MFA_CONSTANT_SINKS, p->sinks.present);
     mfai_metal_kernel_set_flag(kernel, MFA_CONSTANT_SOFTCAP, p->softcap > 0);
+    mfai_metal_kernel_set_flag(kernel, MFA_CONSTANT_HUGE_SCALE, isinf(p->softmax_scale * LOG2_E));
     mfai_metal_kernel_set_flag(kernel, MFA_CONSTANT_DROPOUT, p->dropout_p > 0);
     mfai_metal_kernel_set_flag(kernel, MFA_CONSTANT_EXACT_WEIGHTS, p->exact_weights);
 }

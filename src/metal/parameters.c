@@ -1,6 +1,10 @@
 #include "metal/parameters.h"
 
+#include <float.h>
 #include <inttypes.h>
+
+/* GPUs take a denormal number for 0, and a softcap divides. */
+static float normal(float softcap) { return softcap > 0 && softcap < FLT_MIN ? FLT_MIN : softcap; }
 
 mfa_status_t mfai_metal_parameters(const mfai_problem_t *p, mfa_metal_params *params) {
     if (p->head_dim > MFAI_METAL_MOST_HEAD_DIM || p->value_dim > MFAI_METAL_MOST_HEAD_DIM)
@@ -21,7 +25,7 @@ mfa_status_t mfai_metal_parameters(const mfai_problem_t *p, mfa_metal_params *pa
                                  .splits = 1,
                                  .split_keys = p->key_count,
                                  .softmax_scale = p->softmax_scale,
-                                 .softcap = p->softcap,
+                                 .softcap = normal(p->softcap),
                                  .keep_factor = 1 / (1 - p->dropout_p),
                                  .dropout_threshold = mfa_rule_dropout_threshold(p->dropout_p),
                                  .dropout_key = mfa_rule_dropout_key(p->dropout_seed, p->dropout_offset)};
