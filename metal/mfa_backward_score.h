@@ -135,7 +135,8 @@ inline mfa_score_gradient mfa_score_gradient_of(constant mfa_metal_params &p, mf
         score = fma(score, MFA_LOG2_E, score * MFA_LOG2_E_REST);
     } else {
         const float rest = fma(product, factor.rest, -row.reference.rest);
-        score = fma(product, factor.value, -row.reference.value) + rest;
+        score = fma(product, factor.value, -row.reference.value);
+        score = score == -INFINITY ? score : score + rest; /* which may be the opposite infinity */
     }
     mfa_score_gradient result;
     result.weight = result.gradient = 0;
