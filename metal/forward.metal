@@ -195,29 +195,36 @@ static inline key_span span_of(mfa_index first_row, mfa_index last_row, mfa_inde
             continue;
 
         uint any_not_finite = 0, unseen[ROW_FRAGMENTS];
+        float correction[ROW_FRAGMENTS];
         for (int s = 0; s < MFA_SIMDGROUPS; ++s)
             any_not_finite |= not_finite[s];
 #pragma unroll
         for (int r = 0; r < ROW_FRAGMENTS; ++r) {
             mfa_score_row(scoring, rows[r], whole, first_key, fragment_column, bias[r], scores[r]);
             unseen[r] = mfa_unseen_keys(scores[r]);
-            const float correction = mfa_weigh_row(rows[r], scores[r]);
-#pragma unroll
-            for (int c = 0; c < VALUE_FRAGMENTS; ++c)
-                sums[r][c] *= correction;
+            correction[r] = mfa_weigh_row(rows[r], scores[r]);
             if (has_dropout)
                 mfa_drop_row(mfa_dropout_of(p, batch, head), rows[r].row, first_key, fragment_column, scores[r]);
         }
+        /* Each tile has a sum of its own: long sums of floats lose digits. */
 #pragma unroll
-        for (int c = 0; c < VALUE_FRAGMENTS; ++c)
+        for (int c = 0; c < VALUE_FRAGMENTS; ++c) {
+            float2 tile_sums[ROW_FRAGMENTS];
+#pragma unroll
+            for (int r = 0; r < ROW_FRAGMENTS; ++r)
+                tile_sums[r] = float2(0);
 #pragma unroll
             for (int f = 0; f < KEY_FRAGMENTS; ++f) {
                 const vec<MFA_T, 2> part =
                     mfa_read_staged(values + (8 * f + fragment_row) * VALUE_LEAD + 8 * c + fragment_column);
 #pragma unroll
                 for (int r = 0; r < ROW_FRAGMENTS; ++r)
-                    sums[r][c] = mfa_add_weighted(scores[r][f], part, sums[r][c]);
+                    tile_sums[r] = mfa_add_weighted(scores[r][f], part, tile_sums[r]);
             }
+#pragma unroll
+            for (int r = 0; r < ROW_FRAGMENTS; ++r)
+                sums[r][c] = fma(sums[r][c], float2(correction[r]), tile_sums[r]);
+        }
         if (any_not_finite != 0)
 #pragma unroll
             for (int r = 0; r < ROW_FRAGMENTS; ++r)

@@ -187,19 +187,22 @@ inline void mfa_add_product_as(thread const mfa_matrices<float, COUNT> &left, th
                                thread mfa_matrices<float, DEPTH> &sums) {
     constexpr int lead = mfa_backward_lead<V>(DEPTH * 8);
 #pragma clang loop unroll(full)
-    for (int j = 0; j < COUNT; ++j) {
+    for (int i = 0; i < DEPTH; ++i) {
+        simdgroup_matrix<float, 8, 8> sum = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
 #pragma clang loop unroll(full)
-        for (int i = 0; i < DEPTH; ++i) {
+        for (int j = 0; j < COUNT; ++j) {
             simdgroup_matrix<V, 8, 8> right;
             simdgroup_load(right, tile + j * 8 * lead + i * 8, lead);
             if (CLEAN)
                 mfa_zero_not_finite(right);
-            simdgroup_multiply_accumulate(sums.at[i], left.at[j], right, sums.at[i]);
+            simdgroup_multiply_accumulate(sum, left.at[j], right, sum);
         }
+        for (int e = 0; e < 2; ++e)
+            sums.at[i].thread_elements()[e] += sum.thread_elements()[e];
     }
 }
 
-/* sums += left . tile. If `clean`, what is not finite in the tile counts as 0: pairs that see it have NaN on the left, and the
+/* sums += left . tile, which has a sum of its own: long sums of floats lose digits. If `clean`, what is not finite in the tile counts as 0: pairs that see it have NaN on the left, and the
    others, which have 0 there, must add nothing. */
 template <int COUNT, typename V, int DEPTH>
 inline void mfa_add_product(thread const mfa_matrices<float, COUNT> &left, threadgroup const V *tile, bool clean,

@@ -63,13 +63,14 @@ template <int FRAGMENTS> inline float mfa_weigh_row(thread mfa_softmax_row &stat
     most = mfa_row_max(most);
     const float reference = mfa_reference(most), correction = mfa_weight(state.most, reference);
     state.most = most;
-    state.sum *= correction;
+    float sum = 0;
 #pragma unroll
     for (int f = 0; f < FRAGMENTS; ++f)
         for (int i = 0; i < 2; ++i) {
             scores[f][i] = mfa_weight(scores[f][i], reference);
-            state.sum += scores[f][i];
+            sum += scores[f][i];
         }
+    state.sum = fma(state.sum, correction, sum);
     return correction;
 }
 

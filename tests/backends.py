@@ -1,10 +1,15 @@
-"""The backends that the attention tests run on: every ISA of the CPU backend that this machine has."""
+"""The backends that the attention tests run on: every ISA of the CPU backend that this machine has, and Metal.
 
+MFA_TEST_BACKENDS names those to run on, separated by commas; tests that ask for no backend are then left out.
+"""
+
+import os
 from dataclasses import dataclass, field
 
 import mfa
 
 DEVICE_NOT_SUPPORTED = 3
+CHOSEN = tuple(filter(None, os.environ.get("MFA_TEST_BACKENDS", "").split(",")))
 
 
 @dataclass(frozen=True)
@@ -14,6 +19,16 @@ class Backend:
 
     def context(self, **options):
         return mfa.Context(**self.options, **options)
+
+    @property
+    def is_cpu(self):
+        return self.options["backend"] == "cpu"
+
+    def is_emulated(self):
+        if self.is_cpu:
+            return False
+        with self.context() as context:
+            return context.describe().device.endswith("(emulated)")
 
     def present(self):
         try:
@@ -25,7 +40,20 @@ class Backend:
         return True
 
 
-BACKENDS = tuple(
-    Backend(isa, {"backend": "cpu", "cpu_isa": isa}) for isa in ("scalar", "avx2", "avx512", "neon")
+def default_is_cpu():
+    with mfa.Context() as context:
+        return context.describe().backend == "cpu"
+
+
+METAL = Backend("metal", {"backend": "metal"})
+BACKENDS = (
+    *(Backend(isa, {"backend": "cpu", "cpu_isa": isa}) for isa in ("scalar", "avx2", "avx512", "neon")),
+    METAL,
 )
-PRESENT = tuple(backend for backend in BACKENDS if backend.present())
+if unknown := set(CHOSEN) - {backend.name for backend in BACKENDS}:
+    raise ValueError(f"MFA_TEST_BACKENDS names {', '.join(sorted(unknown))}")
+PRESENT = tuple(
+    backend for backend in BACKENDS if (not CHOSEN or backend.name in CHOSEN) and backend.present()
+)
+if absent := set(CHOSEN) - {backend.name for backend in PRESENT}:
+    raise ValueError(f"MFA_TEST_BACKENDS names {', '.join(sorted(absent))}, not on this machine")

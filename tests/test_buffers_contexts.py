@@ -219,6 +219,7 @@ assert len(seen) == 8 and len(set(map(id, seen))) == 1
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
+@pytest.mark.cpu
 def test_default_context_after_fork():
     code = """
 import os, sys, numpy, mfa
@@ -239,12 +240,16 @@ sys.exit(run(1) or (not numpy.array_equal(mfa.attention(*operands), expected)))
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
+@pytest.mark.cpu
 def test_explicit_context_after_fork(fresh):
     expected = mfa.attention(ONES, ONES, ONES, context=fresh)
     pid = os.fork()
     if pid == 0:
-        same = np.array_equal(mfa.attention(ONES, ONES, ONES, context=fresh), expected)
-        os._exit(0 if same else 1)
+        same = False
+        try:
+            same = np.array_equal(mfa.attention(ONES, ONES, ONES, context=fresh), expected)
+        finally:
+            os._exit(0 if same else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 

@@ -117,6 +117,7 @@ def test_gradients_of_one_batch_on_all_threads(
         assert_same_gradients(contexts, *arrays, **features)
 
 
+@pytest.mark.cpu
 def test_environment_sets_the_threads_that_the_caller_left_open(backend, monkeypatch):
     monkeypatch.setenv("MFA_NUM_THREADS", "1")
     with backend.context() as one, backend.context(num_threads=2) as two:

@@ -365,7 +365,7 @@ def test_numpy_scalars_are_numbers():
 def test_device_not_supported_is_mfa_error():
     isa = "neon" if subprocess.check_output(["uname", "-m"], text=True).strip() == "x86_64" else "avx2"
     with pytest.raises(mfa.MFAError, match=isa) as caught:
-        mfa.Context(cpu_isa=isa)
+        mfa.Context("cpu", cpu_isa=isa)
     assert caught.value.code == 3
     assert isinstance(caught.value, RuntimeError)
     assert str(caught.value) == caught.value.args[0]
@@ -401,7 +401,7 @@ def test_head_dim_beyond_every_backward_kernel_is_unsupported():
     assert plan.reason == str(caught.value)
 
 
-@pytest.mark.skipif(sys.platform == "darwin", reason="Metal is there")
+@pytest.mark.cpu
 def test_absent_backend_is_mfa_error():
     with pytest.raises(mfa.MFAError, match="metal") as caught:
         mfa.Context("metal")
@@ -429,7 +429,7 @@ def test_environment_is_checked_and_named():
     code = "import mfa, numpy; a = numpy.ones((1, 1, 1, 1), 'f'); mfa.attention(a, a, a)"
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={**subprocess.os.environ, "MFA_NUM_THREADS": "many"},
+        env={**subprocess.os.environ, "MFA_BACKEND": "cpu", "MFA_NUM_THREADS": "many"},
         capture_output=True,
         text=True,
     )
