@@ -332,6 +332,14 @@ def test_compiled_kernels_are_cached(emulator, monkeypatch):
         emulator.compile(source, fast_math=True)
 
 
+def test_warnings_come_from_the_cache_too(emulator, tmp_path, monkeypatch):
+    monkeypatch.setenv("METAL_EMULATOR_CACHE", str(tmp_path))
+    source = HEADER + "#warning mind this\nkernel void k(device int *a [[buffer(0)]]) { a[0] = 1; }"
+    first, second = emulator.compile(source), emulator.compile(source)
+    assert "program_source:3:2: warning: mind this" in first.messages
+    assert second.messages == first.messages
+
+
 def test_several_threads_may_compile_and_run_at_once(emulator, memory):
     text = (
         HEADER

@@ -5,7 +5,11 @@ and pointers to functions. Added here: words that it lets pass, pointers without
 """
 
 import re
+import subprocess
+import sys
 
+import library
+from command import CODE, LANGUAGE, SHIM, CompileError
 from module_source import library_source
 from msl_transform import Source
 
@@ -32,20 +36,30 @@ FUNCTION = re.compile(r"^define .*?@([\w$.]+)\(.*?(?:!dbg (!\d+))? \{")
 CALL = re.compile(r"\bcall [^@]*@([\w$.]+)\(")
 
 
-class LintError(Exception):
+class LintError(CompileError):
     """What was refused, a line for each."""
 
 
-def check(compiler, source_text, transform, flags):
-    """Raises LintError or the compiler's own error; `source_text` is what the transform was made from."""
-    text = library_source(transform, emitted=True)
-    tree = compiler.run([*flags, "-fsyntax-only", "-Xclang", "-ast-dump", "-"], text)
-    code = compiler.run(
+def check(folder, clang, request):
+    """Raises LintError or the compiler's own error."""
+    preprocessed = library.preprocess(folder, clang, request)
+    text = library_source(library.transformed(preprocessed), emitted=True)
+    flags = [clang, *LANGUAGE, *CODE, "-I", SHIM]
+    tree = _output([*flags, "-fsyntax-only", "-Xclang", "-ast-dump", "-"], text)
+    code = _output(
         [*flags, "-O0", "-S", "-emit-llvm", "-Xclang", "-disable-llvm-passes", "-o", "-", "-"], text
     )
-    found = [*refused_words(source_text), *unqualified_pointers(tree), *recursion(code)]
+    found = [*refused_words(preprocessed), *unqualified_pointers(tree), *recursion(code)]
     if found:
-        raise LintError("\n".join(found))
+        raise LintError("".join(f"{line}\n" for line in found))
+
+
+def _output(command, text):
+    done = subprocess.run(command, input=text, capture_output=True, text=True)
+    sys.stderr.write(done.stderr)
+    if done.returncode:
+        raise CompileError("")
+    return done.stdout
 
 
 def refused_words(text):

@@ -24,39 +24,39 @@ def constant_value(type_name, data):
     return f"({type_name}){value}{'ul' if type_name == 'ulong' else ''}"
 
 
-def library_source(transform, emitted=False):
+def library_source(library, emitted=False):
     """Everything is checked; only the tables are compiled to anything, unless all is to be emitted."""
-    lines = [f"#define EMU_DEFINED_{c.name} true" for c in transform.constants]
+    lines = [f"#define EMU_DEFINED_{c.name} true" for c in library.constants]
     lines += [
-        f"#define EMU_DECLARE_{c.name} constant {c.type} {c.name} = ({c.type})0;" for c in transform.constants
+        f"#define EMU_DECLARE_{c.name} constant {c.type} {c.name} = ({c.type})0;" for c in library.constants
     ]
     linkage = "" if emitted else "static inline "
-    entries = [f"{linkage}{_entry(f'emu_entry_{i}', k)}" for i, k in enumerate(transform.kernels)]
-    return _module(transform, lines, transform.kernels, set(), entries, inline=not emitted)
+    entries = [f"{linkage}{_entry(f'emu_entry_{i}', k)}" for i, k in enumerate(library.kernels)]
+    return _module(library, lines, library.kernels, set(), entries, inline=not emitted)
 
 
-def pipeline_source(transform, kernel_name, values):
+def pipeline_source(library, kernel_name, values):
     """One kernel, with its function constants: `values` has the bytes of each one given."""
-    kernel = next(kernel for kernel in transform.kernels if kernel.name == kernel_name)
+    kernel = next(kernel for kernel in library.kernels if kernel.name == kernel_name)
     lines, missing = [], set()
-    for constant in transform.constants:
+    for constant in library.constants:
         name, type_name = constant.name, constant.type
         data = values.get(name)
         lines.append(f"#define EMU_DEFINED_{name} {'true' if data is not None else 'false'}")
         if data is not None:
             declaration = f"constant {type_name} {name} = {constant_value(type_name, data)};"
-        elif constant.required and name not in transform.in_initialisers:
+        elif constant.required and name not in library.in_initialisers:
             missing.add(name)
             declaration = f'extern "C" {{ extern constant {type_name} {name}; }}'
         else:
             declaration = f"constant {type_name} {name} = ({type_name})0;"
         lines.append(f"#define EMU_DECLARE_{name} {declaration}")
     entry = _entry("emu_entry", kernel)
-    return _module(transform, lines, [kernel], missing, [f'extern "C" EMU_EXPORTED {entry}'])
+    return _module(library, lines, [kernel], missing, [f'extern "C" EMU_EXPORTED {entry}'])
 
 
-def _module(transform, defines, kernels, missing, entries, inline=True):
-    text = transform.source.text()
+def _module(library, defines, kernels, missing, entries, inline=True):
+    text = library.text
     wanted = FUNCTION_ATTRIBUTES if inline else []
     push = [f"#pragma clang attribute push(__attribute__(({name})), apply_to = function)" for name in wanted]
     pop = ["#pragma clang attribute pop" for _ in wanted]
@@ -73,7 +73,7 @@ def _module(transform, defines, kernels, missing, entries, inline=True):
             "enum emu_user_text_ends {};",
             *pop,
             '# 1 "<tables>"',
-            _tables(kernels, transform.constants, missing),
+            _tables(kernels, library.constants, missing),
             '# 1 "<entry>"',
             *entries,
             "",
@@ -91,6 +91,14 @@ def _entry(name, kernel):
         else:
             passed.append(f"emu::position{{EMU_{parameter.binding.upper()}}}")
     return f"void {name}(__global const ulong *arguments) {{ {kernel.callee}({', '.join(passed)}); }}"
+
+
+def _limit_function(kernel):
+    """The text of a function that computes max_threads, and of its call."""
+    name, opening, arguments = kernel.callee.partition("<")
+    limit = f"emu_limit_{name.strip()}"
+    text = f"{kernel.template} constexpr uint {limit}() {{ return {kernel.max_threads}; }}"
+    return text, f"{limit}{opening}{arguments}()"
 
 
 def _table(record, name, rows):
@@ -112,14 +120,14 @@ def _tables(kernels, constants, missing):
             index, kind = f"(uint)({p.index})", str(KINDS[p.kind])
             flags = [str(int(p.read_only)), str(int(bool(p.condition))), f"(uint)(bool)({condition})"]
             arguments.append([f'"{kernel.name}"', f'"{p.name}"', index, kind, *flags])
-    kernel_rows = [[f'"{kernel.name}"', kernel.limit_function()[1]] for kernel in kernels]
+    kernel_rows = [[f'"{kernel.name}"', _limit_function(kernel)[1]] for kernel in kernels]
     constant_rows = [
         [f'"{c.name}"', f'"{c.type}"', f"(uint)({c.index})", str(int(c.required))] for c in constants
     ]
     variables = '__attribute__((section("emu_variables"), aligned(8), used))'
     return "\n".join(
         [
-            *dict.fromkeys(kernel.limit_function()[0] for kernel in kernels),
+            *dict.fromkeys(_limit_function(kernel)[0] for kernel in kernels),
             _table("emu_module_kernel", "emu_kernels", kernel_rows),
             _table("emu_module_argument", "emu_arguments", arguments),
             _table("emu_module_constant", "emu_constants", constant_rows),

@@ -7,6 +7,8 @@ constructors, threadgroup variables, literal suffixes, and names that OpenCL res
 import re
 from dataclasses import dataclass, replace
 
+from command import CompileError
+
 SCALARS = [
     "bool",
     "char",
@@ -38,7 +40,7 @@ TOKEN = re.compile(
 LINE_MARKER = re.compile(r'#\s*(?:line\s+)?(\d+)\s+"(.*?)"')
 
 
-class TransformError(Exception):
+class TransformError(CompileError):
     """The source says something that the emulator does not understand; the text begins with file and line."""
 
 
@@ -66,13 +68,6 @@ class Kernel:
     parameters: list
     max_threads: str = "0"
     template: str = ""  # its parameters, which max_threads may use
-
-    def limit_function(self):
-        """The text of a function that computes max_threads, and of its call."""
-        name, opening, arguments = self.callee.partition("<")
-        limit = f"emu_limit_{name.strip()}"
-        text = f"{self.template} constexpr uint {limit}() {{ return {self.max_threads}; }}"
-        return text, f"{limit}{opening}{arguments}()"
 
 
 @dataclass
@@ -119,7 +114,7 @@ class Source:
         return self.significant[min(index, len(self.significant) - 1)].place
 
     def fail(self, index, message):
-        raise TransformError(f"{self.place(index)}:1: error: {message}")
+        raise TransformError(f"{self.place(index)}:1: error: {message}\n")
 
     def erase(self, begin, end):
         for index in range(begin, end):

@@ -120,7 +120,7 @@ emu_library *emu_library_create(const char *source, size_t length, const emu_com
         return NULL;
     }
     memcpy(library->source, source, length);
-    const bool loaded = emui_module_load(&library->module, request, library->source, length, error);
+    const bool loaded = emui_module_load(&library->module, request, library->source, length, NULL, error);
     free(request);
     if (loaded && describe(library))
         return library;
@@ -248,8 +248,9 @@ emu_pipeline *emu_pipeline_create(const emu_library *library, const char *kernel
     if (!made && !*error)
         *error = text("out of memory");
     if (made) {
-        made = emui_module_load(&pipeline->module, request, library->source, library->length, error) &&
-               finish(pipeline, error);
+        made =
+            emui_module_load(&pipeline->module, request, library->source, library->length, &library->module, error) &&
+            finish(pipeline, error);
     }
     free(request);
     if (made)

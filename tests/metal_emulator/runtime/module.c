@@ -43,11 +43,13 @@ static char *loading_problem(const char *problem) {
     return length < 0 ? NULL : text;
 }
 
-bool emui_module_load(emui_module *module, const char *request, const char *source, size_t length, char **messages) {
+bool emui_module_load(emui_module *module, const char *request, const char *source, size_t length,
+                      const emui_module *library, char **messages) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, publish_own_names);
     *module = (emui_module){0};
-    if (!emui_toolchain_module(request, source, length, module->path, sizeof module->path, messages))
+    if (!emui_toolchain_module(request, source, length, library ? library->path : NULL, module->path,
+                               sizeof module->path, messages))
         return false;
     module->handle = dlopen(module->path, RTLD_NOW | RTLD_LOCAL);
     if (!module->handle) {

@@ -18,8 +18,10 @@ typedef struct {
     void (*entry)(const uint64_t *arguments); // NULL for a library's module
 } emui_module;
 
-// `request` and `source` are what compile_module.py reads. *messages gets diagnostics, to be freed, or NULL.
-bool emui_module_load(emui_module *module, const char *request, const char *source, size_t length, char **messages);
+// `request` and `source` are what compile_module.py reads; `library`: of a pipeline's module, or NULL. *messages gets
+// diagnostics, to be freed, or NULL.
+bool emui_module_load(emui_module *module, const char *request, const char *source, size_t length,
+                      const emui_module *library, char **messages);
 void emui_module_unload(emui_module *module);
 
 // Only compiles. True if clean.

@@ -114,7 +114,8 @@ static bool begin_folder(char *folder, const char *cache) {
 }
 
 static void remove_folder(const char *folder) {
-    static const char *const files[] = {"request", "source", "messages", "module.cl", "module.o", "module.so"};
+    static const char *const files[] = {"request",   "source",   "messages",  "program.cl",  "program.i",
+                                        "module.cl", "module.o", "module.so", "library.json"};
     char path[PATH_SIZE + 16];
     for (size_t i = 0; i < sizeof files / sizeof files[0]; ++i) {
         snprintf(path, sizeof path, "%s/%s", folder, files[i]);
@@ -180,23 +181,32 @@ static void name_module(const char *request, const char *source, size_t length, 
 
 // ------------------------------------------------------------------ compilation
 
-static bool compile(const char *folder, const char *request, const char *source, size_t length, char **messages) {
-    char script[PATH_SIZE], output[PATH_SIZE + 16];
+// What the compiler said; NULL: nothing.
+static char *read_messages(const char *path) {
+    size_t size = 0;
+    char *text = read_file(path, &size);
+    if (text && size > 0)
+        return text;
+    free(text);
+    return NULL;
+}
+
+// In `folder`. `library`: what the library's compilation left for its pipelines, or NULL.
+static bool compile(const char *folder, const char *cache, const char *request, const char *source, size_t length,
+                    const char *library, char **messages) {
+    char script[PATH_SIZE], output[PATH_SIZE + 16], bytecode[PATH_SIZE + 32];
     snprintf(script, sizeof script, "%s/compiler/compile_module.py", home());
     snprintf(output, sizeof output, "%s/messages", folder);
+    snprintf(bytecode, sizeof bytecode, "pycache_prefix=%s/python", cache);
     if (!write_file(folder, "request", request, strlen(request)) || !write_file(folder, "source", source, length)) {
         *messages = message("cannot write to %s: %s", folder, strerror(errno));
         return false;
     }
-    char *command[] = {(char *)setting("METAL_EMULATOR_PYTHON", "python3"), "-BS", script, (char *)folder,
-                       (char *)setting("METAL_EMULATOR_CLANG", "clang-19"), NULL};
+    char *command[] = {
+        (char *)setting("METAL_EMULATOR_PYTHON", "python3"), "-SE",           "-X", bytecode, script, (char *)folder,
+        (char *)setting("METAL_EMULATOR_CLANG", "clang-19"), (char *)library, NULL};
     const int status = run(command, output);
-    size_t size = 0;
-    *messages = read_file(output, &size);
-    if (*messages && size == 0) {
-        free(*messages);
-        *messages = NULL;
-    }
+    *messages = read_messages(output);
     if (status != 0 && !*messages)
         *messages = message("cannot run %s%s", command[0], "");
     return status == 0;
@@ -210,22 +220,46 @@ static bool prepare(char *cache, char *folder, char **messages) {
     return !*messages;
 }
 
-bool emui_toolchain_module(const char *request, const char *source, size_t length, char *path, size_t path_size,
-                           char **messages) {
-    char cache[PATH_SIZE], folder[PATH_SIZE], name[EMUI_DIGEST_TEXT], made[PATH_SIZE + 16];
+// An entry of the cache has a module's path, but for its ending: .so, .messages if there are any, and .json of a library.
+static void entry_file(char *file, const char *module_path, const char *ending) {
+    snprintf(file, PATH_SIZE + 16, "%.*s%s", (int)(strlen(module_path) - strlen(".so")), module_path, ending);
+}
+
+// Whoever else compiles the same makes the same: the last one to rename wins.
+static bool keep_file(const char *folder, const char *name, const char *module_path, const char *ending) {
+    char made[PATH_SIZE + 16], kept[PATH_SIZE + 16];
+    snprintf(made, sizeof made, "%s/%s", folder, name);
+    entry_file(kept, module_path, ending);
+    return rename(made, kept) == 0;
+}
+
+// The module last: where it is, the entry is whole.
+static bool keep(const char *folder, const char *path, bool is_library, bool has_messages) {
+    return (!has_messages || keep_file(folder, "messages", path, ".messages")) &&
+           (!is_library || keep_file(folder, "library.json", path, ".json")) &&
+           keep_file(folder, "module.so", path, ".so");
+}
+
+bool emui_toolchain_module(const char *request, const char *source, size_t length, const char *library, char *path,
+                           size_t path_size, char **messages) {
+    char cache[PATH_SIZE], folder[PATH_SIZE], name[EMUI_DIGEST_TEXT], file[PATH_SIZE + 16];
     *messages = NULL;
     if (home() && cache_folder(cache)) {
         name_module(request, source, length, name);
         snprintf(path, path_size, "%s/%s.so", cache, name);
-        if (access(path, R_OK) == 0)
+        if (access(path, R_OK) == 0) {
+            entry_file(file, path, ".messages");
+            *messages = read_messages(file);
             return true;
+        }
     }
     if (!prepare(cache, folder, messages))
         return false;
-    bool success = compile(folder, request, source, length, messages);
-    snprintf(made, sizeof made, "%s/module.so", folder);
-    // Whoever else compiles the same makes the same: the last one to rename wins.
-    if (success && rename(made, path)) {
+    if (library)
+        entry_file(file, library, ".json");
+    bool success = compile(folder, cache, request, source, length, library ? file : NULL, messages);
+    if (success && !keep(folder, path, !library, *messages != NULL)) {
+        free(*messages);
         *messages = message("cannot write %s: %s", path, strerror(errno));
         success = false;
     }
@@ -238,7 +272,7 @@ bool emui_toolchain_check(const char *request, const char *source, size_t length
     *messages = NULL;
     if (!prepare(cache, folder, messages))
         return false;
-    const bool clean = compile(folder, request, source, length, messages);
+    const bool clean = compile(folder, cache, request, source, length, NULL, messages);
     remove_folder(folder);
     return clean;
 }
