@@ -329,7 +329,7 @@ def test_compiled_kernels_are_cached(emulator, monkeypatch):
     monkeypatch.setenv("METAL_EMULATOR_PYTHON", "/does/not/exist")
     emulator.compile(source).pipeline("cached")
     with pytest.raises(CompileError, match="cannot run /does/not/exist"):
-        emulator.compile(source, fast_math=True)
+        emulator.compile(source, math="fast")
 
 
 def test_warnings_come_from_the_cache_too(emulator, tmp_path, monkeypatch):
@@ -742,7 +742,7 @@ def test_a_wrong_lane_map_gives_wrong_values(emulator, memory):
 def test_fast_math_breaks_infinities(emulator, memory, mode):
     visible = 20
     scores, result = memory(np.linspace(-4, 4, 32, dtype=np.float32)), memory((32,))
-    softmax = emulator.compile(TOYS, mode=mode, fast_math=True).pipeline("masked_softmax")
+    softmax = emulator.compile(TOYS, mode=mode, math="fast").pipeline("masked_softmax")
     softmax.run({0: scores, 1: result, 2: Bytes(np.uint32(visible))}, 1, 32)
     weights = np.where(np.arange(32) < visible, np.exp2(scores), 0)
     assert not np.allclose(result, weights / max(weights.sum(), 1e-30), rtol=1e-3)
@@ -753,9 +753,9 @@ def test_fast_math_breaks_nan(emulator, memory):
         "kernel void k(device float *a [[buffer(0)]]) {\n"
         "    a[1] = isnan(a[0]) ? 1.0f : 2.0f;\n    a[2] = a[0] == a[0];\n}"
     )
-    for fast_math, expected in [(False, [1, 0]), (True, [2, 1])]:
+    for math, expected in [("safe", [1, 0]), ("relaxed", [1, 0]), ("fast", [2, 1])]:
         values = memory(np.array([np.nan, 0, 0], np.float32))
-        emulator.compile(text, fast_math=fast_math).pipeline("k").run({0: values}, 1, 1)
+        emulator.compile(text, math=math).pipeline("k").run({0: values}, 1, 1)
         np.testing.assert_array_equal(values[1:], expected)
 
 
@@ -776,6 +776,33 @@ kernel void k(device const float *x [[buffer(0)]], device float *fast_result [[b
     distance = np.abs(fast.view(np.int32) - precise.view(np.int32))
     assert 0 < distance.max() <= 4
     assert fast[0] == 0
+
+
+@pytest.mark.parametrize("math", driver.MATH)
+def test_functions_without_a_namespace_are_fast_or_precise(emulator, memory, math):
+    text = f"""{HEADER}
+kernel void k(device const float *x [[buffer(0)]], device float *results [[buffer(1)]],
+              uint i [[thread_position_in_grid]]) {{
+    results[3 * i] = fast::exp2(x[i]) + fast::pow(x[i], 2.5f);
+    results[3 * i + 1] = precise::exp2(x[i]) + precise::pow(x[i], 2.5f);
+    results[3 * i + 2] = exp2(x[i]) + pow(x[i], 2.5f);
+}}"""
+    x, results = memory(np.linspace(1, 3, 64, dtype=np.float32)), memory((64, 3))
+    for fast_functions in (False, True):
+        pipeline = emulator.compile(text, math=math, fast_functions=fast_functions).pipeline("k")
+        pipeline.run({0: x, 1: results}, 2, 32, fast_ulps=64, seed=8)
+        fast, precise, plain = results.T.copy()
+        assert not np.array_equal(fast, precise)
+        np.testing.assert_array_equal(plain, fast if fast_functions else precise)
+
+
+def test_relaxed_math_reorders_sums(emulator, memory):
+    text = f"""{HEADER}
+kernel void k(device float *x [[buffer(0)]]) {{ x[2] = (x[0] + x[1]) - x[0]; }}"""
+    for math, expected in [("safe", 0), ("relaxed", 1), ("fast", 1)]:
+        x = memory(np.array([1e9, 1, 0], np.float32))
+        emulator.compile(text, math=math).pipeline("k").run({0: x}, 1, 1)
+        assert x[2] == expected
 
 
 def test_a_division_by_zero_is_a_trap(emulator, memory):
@@ -825,6 +852,21 @@ def test_exponentials_and_shuffles_are_counted(emulator, memory):
     counters = emulator.counters()
     assert (counters.launches, counters.exponentials, counters.shuffles) == (2, 2 * 64, 2 * 2 * 2)
     assert counters.device_bytes_loaded == 0  # the fast build does not see accesses
+
+
+def test_constant_arguments_are_no_device_traffic(emulator, memory):
+    text = f"""{HEADER}
+constant float table[2] = {{1, 2}};
+kernel void k(constant float *a [[buffer(0)]], device const float *b [[buffer(1)]],
+              device float *c [[buffer(2)]], uint i [[thread_position_in_grid]]) {{
+    c[i] = a[i] + b[i] + table[i & 1];
+}}"""
+    buffers = {0: memory(np.ones(32, np.float32)), 1: memory(np.ones(32, np.float32)), 2: memory((32,))}
+    emulator.reset_counters()
+    emulator.compile(text).pipeline("k").run(buffers, 1, 32)
+    counters = emulator.counters()
+    assert list(counters.buffer_bytes_loaded[:3]) == [128, 128, 0]
+    assert counters.device_bytes_loaded == counters.device_bytes_stored == 128
 
 
 # ---------------------------------------------------------------- lint

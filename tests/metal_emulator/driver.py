@@ -11,6 +11,7 @@ HOME = Path(__file__).parent
 SLOTS = 31
 ORDERS = ["fifo", "reverse", "lifo", "random"]
 MODES = ["fast", "checked"]
+MATH = ["safe", "relaxed", "fast"]
 FILLS = ["zero", "unwritten"]
 TYPES = [
     "bool",
@@ -40,7 +41,8 @@ class _Options(ctypes.Structure):
         ("macros", POINTER(_Macro)),
         ("macro_count", c_size_t),
         ("language_version", c_uint32),
-        ("fast_math", c_bool),
+        ("math", c_int),
+        ("fast_functions", c_bool),
         ("mode", c_int),
     ]
 
@@ -182,17 +184,21 @@ class Emulator:
         for name, result in returned.items():
             getattr(self.c, name).restype = result
 
-    def _options(self, mode, fast_math, macros, language):
+    def _options(self, mode, math, fast_functions, macros, language):
         table = (_Macro * len(macros))(*[(k.encode(), str(v).encode()) for k, v in macros.items()])
         major, minor = language
-        return _Options(table, len(macros), major << 16 | minor, fast_math, MODES.index(mode))
+        version, chosen = major << 16 | minor, MATH.index(math)
+        return _Options(table, len(macros), version, chosen, fast_functions, MODES.index(mode))
 
-    def compile(self, source, *, mode="checked", fast_math=False, macros=None, language=(3, 1)):
-        return Library(self, source.encode(), self._options(mode, fast_math, macros or {}, language))
+    def compile(
+        self, source, *, mode="checked", math="safe", fast_functions=False, macros=None, language=(3, 1)
+    ):
+        options = self._options(mode, math, fast_functions, macros or {}, language)
+        return Library(self, source.encode(), options)
 
     def lint(self, source, *, macros=None):
         """The diagnostics; empty if the source is clean."""
-        options, text = self._options("fast", False, macros or {}, (3, 1)), c_void_p()
+        options, text = self._options("fast", "safe", False, macros or {}, (3, 1)), c_void_p()
         clean = self.c.emu_lint(source.encode(), c_size_t(len(source)), byref(options), byref(text))
         text = _text(text)
         assert clean == (not text)

@@ -52,11 +52,19 @@ typedef struct {
     const char *name, *value;
 } emu_macro;
 
+// As MTLMathMode: what the compiler may do with arithmetic.
+typedef enum {
+    EMU_MATH_SAFE,
+    EMU_MATH_RELAXED, // other results, but NaN and infinity stay what they are
+    EMU_MATH_FAST,    // breaks NaN and infinity for good, as Metal may
+} emu_math;
+
 typedef struct {
     const emu_macro *macros;
     size_t macro_count;
     uint32_t language_version; // as MTLLanguageVersion: major << 16 | minor; 0 = 3.1
-    bool fast_math;            // true breaks NaN and infinity for good, as Metal may
+    emu_math math;
+    bool fast_functions; // exp(x) without a namespace is fast::exp(x), else precise::exp(x); and so on
     emu_mode mode;
 } emu_compile_options;
 
@@ -190,12 +198,14 @@ bool emu_run(const emu_pipeline *pipeline, const emu_launch *launch, emu_fault *
 
 // ------------------------------------------------------------------ counters
 
-// Sums over launches since the last reset. Bytes are counted by the checked build only.
+// Sums over launches since the last reset. Bytes are counted by the checked build only. What kernels load from `constant`
+// arguments is no device traffic: all threads load the same few bytes, which a cache of their own keeps. It is in
+// buffer_bytes_loaded, and only there; tables that a source declares `constant` are part of the program and not counted.
 typedef struct {
     uint64_t launches;
     uint64_t matrix_multiplies;                        // 8x8x8, one for a simdgroup
     uint64_t exponentials;                             // exp, exp2, exp10; one for each lane and vector component
-    uint64_t device_bytes_loaded, device_bytes_stored; // of `device` arguments
+    uint64_t device_bytes_loaded, device_bytes_stored; // of `device` arguments: the sum of their buffer_bytes
     uint64_t threadgroup_bytes_loaded, threadgroup_bytes_stored;
     uint64_t threadgroup_barriers;        // one for a threadgroup
     uint64_t simdgroup_barriers;          // one for a simdgroup

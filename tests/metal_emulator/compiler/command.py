@@ -23,6 +23,6 @@ class CompileError(Exception):
 
 
 def run(command):
-    """Diagnostics go to the standard error. Not with subprocess, whose import takes as long as Python's start."""
+    """Diagnostics go to the standard error. Not by subprocess: its import takes as long as Python's start."""
     if os.spawnvp(os.P_WAIT, command[0], command):
         raise CompileError("")

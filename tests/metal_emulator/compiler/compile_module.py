@@ -1,9 +1,9 @@
 """Compiles Metal source into a module that the emulator loads: compile_module.py FOLDER CLANG [LIBRARY].
 
 FOLDER holds `source` and `request`, lines of a word and its value: stage library|pipeline|lint, mode
-fast|checked, fast_math 0|1, language 3.1, macro NAME VALUE, kernel NAME, constant NAME HEX. Writes
-FOLDER/module.so and, for a library, FOLDER/library.json; a pipeline starts from that of its library, LIBRARY,
-if there is one. Diagnostics go to the standard error; the exit status is 1 if there is no module.
+fast|checked, math safe|relaxed|fast, fast_functions 0|1, language 3.1, macro NAME VALUE, kernel NAME,
+constant NAME HEX. Writes FOLDER/module.so and, for a library, FOLDER/library.json; a pipeline starts from
+that of its library, LIBRARY. Diagnostics go to the standard error; the exit status is 1 if there is no module.
 
 Every pipeline of a test run passes here: what is imported, and how many processes start, is what it costs.
 """
@@ -22,7 +22,8 @@ PIPELINE = ["-O1", "-fno-unroll-loops", "-fno-vectorize", "-fno-slp-vectorize"]
 UNROLL = re.compile(r"^[ \t]*#[ \t]*pragma[ \t]+(?:unroll|clang[ \t]+loop)\b.*$", re.MULTILINE)
 CHECKED = ["-fsanitize=thread", "-mllvm", "-tsan-instrument-func-entry-exit=0"]
 CHECKED += ["-mllvm", "-tsan-instrument-read-before-write=1", "-ftrivial-auto-var-init=pattern"]
-FAST_MATH = ["-ffast-math", "-Wno-nan-infinity-disabled"]
+MATH = {"safe": [], "relaxed": ["-funsafe-math-optimizations"]}
+MATH["fast"] = ["-ffast-math", "-Wno-nan-infinity-disabled"]
 
 
 class Request:
@@ -56,7 +57,10 @@ def compile_module(folder, clang, library_path):
     with open(os.path.join(folder, "request")) as file:
         request = Request(file.read())
     stage = request["stage"]
-    options = FAST_MATH if request["fast_math"] == "1" else []
+    options = [
+        *MATH[request["math"]],
+        *(["-DEMU_FAST_FUNCTIONS"] if request["fast_functions"] == "1" else []),
+    ]
     if stage == "lint":
         import lint  # and what it imports, not for modules
 

@@ -46,7 +46,7 @@ def transformed(text):
 def preprocess(folder, clang, request):
     major, _, minor = request["language"].partition(".")
     predefined = [f"-D__METAL_VERSION__={major}{minor}0"]
-    if request["fast_math"] == "1":
+    if request["math"] == "fast":
         predefined.append("-D__FAST_MATH__=1")
     source, program, result = (os.path.join(folder, name) for name in ("source", "program.cl", "program.i"))
     with open(source) as file:

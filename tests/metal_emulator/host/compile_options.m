@@ -1,4 +1,4 @@
-#import <Metal/Metal.h>
+#import "compile_options.h"
 
 #include "live.h"
 #include "macos.h"
@@ -8,6 +8,7 @@
 - (instancetype)init {
     if ((self = [super init])) {
         emu_live_born(EMU_LIVE_COMPILE_OPTIONS);
+        /* Apple documents relaxed as the default of its GPUs since macOS 15: what is right under fast is under both. */
         _mathMode = MTLMathModeFast;
         _mathFloatingPointFunctions = MTLMathFloatingPointFunctionsFast;
         _languageVersion = emu_macos_language_version();
@@ -77,6 +78,18 @@
 - (void)setMathFloatingPointFunctions:(MTLMathFloatingPointFunctions)mathFloatingPointFunctions {
     [self refuseUnknown:_cmd];
     _mathFloatingPointFunctions = mathFloatingPointFunctions;
+}
+
+/* ------------------------------------------------------------------ for libraries */
+
+- (emu_math)math {
+    static const emu_math modes[] = {
+        [MTLMathModeSafe] = EMU_MATH_SAFE, [MTLMathModeRelaxed] = EMU_MATH_RELAXED, [MTLMathModeFast] = EMU_MATH_FAST};
+    return modes[_mathMode];
+}
+
+- (BOOL)hasFastFunctions {
+    return _mathFloatingPointFunctions == MTLMathFloatingPointFunctionsFast;
 }
 
 @end

@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 
+#import "compile_options.h"
 #import "device.h"
 #import "errors.h"
 #import "function.h"
@@ -18,7 +19,7 @@ static NSString *macro_value(NSObject *value) {
     emu_refuse(@"-[MTLCompileOptions preprocessorMacros]: a value is neither NSString nor NSNumber");
 }
 
-static emu_library *compile(NSString *source, MTLCompileOptions *options, BOOL fast_math, char **message) {
+static emu_library *compile(NSString *source, MTLCompileOptions *options, char **message) {
     static const char *const modes[] = {"fast", "checked"};
     NSDictionary *definitions = [options preprocessorMacros];
     emu_macro *macros = calloc([definitions count] + 1, sizeof *macros);
@@ -32,7 +33,8 @@ static emu_library *compile(NSString *source, MTLCompileOptions *options, BOOL f
             .macros = macros,
             .macro_count = count,
             .language_version = (uint32_t)[options languageVersion],
-            .fast_math = fast_math,
+            .math = [options math],
+            .fast_functions = [options hasFastFunctions],
             .mode = emu_setting_choice("METAL_EMULATOR_MODE", modes, 2) ? EMU_MODE_CHECKED : EMU_MODE_FAST,
         };
         const char *text = [source UTF8String];
@@ -60,7 +62,7 @@ static emu_library *compile(NSString *source, MTLCompileOptions *options, BOOL f
         return nil;
     }
     char *message = NULL;
-    _library = compile(source, options, [options fastMathEnabled], &message);
+    _library = compile(source, options, &message);
     if (!_library) {
         emu_report(error, MTLLibraryErrorDomain, MTLLibraryErrorCompileFailure, emu_take_message(message));
         [self release];

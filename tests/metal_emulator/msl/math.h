@@ -5,6 +5,12 @@ constexpr bool fast_math = true;
 #else
 constexpr bool fast_math = false;
 #endif
+// Whether a name without a namespace is fast:: or precise::.
+#ifdef EMU_FAST_FUNCTIONS
+constexpr bool fast_functions = true;
+#else
+constexpr bool fast_functions = false;
+#endif
 
 // Fast math promises that no argument is infinite or NaN; a kernel that breaks the promise must not get away with it.
 inline float promised_finite(float x) { return fast_math ? emu_promised_finite(x) : x; }
@@ -60,7 +66,7 @@ namespace metal {
     EMU_UNARY(name, emu::emu_perturb(expression))   \
     }                                               \
     template <class T> emu::floating<T> name(T x) { \
-        if constexpr (emu::fast_math)               \
+        if constexpr (emu::fast_functions)          \
             return fast::name(x);                   \
         else                                        \
             return precise::name(x);                \
@@ -73,7 +79,7 @@ namespace metal {
     EMU_BINARY(name, emu::emu_perturb(expression))       \
     }                                                    \
     template <class T> emu::floating<T> name(T x, T y) { \
-        if constexpr (emu::fast_math)                    \
+        if constexpr (emu::fast_functions)               \
             return fast::name(x, y);                     \
         else                                             \
             return precise::name(x, y);                  \

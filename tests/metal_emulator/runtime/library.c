@@ -57,7 +57,9 @@ static char *common_request(const emu_compile_options *options) {
     FILE *lines = open_memstream(&request, &size);
     if (!lines)
         return NULL;
-    fprintf(lines, "fast_math %d\nlanguage %u.%u\n", options->fast_math, version >> 16, version & 0xffff);
+    static const char *const math[] = {"safe", "relaxed", "fast"};
+    fprintf(lines, "math %s\nfast_functions %d\nlanguage %u.%u\n", math[options->math], options->fast_functions,
+            version >> 16, version & 0xffff);
     for (size_t i = 0; i < options->macro_count; ++i)
         fprintf(lines, "macro %s %s\n", options->macros[i].name, options->macros[i].value);
     fclose(lines);
