@@ -3,7 +3,7 @@
 FOLDER holds `source` and `request`, lines of a word and its value: stage library|pipeline|lint, mode
 fast|checked, math safe|relaxed|fast, fast_functions 0|1, language 3.1, macro NAME VALUE, kernel NAME,
 constant NAME HEX. Writes FOLDER/module.so and, for a library, FOLDER/library.json; a pipeline starts from
-that of its library, LIBRARY. Diagnostics go to the standard error; the exit status is 1 if there is no module.
+that of its library, LIBRARY. Diagnostics go to the standard error; the exit status is 1 if there are errors.
 
 Every pipeline of a test run passes here: what is imported, and how many processes start, is what it costs.
 """

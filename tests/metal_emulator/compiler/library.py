@@ -10,6 +10,8 @@ from types import SimpleNamespace
 
 from command import LANGUAGE, SHIM, run
 
+NEXT = "emu_next_specialisation\n"
+DEFINITION = re.compile(r"^[ \t]*#[ \t]*define[ \t]+(\w+)", re.MULTILINE)
 STANDARD_HEADER = re.compile(r"^[ \t]*#[ \t]*include[ \t]*<(metal_\w+|simd/simd\.h)>.*$", re.MULTILINE)
 
 
@@ -32,7 +34,8 @@ def read(path):
 
 
 def make(folder, clang, request):
-    return transformed(preprocess(folder, clang, request))
+    (text,) = preprocess(folder, clang, request, [request.macros])
+    return transformed(text)
 
 
 def transformed(text):
@@ -43,7 +46,8 @@ def transformed(text):
     return Library(transform.source.text(), transform.kernels, transform.constants, names)
 
 
-def preprocess(folder, clang, request):
+def preprocess(folder, clang, request, macro_sets):
+    """The texts of FOLDER/source with each of some sets of macros: -DNAME=VALUE."""
     major, _, minor = request["language"].partition(".")
     predefined = [f"-D__METAL_VERSION__={major}{minor}0"]
     if request["math"] == "fast":
@@ -52,8 +56,17 @@ def preprocess(folder, clang, request):
     with open(source) as file:
         text = STANDARD_HEADER.sub("", file.read())
     with open(program, "w") as file:
-        file.write(f'# 1 "program_source"\n{text}')
+        file.write(NEXT.join(_with_macros(text, macros) for macros in macro_sets))
     options = [*LANGUAGE, "-nostdinc", "-include", os.path.join(SHIM, "macros.h"), *predefined]
-    run([clang, "-E", *options, *request.macros, "-o", result, program])
+    run([clang, "-E", *options, "-o", result, program])
     with open(result) as file:
-        return file.read()
+        return file.read().split(NEXT)
+
+
+def _with_macros(text, macros):
+    """The text between definitions, and without any after it, so that another may follow."""
+    defined = [macro.removeprefix("-D").partition("=") for macro in macros]
+    before = [f"#define {name} {value or 1}" for name, _, value in defined]
+    names = dict.fromkeys([*(name for name, _, _ in defined), *DEFINITION.findall(text)])
+    after = [f"#undef {name}" for name in names]
+    return "\n".join(['# 1 "<macros>"', *before, '# 1 "program_source"', text, '# 1 "<macros>"', *after, ""])

@@ -4,13 +4,14 @@ The compiler itself refuses, in OpenCL C++ mode, mixed address spaces, double, e
 and pointers to functions. Added here: words that it lets pass, pointers without an address space, recursion.
 """
 
+import itertools
 import re
 import subprocess
 import sys
 
 import library
 from command import CODE, LANGUAGE, SHIM, CompileError
-from module_source import library_source
+from module_source import lint_source
 from msl_transform import Source
 
 REFUSED_WORDS = {
@@ -29,7 +30,7 @@ REFUSED_WORDS = {
 QUALIFIERS = {"const", "thread", "device", "constant", "threadgroup", "noexcept"}
 # Nodes of the syntax tree: how deep, what, where, and in single quotes its type.
 NODE = re.compile(r"^(?P<branch>[ |`-]*)(?P<kind>\w+) 0x\w+ (?:prev 0x\w+ )?<(?P<place>[^>]*)>(?P<rest>.*)$")
-PLACE = re.compile(r"([^\s:,]+):(\d+):\d+")  # the file, or `line` for the same as before
+PLACE = re.compile(r"([^\s:,<]+):(\d+):\d+")  # the file, or `line` for the same as before
 FILE = re.compile(r'^(!\d+) = !DIFile\(filename: "([^"]*)"')
 SUBPROGRAM = re.compile(r'^(!\d+) = distinct !DISubprogram\(name: "([^"]*)".*?\bfile: (!\d+), line: (\d+)')
 FUNCTION = re.compile(r"^define .*?@([\w$.]+)\(.*?(?:!dbg (!\d+))? \{")
@@ -42,14 +43,23 @@ class LintError(CompileError):
 
 def check(folder, clang, request):
     """Raises LintError or the compiler's own error."""
-    preprocessed = library.preprocess(folder, clang, request)
-    text = library_source(library.transformed(preprocessed), emitted=True)
+    check_all(clang, library.preprocess(folder, clang, request, [request.macros]), {})
+
+
+def check_all(clang, preprocessed_texts, constants):
+    """Likewise, for several specialisations with the same values of function constants, by name."""
+    text = lint_source([library.transformed(text) for text in preprocessed_texts], constants)
     flags = [clang, *LANGUAGE, *CODE, "-I", SHIM]
-    tree = _output([*flags, "-fsyntax-only", "-Xclang", "-ast-dump", "-"], text)
+    filtered = [f"-Xclang -ast-dump{option}" for option in ("", "-filter=emu_specialisation_")]
+    tree = _output([*flags, "-fsyntax-only", *" ".join(filtered).split(), "-"], text)
     code = _output(
         [*flags, "-O0", "-S", "-emit-llvm", "-Xclang", "-disable-llvm-passes", "-o", "-", "-"], text
     )
-    found = [*refused_words(preprocessed), *unqualified_pointers(tree), *recursion(code)]
+    found = [
+        *itertools.chain(*map(refused_words, preprocessed_texts)),
+        *unqualified_pointers(tree),
+        *recursion(code),
+    ]
     if found:
         raise LintError("".join(f"{line}\n" for line in found))
 
@@ -80,26 +90,40 @@ def refused_words(text):
 
 
 def unqualified_pointers(tree):
-    """The user's pointers and references with OpenCL's generic address space, which Metal lacks."""
-    inside, file, line, implicit_depth = False, "program_source", "0", None
-    for text in tree.splitlines():
-        node = NODE.match(text)
-        if not node:
+    """Pointers and references with OpenCL's generic address space, which Metal lacks."""
+    lines = tree.splitlines()
+    for number, text in enumerate(lines):
+        node = NODE.match(text) if "__generic" in text else None
+        if not node or node["kind"] not in ("ParmVarDecl", "VarDecl", "FieldDecl"):
             continue
-        depth, kind, rest = len(node["branch"]), node["kind"], node["rest"]
-        place = PLACE.search(node["place"])
-        if place:
-            file, line = place[1] if place[1] != "line" else file, place[2]
-        if kind == "EnumDecl" and "emu_user_text_" in rest:
-            inside = "emu_user_text_begins" in rest
-        if implicit_depth is not None and depth > implicit_depth:
-            continue
-        implicit_depth = depth if re.search(r"\bimplicit\b(?!-inline)", rest) else None
-        if not inside or implicit_depth is not None or kind not in ("ParmVarDecl", "VarDecl", "FieldDecl"):
-            continue
-        declared = re.search(r"(\w+)? '([^']*)'", rest)
-        if declared and re.search(r"__generic\b[^']*[*&]", declared[2]):
-            yield f"{file}:{line}:1: error: '{declared[1] or ''}' points to no address space"
+        declared = re.search(r"(\w+)? '([^']*)'", node["rest"])
+        if declared and re.search(r"__generic\b[^']*[*&]", declared[2]) and not _is_implicit(lines, number):
+            yield f"{_place(lines, number)}:1: error: '{declared[1] or ''}' points to no address space"
+
+
+def _is_implicit(lines, number):
+    """Whether the compiler itself wrote the declaration, or one that it is part of."""
+    depth = None
+    for at in range(number, -1, -1):
+        node = NODE.match(lines[at])
+        if node and (depth is None or len(node["branch"]) < depth):
+            depth = len(node["branch"])
+            if re.search(r"\bimplicit\b(?!-inline)", node["rest"]):
+                return True
+            if depth == 0:
+                break
+    return False
+
+
+def _place(lines, number):
+    """File and line: a node says only what differs from the place before."""
+    line = None
+    for at in range(number, -1, -1):
+        for place in reversed(PLACE.findall(re.sub(r"'[^']*'", "", lines[at]))):
+            line = line or place[1]
+            if place[0] != "line":
+                return f"{place[0]}:{line}"
+    return f"?:{line or 0}"
 
 
 def recursion(code):
@@ -115,8 +139,12 @@ def recursion(code):
             places[current] = subprograms.get(function[2], (current, "?:0"))
         elif current:
             calls[current].update(CALL.findall(line))
-    for name in calls:
-        if name in _reachable(calls, name):
+    left = {name: called & calls.keys() for name, called in calls.items()}
+    while ended := [name for name, called in left.items() if not called & left.keys()]:
+        for name in ended:
+            del left[name]
+    for name in left:
+        if name in _reachable(left, name):
             function, place = places[name]
             yield f"{place}:1: error: '{function}' calls itself"
 

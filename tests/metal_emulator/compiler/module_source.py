@@ -24,15 +24,32 @@ def constant_value(type_name, data):
     return f"({type_name}){value}{'ul' if type_name == 'ulong' else ''}"
 
 
-def library_source(library, emitted=False):
-    """Everything is checked; only the tables are compiled to anything, unless all is to be emitted."""
-    lines = [f"#define EMU_DEFINED_{c.name} true" for c in library.constants]
-    lines += [
-        f"#define EMU_DECLARE_{c.name} constant {c.type} {c.name} = ({c.type})0;" for c in library.constants
-    ]
-    linkage = "" if emitted else "static inline "
-    entries = [f"{linkage}{_entry(f'emu_entry_{i}', k)}" for i, k in enumerate(library.kernels)]
-    return _module(library, lines, library.kernels, set(), entries, inline=not emitted)
+def library_source(library):
+    """Everything is checked; only the tables are compiled to anything."""
+    entries = [f"static inline {_entry(f'emu_entry_{i}', k)}" for i, k in enumerate(library.kernels)]
+    return _module(library, _defines(library, {}), library.kernels, set(), entries)
+
+
+def lint_source(libraries, values):
+    """Specialisations side by side, compiled to what can be read: each a namespace with all of its kernels."""
+    parts = [PRELUDE, "using metal::vec;"]
+    for i, library in enumerate(libraries):
+        parts += [f"namespace emu_specialisation_{i} {{", *_defines(library, values)]
+        parts += ['# 1 "program_source"', library.text, '# 1 "<entry>"']
+        parts += [_entry(f"emu_entry_{j}", kernel) for j, kernel in enumerate(library.kernels)]
+        parts += [f"#undef EMU_DEFINED_{c.name}\n#undef EMU_DECLARE_{c.name}" for c in library.constants]
+        parts.append("}")
+    return "\n".join([*parts, ""])
+
+
+def _defines(library, values):
+    """Function constants, with 0 for those without a value."""
+    lines = []
+    for c in library.constants:
+        value = constant_value(c.type, values[c.name]) if c.name in values else f"({c.type})0"
+        lines.append(f"#define EMU_DEFINED_{c.name} true")
+        lines.append(f"#define EMU_DECLARE_{c.name} constant {c.type} {c.name} = {value};")
+    return lines
 
 
 def pipeline_source(library, kernel_name, values):
@@ -55,11 +72,12 @@ def pipeline_source(library, kernel_name, values):
     return _module(library, lines, [kernel], missing, [f'extern "C" EMU_EXPORTED {entry}'])
 
 
-def _module(library, defines, kernels, missing, entries, inline=True):
-    text = library.text
-    wanted = FUNCTION_ATTRIBUTES if inline else []
-    push = [f"#pragma clang attribute push(__attribute__(({name})), apply_to = function)" for name in wanted]
-    pop = ["#pragma clang attribute pop" for _ in wanted]
+def _module(library, defines, kernels, missing, entries):
+    push = [
+        f"#pragma clang attribute push(__attribute__(({name})), apply_to = function)"
+        for name in FUNCTION_ATTRIBUTES
+    ]
+    pop = ["#pragma clang attribute pop" for _ in FUNCTION_ATTRIBUTES]
     return "\n".join(
         [
             PRELUDE,
@@ -67,10 +85,8 @@ def _module(library, defines, kernels, missing, entries, inline=True):
             '#define EMU_EXPORTED __attribute__((visibility("default")))',
             *defines,
             *push,
-            "enum emu_user_text_begins {};",
             '# 1 "program_source"',
-            text,
-            "enum emu_user_text_ends {};",
+            library.text,
             *pop,
             '# 1 "<tables>"',
             _tables(kernels, library.constants, missing),
