@@ -51,7 +51,9 @@ size_t emu_live_count(const char *metal_name);
    METAL_EMULATOR_SEED     for random, and for METAL_EMULATOR_FAST_ULPS, by which fast:: functions may be off
    METAL_EMULATOR_FAIL     N or KIND:N, the call to fail
    METAL_EMULATOR_CALLS    file to which the kind of every call that can fail is appended
-   METAL_EMULATOR_LOG      file to which misuse, faults and injected failures are appended */
+   METAL_EMULATOR_LOG      file to which misuse, faults and injected failures are appended
+   METAL_EMULATOR_COUNTERS file to which every dispatch appends what it did: a line of JSON with its kernel, its size and the
+                           counters of emulator.h, of which METAL_EMULATOR_MODE=checked alone counts bytes */
 
 #ifdef __cplusplus
 }

@@ -3,6 +3,7 @@
 #import "buffer.h"
 #import "errors.h"
 #import "pipeline.h"
+#include "dispatch_counters.h"
 #include "launch_settings.h"
 
 static NSUInteger product(MTLSize size) { return size.width * size.height * size.depth; }
@@ -123,8 +124,10 @@ static NSUInteger product(MTLSize size) { return size.width * size.height * size
         .threads = {(uint32_t)_threads.width, (uint32_t)_threads.height, (uint32_t)_threads.depth},
     };
     emu_launch_settings_apply(&launch);
+    const emu_dispatch_size size = {emu_pipeline_kernel([_pipeline pipeline])->name, product(_threadgroups),
+                                    product(_threads), [self threadgroupMemory]};
     emu_fault fault;
-    if (emu_run([_pipeline pipeline], &launch, &fault))
+    if (emu_run_counted([_pipeline pipeline], &launch, &size, &fault))
         return nil;
     const BOOL memoryFault = fault.kind == EMU_FAULT_OUT_OF_BOUNDS || fault.kind == EMU_FAULT_READ_ONLY;
     return emu_error(MTLCommandBufferErrorDomain,
