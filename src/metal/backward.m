@@ -1,6 +1,9 @@
 /* What a backward call consists of: delta first, then a kernel for each gradient that is wanted, or for dkey and dvalue together. */
 #include "metal/backward.h"
 
+#include <stdio.h>
+#include <string.h>
+
 #import "metal/call.h"
 #import "metal/operands.h"
 #include "metal/parameters.h"
@@ -32,6 +35,8 @@ static mfai_metal_dispatch_t *add_tiled(backward_t *b, const char *name, const m
     mfai_metal_kernel_set_features(&dispatch->kernel, &seen);
     mfai_metal_kernel_set_flag(&dispatch->kernel, MFA_CONSTANT_DKEY, b->gradients->dkey.present);
     mfai_metal_kernel_set_flag(&dispatch->kernel, MFA_CONSTANT_DVALUE, b->gradients->dvalue.present);
+    dispatch->rows = tile->rows;
+    dispatch->keys = tile->keys;
     dispatch->query_tiles = mfai_metal_ceil_div(p->query_count, tile->rows);
     dispatch->key_tiles = mfai_metal_ceil_div(p->key_count, tile->keys);
     dispatch->value_blocks = tile->value_blocks;
@@ -128,12 +133,24 @@ static mfa_status_t make(const mfai_metal_device_t *device, const mfai_problem_t
     return MFA_SUCCESS;
 }
 
+/* "backward_FP16 prepare query:32x32 key:32x16": every kernel that runs, with the rows and keys of its tiles. */
+static void name_kernels(const backward_t *b, char *text, size_t size) {
+    size_t used = (size_t)snprintf(text, size, "backward_%s", mfai_precision_name(b->problem->query.precision));
+    for (int i = 0; i < b->call.dispatch_count && used < size; ++i) {
+        const mfai_metal_dispatch_t *dispatch = &b->call.dispatches[i];
+        const char *name = dispatch->kernel.name + strlen("backward_");
+        used += (size_t)(dispatch->rows > 0
+                             ? snprintf(text + used, size - used, " %s:%dx%d", name, dispatch->rows, dispatch->keys)
+                             : snprintf(text + used, size - used, " %s", name));
+    }
+}
+
 mfa_status_t mfai_metal_backward_plan(void *handle, const mfai_problem_t *problem, const mfai_gradients_t *gradients,
                                       mfa_plan_t *plan) {
     backward_t b;
     MFA_TRY(make(handle, problem, gradients, &b));
-    const mfai_metal_tile_t tile = find_tile(&b, MFAI_METAL_BACKWARD_QUERY);
-    mfai_metal_call_describe(handle, &b.call, &tile, problem->query.precision, plan);
+    mfai_metal_call_describe(handle, &b.call, plan);
+    name_kernels(&b, plan->kernel, sizeof plan->kernel);
     return MFA_SUCCESS;
 }
 

@@ -14,6 +14,7 @@ enum { MFAI_METAL_OPERANDS = 16, MFAI_METAL_SCRATCHES = 4, MFAI_METAL_DISPATCHES
 
 typedef struct {
     mfai_metal_kernel_t kernel;
+    int rows, keys;                               /* of its tiles; 0: it has none */
     int64_t query_tiles, key_tiles, value_blocks; /* in the params */
     unsigned threads;                             /* of a threadgroup */
     uint64_t threadgroups;                        /* 0: nothing to do */
@@ -52,9 +53,8 @@ mfai_metal_dispatch_t *mfai_metal_call_add_dispatch(mfai_metal_call_t *call, con
 /* Scratch memory of the call's own at a buffer index. */
 void mfai_metal_call_add_scratch(mfai_metal_call_t *call, unsigned index, uint64_t bytes);
 
-/* Fills in the plan: the kernel is the first dispatch's, working on tiles like `tile`. */
-void mfai_metal_call_describe(const mfai_metal_device_t *device, const mfai_metal_call_t *call,
-                              const mfai_metal_tile_t *tile, int32_t precision, mfa_plan_t *plan);
+/* Fills in the plan, but for its kernel; tiles are those of the first dispatch that has any. */
+void mfai_metal_call_describe(const mfai_metal_device_t *device, const mfai_metal_call_t *call, mfa_plan_t *plan);
 
 /* Runs the call and waits for it. */
 mfa_status_t mfai_metal_call_run(mfai_metal_device_t *device, mfai_metal_call_t *call, double *seconds);

@@ -33,15 +33,15 @@ static uint64_t workspace_size(const mfai_metal_call_t *call) {
     return bytes;
 }
 
-void mfai_metal_call_describe(const mfai_metal_device_t *device, const mfai_metal_call_t *call,
-                              const mfai_metal_tile_t *tile, int32_t precision, mfa_plan_t *plan) {
-    plan->tile_queries = tile->rows;
-    plan->tile_keys = tile->keys;
+void mfai_metal_call_describe(const mfai_metal_device_t *device, const mfai_metal_call_t *call, mfa_plan_t *plan) {
+    int tiled = 0;
+    while (tiled + 1 < call->dispatch_count && call->dispatches[tiled].rows == 0)
+        ++tiled;
+    plan->tile_queries = call->dispatches[tiled].rows;
+    plan->tile_keys = call->dispatches[tiled].keys;
     plan->key_splits = (int32_t)call->params.splits;
     plan->num_threads = 1; /* the caller's, which waits */
     plan->workspace_bytes = workspace_size(call);
-    snprintf(plan->kernel, sizeof plan->kernel, "%s_%s_d%dx%d", call->dispatches[0].kernel.name,
-             mfai_precision_name(precision), tile->depth, tile->value_block);
     snprintf(plan->isa, sizeof plan->isa, "apple%d", device->family);
 }
 

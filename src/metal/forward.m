@@ -1,6 +1,8 @@
 /* What a forward call consists of: tiles of rows, or few rows with the keys split among threadgroups. */
 #include "metal/forward.h"
 
+#include <stdio.h>
+
 #import "metal/call.h"
 #import "metal/operands.h"
 #include "metal/parameters.h"
@@ -17,11 +19,13 @@ static mfai_metal_tile_t find_tile(mfai_metal_pass_t pass, const mfai_metal_devi
                            p->value_dim);
 }
 
-static void specialise(mfai_metal_kernel_t *kernel, const mfai_problem_t *p, const mfai_metal_tile_t *tile) {
-    mfai_metal_kernel_define_type(kernel, "MFA_T", p->query.precision);
-    mfai_metal_kernel_define_type(kernel, "MFA_O", p->out.precision);
-    mfai_metal_kernel_define_tile(kernel, tile);
-    mfai_metal_kernel_set_features(kernel, p);
+static void specialise(mfai_metal_dispatch_t *dispatch, const mfai_problem_t *p, const mfai_metal_tile_t *tile) {
+    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_T", p->query.precision);
+    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_O", p->out.precision);
+    mfai_metal_kernel_define_tile(&dispatch->kernel, tile);
+    mfai_metal_kernel_set_features(&dispatch->kernel, p);
+    dispatch->rows = tile->rows;
+    dispatch->keys = tile->keys;
 }
 
 static uint64_t tile_work(const mfai_metal_tile_t *tile, int64_t keys) {
@@ -32,7 +36,7 @@ static uint64_t tile_work(const mfai_metal_tile_t *tile, int64_t keys) {
 
 static void make_tiled(const mfai_problem_t *p, forward_t *f) {
     mfai_metal_dispatch_t *dispatch = mfai_metal_call_add_dispatch(&f->call, "forward");
-    specialise(&dispatch->kernel, p, &f->tile);
+    specialise(dispatch, p, &f->tile);
     dispatch->query_tiles = mfai_metal_ceil_div(p->query_count, f->tile.rows);
     dispatch->key_tiles = mfai_metal_ceil_div(p->key_count, f->tile.keys);
     dispatch->value_blocks = f->tile.value_blocks;
@@ -62,7 +66,7 @@ static void add_combine(const mfai_problem_t *p, mfai_metal_call_t *call) {
 static void make_decode(const mfai_problem_t *p, forward_t *f) {
     mfa_metal_params *params = &f->call.params;
     mfai_metal_dispatch_t *dispatch = mfai_metal_call_add_dispatch(&f->call, "decode");
-    specialise(&dispatch->kernel, p, &f->tile);
+    specialise(dispatch, p, &f->tile);
     dispatch->query_tiles = mfai_metal_ceil_div(p->group * p->query_count, f->tile.rows);
     dispatch->value_blocks = f->tile.value_blocks;
     const int64_t row_groups = p->batch * p->kv_heads * dispatch->query_tiles * dispatch->value_blocks;
@@ -97,7 +101,9 @@ mfa_status_t mfai_metal_forward_plan(void *handle, const mfai_problem_t *problem
     const mfai_metal_device_t *device = handle;
     forward_t f;
     MFA_TRY(make(device, problem, &f));
-    mfai_metal_call_describe(device, &f.call, &f.tile, problem->query.precision, plan);
+    mfai_metal_call_describe(device, &f.call, plan);
+    snprintf(plan->kernel, sizeof plan->kernel, "%s_%s_d%dx%d", is_decode(problem) ? "decode+combine" : "forward",
+             mfai_precision_name(problem->query.precision), f.tile.depth, f.tile.value_block);
     return MFA_SUCCESS;
 }
 
