@@ -3,6 +3,7 @@
 import os
 
 import backends
+import emulated
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -51,6 +52,12 @@ def backend(request):
 def context(backend):
     with backend.context() as context:
         yield context
+
+
+@pytest.fixture(scope="session")
+def library():
+    """The folder of the build with the emulated Metal device."""
+    return emulated.built_library()
 
 
 @pytest.fixture

@@ -1,40 +1,14 @@
 """The Objective-C side of the Metal backend, on the emulated device: the programs of tests/metal."""
 
-import os
 import re
-import subprocess
-import sys
 
 import pytest
+from emulated import EMULATOR, environment, in_python
 from source_tree import ROOT, make_env, run
-from tools import missing, require_tool
 
 PROGRAMS = sorted(path.stem.removesuffix("_test") for path in (ROOT / "tests/metal").glob("*_test.m"))
-EMULATOR = ROOT / "tests/metal_emulator"
 INCLUDES = ("include", "src", "metal", "tests/c", "tests/metal_emulator", "tests/metal_emulator/host")
 CONTEXT = "import mfa; print(mfa.Context('metal').describe())"
-
-
-def environment(**settings):
-    """Without settings of the emulator but those given."""
-    kept = {
-        name: value
-        for name, value in make_env().items()
-        if not name.startswith(("MFA_", "METAL_EMULATOR_")) or name == "METAL_EMULATOR_CACHE"
-    }
-    return {**kept, "METAL_EMULATOR_PYTHON": sys.executable, **settings}
-
-
-@pytest.fixture(scope="session")
-def library():
-    """The folder of the emulated build, made."""
-    if sys.platform != "linux":
-        pytest.skip("the emulator is for Linux; here Metal is Apple's")
-    if not os.path.exists("/usr/include/GNUstep/Foundation/Foundation.h"):
-        missing("GNUstep is not installed: apt-get install libgnustep-base-dev gobjc")
-    require_tool("clang-19", "apt-get install clang-19")
-    run("make", "-s", "metal-emulator", cwd=ROOT, env=make_env())
-    return ROOT / "build/metal-emulator"
 
 
 @pytest.fixture(scope="session")
@@ -54,29 +28,24 @@ def test_program(library, flags, tmp_path, program):
     assert said.endswith(" 0 failed\n"), said
 
 
-def in_python(code, **settings):
-    command = [EMULATOR / "run", sys.executable, "-c", code]
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=environment(**settings)
-    )
-
-
 @pytest.mark.parametrize(("gpu", "family"), [("apple7", "apple7"), ("apple9", "apple9")])
 def test_context_names_device_and_family(library, gpu, family):
-    done = in_python(CONTEXT, METAL_EMULATOR_GPU=gpu)
+    done = in_python("-c", CONTEXT, METAL_EMULATOR_GPU=gpu)
     assert done.returncode == 0, done.stderr
     assert re.search(rf"backend='metal', device='Apple M\d.*', isa='{family}'", done.stdout), done.stdout
 
 
 def test_metal_is_the_default_where_it_is_present(library):
-    done = in_python("import mfa; print(mfa.Context().describe().backend)")
+    done = in_python("-c", "import mfa; print(mfa.Context().describe().backend)")
     assert done.stdout == "metal\n", done.stderr
 
 
 def test_device_without_simdgroup_matrix_is_refused(library):
-    done = in_python(CONTEXT, METAL_EMULATOR_GPU="paravirtual")
+    done = in_python("-c", CONTEXT, METAL_EMULATOR_GPU="paravirtual")
     assert 'backend "metal" is not available: the Metal device has no simdgroup_matrix' in done.stderr
-    done = in_python("import mfa; print(mfa.Context().describe().backend)", METAL_EMULATOR_GPU="paravirtual")
+    done = in_python(
+        "-c", "import mfa; print(mfa.Context().describe().backend)", METAL_EMULATOR_GPU="paravirtual"
+    )
     assert done.stdout == "cpu\n", done.stderr
 
 
@@ -88,12 +57,12 @@ assert numpy.array_equal(mfa.attention(ones, ones, ones, context=mfa.Context("me
 
 
 def test_safe_math_before_macos_15(library):
-    done = in_python(ATTENTION, METAL_EMULATOR_MACOS="14")
+    done = in_python("-c", ATTENTION, METAL_EMULATOR_MACOS="14")
     assert done.returncode == 0, done.stderr
 
 
 def test_device_with_too_few_threads_says_so(library):
-    done = in_python(ATTENTION, METAL_EMULATOR_MAX_THREADS="64")
+    done = in_python("-c", ATTENTION, METAL_EMULATOR_MAX_THREADS="64")
     assert re.search(
         r"kernel forward needs \d+ threads in a threadgroup, the device runs it with 64", done.stderr
     )
@@ -101,14 +70,14 @@ def test_device_with_too_few_threads_says_so(library):
 
 def test_limit_of_a_buffer_is_named(library):
     settings = {"METAL_EMULATOR_MAX_BUFFER_LENGTH": "65536"}
-    done = in_python("import mfa; mfa.Buffer(mfa.Context('metal'), 65537)", **settings)
+    done = in_python("-c", "import mfa; mfa.Buffer(mfa.Context('metal'), 65537)", **settings)
     assert "no memory for a buffer of 65537 bytes: the Metal device allows 65536" in done.stderr
     code = """
 import numpy, mfa
 ones = numpy.ones((1, 3000, 1, 8), numpy.float32)
 mfa.attention(ones, ones, ones, context=mfa.Context("metal"))
 """
-    done = in_python(code, **settings)
+    done = in_python("-c", code, **settings)
     assert "query has 96000 bytes, and a buffer of the Metal device at most 65536" in done.stderr
 
 
@@ -140,5 +109,5 @@ assert numpy.array_equal(mfa.attention(ones, ones, ones, context=context), ones)
 
 
 def test_forked_process_is_told_that_metal_does_not_work_there(library):
-    done = in_python(FORK)
+    done = in_python("-c", FORK)
     assert done.stdout == "32\n", done.stdout + done.stderr

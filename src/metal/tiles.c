@@ -12,6 +12,13 @@
  * products for scores and for gradients of weights, and the sums; threadgroup memory a block of each operand that is visited. What
  * exceeds `block` is staged in blocks, and the sums are divided among threadgroups, which each repeat all products: so dK and dV,
  * whose sums fill the registers first, do a half more at 256 than they need.
+ *
+ * Apple9 hands out registers and threadgroup memory as a kernel uses them, from one memory on the chip ("Dynamic Caching", Apple's
+ * tech talk on M3), so that large tiles cost less occupancy than before. The tables that philipturner/metal-flash-attention measured
+ * (AttentionDescriptor+Parameters.swift) agree: on M3 and later, sums stay in registers for more columns than on M1 and M2 (forward 160
+ * instead of 96, dQ 192 instead of 96, dK and dV 144 instead of 32), beside tiles that visit 64 or 128 rows at once. So its rows
+ * here visit twice as many rows between barriers wherever Apple7's budgets, which still hold, leave room; others are Apple7's. This
+ * follows from those facts and was not measured on Apple9 or later.
  */
 typedef struct {
     mfai_metal_pass_t pass;
@@ -24,6 +31,10 @@ typedef struct {
 
 static const row_t table[] = {
     /* pass               family            size most rows keys groups keep   block */
+    {MFAI_METAL_FORWARD, MFAI_METAL_APPLE9, 2, 96, 64, 64, 8, true, 96},
+    {MFAI_METAL_FORWARD, MFAI_METAL_APPLE9, 2, 192, 64, 32, 8, true, 192},
+    {MFAI_METAL_FORWARD, MFAI_METAL_APPLE9, 4, 48, 64, 64, 8, true, 48},
+    {MFAI_METAL_FORWARD, MFAI_METAL_APPLE9, 4, 96, 64, 32, 8, true, 96},
     {MFAI_METAL_FORWARD, MFAI_METAL_APPLE7, 2, 64, 64, 32, 4, true, 64},
     {MFAI_METAL_FORWARD, MFAI_METAL_APPLE7, 2, 128, 64, 32, 8, true, 128},
     {MFAI_METAL_FORWARD, MFAI_METAL_APPLE7, 2, 192, 64, 16, 8, true, 192},
@@ -41,6 +52,10 @@ static const row_t table[] = {
     {MFAI_METAL_DECODE, MFAI_METAL_APPLE7, 4, 128, 8, 32, 8, true, 128},
     {MFAI_METAL_DECODE, MFAI_METAL_APPLE7, 4, 0, 8, 32, 8, false, 256},
 
+    {MFAI_METAL_BACKWARD_QUERY, MFAI_METAL_APPLE9, 2, 96, 32, 64, 4, true, 96},
+    {MFAI_METAL_BACKWARD_QUERY, MFAI_METAL_APPLE9, 2, 160, 32, 32, 4, true, 160},
+    {MFAI_METAL_BACKWARD_QUERY, MFAI_METAL_APPLE9, 2, 192, 32, 32, 4, false, 192},
+    {MFAI_METAL_BACKWARD_QUERY, MFAI_METAL_APPLE9, 4, 96, 32, 32, 4, true, 96},
     {MFAI_METAL_BACKWARD_QUERY, MFAI_METAL_APPLE7, 2, 128, 32, 32, 4, true, 128},
     {MFAI_METAL_BACKWARD_QUERY, MFAI_METAL_APPLE7, 2, 160, 32, 16, 4, true, 160},
     {MFAI_METAL_BACKWARD_QUERY, MFAI_METAL_APPLE7, 2, 0, 32, 16, 4, false, 256},
@@ -49,6 +64,11 @@ static const row_t table[] = {
     {MFAI_METAL_BACKWARD_QUERY, MFAI_METAL_APPLE7, 4, 192, 32, 16, 4, false, 192},
     {MFAI_METAL_BACKWARD_QUERY, MFAI_METAL_APPLE7, 4, 0, 32, 8, 4, false, 256},
 
+    {MFAI_METAL_BACKWARD_KEY, MFAI_METAL_APPLE9, 2, 64, 64, 32, 4, true, 64},
+    {MFAI_METAL_BACKWARD_KEY, MFAI_METAL_APPLE9, 2, 96, 32, 32, 4, true, 96},
+    {MFAI_METAL_BACKWARD_KEY, MFAI_METAL_APPLE9, 2, 144, 32, 32, 4, false, 144},
+    {MFAI_METAL_BACKWARD_KEY, MFAI_METAL_APPLE9, 4, 64, 32, 32, 4, true, 64},
+    {MFAI_METAL_BACKWARD_KEY, MFAI_METAL_APPLE9, 4, 112, 32, 32, 4, false, 112},
     {MFAI_METAL_BACKWARD_KEY, MFAI_METAL_APPLE7, 2, 96, 32, 32, 4, true, 96},
     {MFAI_METAL_BACKWARD_KEY, MFAI_METAL_APPLE7, 2, 128, 32, 32, 4, false, 128},
     {MFAI_METAL_BACKWARD_KEY, MFAI_METAL_APPLE7, 2, 160, 16, 32, 4, false, 160},

@@ -19,10 +19,13 @@ static void check_tile(mfai_metal_pass_t pass, int family, int element_size, int
         CHECK(tile.rows % (8 * tile.simdgroups) == 0);
     if (pass == MFAI_METAL_DECODE)
         CHECK(tile.rows == 8 && tile.depth % 16 == 0 && tile.value_block % 16 == 0 && tile.depth == tile.depth_block);
+    if (pass == MFAI_METAL_BACKWARD_KEY && element_size == 2) /* with a dout that is staged as floats */
+        CHECK(tile.threadgroup_bytes + 2 * tile.rows * tile.value_block <= MFAI_METAL_THREADGROUP_BYTES);
 }
 
 static void check_table(void) {
-    static const int dims[] = {1, 7, 8, 32, 33, 64, 65, 96, 128, 129, 160, 192, 200, 256, 257, 300, 512, 1000};
+    static const int dims[] = {1,   7,   8,   32,  33,  48,  64,  65,  96,  97,  112, 128,
+                               129, 144, 145, 160, 192, 200, 256, 257, 300, 512, 1000};
     enum { DIMS = sizeof dims / sizeof *dims };
     for (int pass = 0; pass < MFAI_METAL_PASSES; ++pass)
         for (int family = MFAI_METAL_APPLE7; family <= MFAI_METAL_APPLE10; ++family)
@@ -30,6 +33,16 @@ static void check_table(void) {
                 for (int i = 0; i < DIMS; ++i)
                     for (int j = 0; j < DIMS; ++j)
                         check_tile((mfai_metal_pass_t)pass, family, element_size, dims[i], dims[j]);
+}
+
+/* Apple9 and later visit more keys at once where they have room, and no later family lacks a row. */
+static void check_families(void) {
+    const int dims[] = {64, 192};
+    for (int i = 0; i < 2; ++i) {
+        const mfai_metal_tile_t old = mfai_metal_tile(MFAI_METAL_FORWARD, MFAI_METAL_APPLE7, 2, dims[i], dims[i]);
+        for (int family = MFAI_METAL_APPLE9; family <= MFAI_METAL_APPLE10 + 1; ++family)
+            CHECK(mfai_metal_tile(MFAI_METAL_FORWARD, family, 2, dims[i], dims[i]).keys == 2 * old.keys);
+    }
 }
 
 /* Splits are whole tiles, none is empty, together they have every key, and they stop at one when the GPU is busy without. */
@@ -50,6 +63,7 @@ static void check_splits(void) {
 
 int main(void) {
     check_table();
+    check_families();
     check_splits();
     return check_report();
 }

@@ -1,0 +1,44 @@
+"""Runs on the emulated Metal device, and the build that they need."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from source_tree import ROOT, make_env, run
+from tools import missing, require_tool
+
+EMULATOR = ROOT / "tests/metal_emulator"
+
+
+def built_library():
+    """The folder of the emulated build, made; skips the test where it cannot be."""
+    if sys.platform != "linux":
+        pytest.skip("the emulator is for Linux; here Metal is Apple's")
+    if not os.path.exists("/usr/include/GNUstep/Foundation/Foundation.h"):
+        missing("GNUstep is not installed: apt-get install libgnustep-base-dev gobjc")
+    require_tool("clang-19", "apt-get install clang-19")
+    run("make", "-s", "metal-emulator", cwd=ROOT, env=make_env())
+    return ROOT / "build/metal-emulator"
+
+
+def environment(**settings):
+    """Without settings of the emulator but those given."""
+    kept = {
+        name: value
+        for name, value in make_env().items()
+        if not name.startswith(("MFA_", "METAL_EMULATOR_")) or name == "METAL_EMULATOR_CACHE"
+    }
+    return {**kept, "METAL_EMULATOR_PYTHON": sys.executable, **settings}
+
+
+def in_python(*arguments, **settings):
+    """Runs Python with these arguments and the emulated device; what it printed, in `stdout` and `stderr`."""
+    return subprocess.run(
+        [EMULATOR / "run", sys.executable, *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment(**settings),
+    )
