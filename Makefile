@@ -10,7 +10,7 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := lib
-.PHONY: lib metal-emulator demo test dev lint format bench bench-peers ci install clean help
+.PHONY: lib metal-emulator metal-counters demo test dev lint format bench bench-peers ci install clean help
 .DELETE_ON_ERROR:
 
 # ---------------------------------------------------------------- the C library
@@ -194,6 +194,9 @@ $(VENV)/bench: pyproject.toml | $(VENV)/test
 
 bench: $(VENV)/installed $(VENV)/test ## time attention next to every peer installed (BENCH_ARGS=--quick: two minutes)
 	$(VENV)/bin/python -m benchmarks $(BENCH_ARGS)
+
+metal-counters: metal-emulator $(VENV)/installed $(VENV)/test ## count what the Metal kernels do on the emulated device (half a minute)
+	tests/metal_emulator/run $(VENV)/bin/python -m benchmarks.metal_counters
 
 bench-peers: $(VENV)/installed $(VENV)/bench ## install the peers that `make bench` compares with
 

@@ -41,7 +41,7 @@ class Plan:
     fallback : bool
         Whether that is not the context's own backend; ``reason`` then says why.
     kernel : str
-        Name of the kernel.
+        Name of the kernel; of a backward call on Metal those of all kernels, with rows x keys of their tiles.
     isa : str
         Instruction set or GPU family that the kernel is for.
     tile_queries, tile_keys : int

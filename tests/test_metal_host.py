@@ -9,6 +9,7 @@ from source_tree import ROOT, make_env, run
 PROGRAMS = sorted(path.stem.removesuffix("_test") for path in (ROOT / "tests/metal").glob("*_test.m"))
 INCLUDES = ("include", "src", "metal", "tests/c", "tests/metal_emulator", "tests/metal_emulator/host")
 CONTEXT = "import mfa; print(mfa.Context('metal').describe())"
+DEFAULT_BACKEND = "import mfa; print(mfa.Context().describe().backend)"
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +29,7 @@ def test_program(library, flags, tmp_path, program):
     assert said.endswith(" 0 failed\n"), said
 
 
-@pytest.mark.parametrize(("gpu", "family"), [("apple7", "apple7"), ("apple9", "apple9")])
+@pytest.mark.parametrize(("gpu", "family"), [("apple7", "apple7"), ("apple9", "apple9"), ("apple10", "apple10")])
 def test_context_names_device_and_family(library, gpu, family):
     done = in_python("-c", CONTEXT, METAL_EMULATOR_GPU=gpu)
     assert done.returncode == 0, done.stderr
@@ -36,16 +37,14 @@ def test_context_names_device_and_family(library, gpu, family):
 
 
 def test_metal_is_the_default_where_it_is_present(library):
-    done = in_python("-c", "import mfa; print(mfa.Context().describe().backend)")
+    done = in_python("-c", DEFAULT_BACKEND)
     assert done.stdout == "metal\n", done.stderr
 
 
 def test_device_without_simdgroup_matrix_is_refused(library):
     done = in_python("-c", CONTEXT, METAL_EMULATOR_GPU="paravirtual")
     assert 'backend "metal" is not available: the Metal device has no simdgroup_matrix' in done.stderr
-    done = in_python(
-        "-c", "import mfa; print(mfa.Context().describe().backend)", METAL_EMULATOR_GPU="paravirtual"
-    )
+    done = in_python("-c", DEFAULT_BACKEND, METAL_EMULATOR_GPU="paravirtual")
     assert done.stdout == "cpu\n", done.stderr
 
 

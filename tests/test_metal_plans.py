@@ -18,7 +18,7 @@ EVERY_GRADIENT = "dict(backward=True, bias=numpy.zeros((4096, 4096), 'f4'), sink
     ("gpu", "queries", "dtype", "head_dim", "options", "expected"),
     [
         ("apple7", 4096, "float16", 64, "{}", "64x32|1|forward_FP16_d64x64"),
-        ("apple9", 4096, "float16", 64, "{}", "64x64|1|forward_FP16_d64x64"),
+        ("apple9", 4096, "float16", 96, "{}", "64x64|1|forward_FP16_d96x96"),
         ("apple7", 4096, "float32", 100, "{}", "64x16|1|forward_FP32_d104x104"),
         ("apple7", 1, "float16", 64, "{}", "8x32|16|decode+combine_FP16_d64x64"),
         ("apple9", 1, "float16", 100, "{}", "8x32|16|decode+combine_FP16_d112x112"),

@@ -17,8 +17,8 @@
  * tech talk on M3), so that large tiles cost less occupancy than before. The tables that philipturner/metal-flash-attention measured
  * (AttentionDescriptor+Parameters.swift) agree: on M3 and later, sums stay in registers for more columns than on M1 and M2 (forward 160
  * instead of 96, dQ 192 instead of 96, dK and dV 144 instead of 32), beside tiles that visit 64 or 128 rows at once. So its rows
- * here visit twice as many rows between barriers wherever Apple7's budgets, which still hold, leave room; others are Apple7's. This
- * follows from those facts and was not measured on Apple9 or later.
+ * here visit twice as many rows between barriers wherever that fits the same budgets and a simdgroup keeps as many rows of its own;
+ * others are Apple7's. This follows from those facts and was not measured on Apple9 or later.
  */
 typedef struct {
     mfai_metal_pass_t pass;
@@ -31,8 +31,10 @@ typedef struct {
 
 static const row_t table[] = {
     /* pass               family            size most rows keys groups keep   block */
+    {MFAI_METAL_FORWARD, MFAI_METAL_APPLE9, 2, 64, 64, 32, 4, true, 64},
     {MFAI_METAL_FORWARD, MFAI_METAL_APPLE9, 2, 96, 64, 64, 8, true, 96},
     {MFAI_METAL_FORWARD, MFAI_METAL_APPLE9, 2, 192, 64, 32, 8, true, 192},
+    {MFAI_METAL_FORWARD, MFAI_METAL_APPLE9, 4, 32, 64, 32, 4, true, 32},
     {MFAI_METAL_FORWARD, MFAI_METAL_APPLE9, 4, 48, 64, 64, 8, true, 48},
     {MFAI_METAL_FORWARD, MFAI_METAL_APPLE9, 4, 96, 64, 32, 8, true, 96},
     {MFAI_METAL_FORWARD, MFAI_METAL_APPLE7, 2, 64, 64, 32, 4, true, 64},

@@ -37,7 +37,7 @@ static void check_table(void) {
 
 /* Apple9 and later visit more keys at once where they have room, and no later family lacks a row. */
 static void check_families(void) {
-    const int dims[] = {64, 192};
+    const int dims[] = {96, 192};
     for (int i = 0; i < 2; ++i) {
         const mfai_metal_tile_t old = mfai_metal_tile(MFAI_METAL_FORWARD, MFAI_METAL_APPLE7, 2, dims[i], dims[i]);
         for (int family = MFAI_METAL_APPLE9; family <= MFAI_METAL_APPLE10 + 1; ++family)
