@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from metal_emulator_build import EMULATOR, environment
+from emulated import EMULATOR, environment
 from source_tree import ROOT
 
 # Tests that are asked of each backend, here of this one.
@@ -29,10 +29,10 @@ def run_tests(name, **settings):
 
 
 @pytest.mark.parametrize("name", OF_BACKENDS)
-def test_attention(emulated_library, name):
+def test_attention(library, name):
     run_tests(name, MFA_TEST_BACKENDS="metal")
 
 
 @pytest.mark.parametrize("name", OF_DEFAULT)
-def test_default_backend(emulated_library, name):
+def test_default_backend(library, name):
     run_tests(name, MFA_BACKEND="metal")
