@@ -24,10 +24,10 @@ inline ushort mfa_fragment_lane(int row, int column) {
     return ushort((row & 4) << 2 | (row & 3) << 1 | (column & 4) << 1 | (column >> 1 & 1));
 }
 
-template <typename T> inline simdgroup_matrix<T, 8, 8> mfa_matrix(vec<T, 2> fragment) {
+template <typename T> inline simdgroup_matrix<T, 8, 8> mfa_matrix(vec<T, 2> pair) {
     simdgroup_matrix<T, 8, 8> matrix;
-    matrix.thread_elements()[0] = fragment[0];
-    matrix.thread_elements()[1] = fragment[1];
+    matrix.thread_elements()[0] = pair[0];
+    matrix.thread_elements()[1] = pair[1];
     return matrix;
 }
 
@@ -49,17 +49,17 @@ inline float mfa_row_sum(float x) {
     return x + simd_shuffle_xor(x, ushort(8));
 }
 
-inline float2 mfa_transpose(float2 fragment, uint lane) {
+inline float2 mfa_transpose(float2 pair, uint lane) {
     const int row = mfa_fragment_row(lane), column = mfa_fragment_column(lane);
     float2 transposed;
     for (int i = 0; i < 2; ++i) {
         const ushort from = mfa_fragment_lane(column + i, row);
-        const float even = simd_shuffle(fragment[0], from), odd = simd_shuffle(fragment[1], from);
+        const float even = simd_shuffle(pair[0], from), odd = simd_shuffle(pair[1], from);
         transposed[i] = (row & 1) != 0 ? odd : even;
     }
     return transposed;
 }
 
-template <typename T> inline vec<T, 2> mfa_round(float2 fragment) { return vec<T, 2>(T(fragment[0]), T(fragment[1])); }
+template <typename T> inline vec<T, 2> mfa_round(float2 pair) { return vec<T, 2>(T(pair[0]), T(pair[1])); }
 
 #endif

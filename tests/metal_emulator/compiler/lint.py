@@ -26,6 +26,9 @@ REFUSED_WORDS = {
     "goto",
     "dynamic_cast",
     "typeid",
+    # Names of kinds of functions, which nothing else can have. (`kernel` is one too, but the attribute's name as well.)
+    "fragment",
+    "vertex",
 }
 QUALIFIERS = {"const", "thread", "device", "constant", "threadgroup", "noexcept"}
 # Nodes of the syntax tree: how deep, what, where, and in single quotes its type.
