@@ -43,6 +43,8 @@ SOURCES += $(sort $(wildcard src/metal/*.c))
 else ifeq ($(METAL),apple)
 OUT := build/$(BUILD)
 OBJC = $(CC)
+# Nothing newer than the deployment target is called before device.m has asked for macOS 14.
+METAL_OBJCFLAGS := -Wno-unguarded-availability-new
 METAL_LIBS := -framework Metal -framework Foundation -framework CoreGraphics
 else ifeq ($(METAL),emulator)
 OUT := build/metal-emulator
@@ -92,7 +94,7 @@ $(OUT)/%.o: %.c $(OUT)/flags
 
 $(OUT)/%.o: %.m $(OUT)/flags
 	@mkdir -p $(@D)
-	$(OBJC) $(METAL_OBJCFLAGS) $(C_FLAGS) -MMD -MP -c $< -o $@
+	$(OBJC) $(METAL_OBJCFLAGS) -fno-objc-arc $(C_FLAGS) -MMD -MP -c $< -o $@
 
 $(OUT)/metal_sources.c: $(wildcard metal/*)
 	$(PYTHON) metal/embed.py $@

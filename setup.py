@@ -37,6 +37,8 @@ def core_sources():
     return sources
 
 
+# Nothing newer than the deployment target is called before src/metal/device.m has asked for macOS 14.
+OBJC_FLAGS = ["-fno-objc-arc", "-Wno-unguarded-availability-new"]
 METAL_FRAMEWORKS = ["-framework", "Metal", "-framework", "Foundation", "-framework", "CoreGraphics"]
 CORE_SOURCES = core_sources()
 CORE_HEADERS = relative(path for name in CORE_INCLUDES for path in ROOT.joinpath(name).glob("**/*.[hi]*"))
@@ -109,12 +111,13 @@ class BuildWithCore(build_ext):
         [target] = self.compiler.object_filenames([source], output_dir=self.build_temp)
         newest = max(os.path.getmtime(source), newest_header)
         if self.force or not os.path.exists(target) or os.path.getmtime(target) < newest:
+            objc = OBJC_FLAGS if source.endswith(".m") else []
             self.compiler.compile(
                 [source],
                 output_dir=self.build_temp,
                 include_dirs=CORE_INCLUDES,
                 # Last, so that a debug build's -O1 wins over -O3.
-                extra_postargs=[*CORE_FLAGS, *shlex.split(os.environ.get("CFLAGS", ""))],
+                extra_postargs=[*CORE_FLAGS, *objc, *shlex.split(os.environ.get("CFLAGS", ""))],
             )
         return target
 

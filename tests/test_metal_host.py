@@ -48,6 +48,11 @@ def test_device_without_simdgroup_matrix_is_refused(library):
     assert done.stdout == "cpu\n", done.stderr
 
 
+def test_device_that_is_not_there_is_refused(library):
+    done = in_python("import mfa; mfa.Context('metal', device=3)")
+    assert "Metal device 3: there is no Metal device" in done.stderr
+
+
 ATTENTION = """
 import numpy, mfa
 ones = numpy.ones((1, 40, 1, 8), numpy.float32)

@@ -895,6 +895,7 @@ def kernel_using(expression, helpers=""):
         ('int f(int n) { __asm("nop"); return n; }', "f(i)", "'__asm' is refused"),
         ("struct S { virtual int f() { return 1; } };", "a[i]", "virtual"),
         ("int f(int n) { throw n; }", "f(i)", "throw"),
+        ("int f(int fragment) { return fragment; }", "f(i)", "'fragment' is refused"),
         ("int f(int n) { try { return n; } catch (...) { return 1; } }", "f(i)", "try"),
         ("int g(int n) { return n; }\nint f(int n) { int (*h)(int) = g; return h(n); }", "f(i)", "function"),
     ],

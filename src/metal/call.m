@@ -110,7 +110,7 @@ static void close_operands(resources_t *resources) {
         mfai_metal_operand_close(&resources->operands[i]);
 }
 
-/* ------------------------------------------------------------------ encoding, which cannot fail */
+/* ------------------------------------------------------------------ encoding */
 
 static void bind_one(id<MTLComputeCommandEncoder> encoder, id<MTLBuffer> buffer, NSUInteger offset, unsigned index) {
     static const char nothing[16]; /* of an empty operand, which a kernel may name but never reads */
@@ -134,33 +134,60 @@ static void bind_all(id<MTLComputeCommandEncoder> encoder, const mfai_metal_call
 
 static uint64_t smaller(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
-/* In parts, each of no more work than the system lets a device do in one go. */
-static void encode_dispatch(const mfai_metal_device_t *device, id<MTLComputeCommandEncoder> encoder,
-                            mfa_metal_params *params, const mfai_metal_dispatch_t *dispatch) {
+typedef struct {
+    const mfai_metal_device_t *device;
+    mfai_metal_call_t *call;
+    const resources_t *resources;
+    mfai_metal_commands_t *commands;
+    uint64_t work; /* encoded in the command buffer */
+} encoding_t;
+
+/* Makes room for a dispatch of so much work. What a caller's command buffer gets to do is the caller's business. */
+static mfa_status_t make_room(encoding_t *e, uint64_t work, id<MTLComputePipelineState> pipeline) {
+    const bool fits = work <= e->device->most_work && e->work <= e->device->most_work - work;
+    if (e->commands->queue == nil || e->work == 0 || fits) {
+        e->work += work;
+        return MFA_SUCCESS;
+    }
+    MFA_TRY(mfai_metal_commands_renew(e->commands));
+    bind_all(e->commands->encoder, e->call, e->resources);
+    [e->commands->encoder setComputePipelineState:pipeline];
+    e->work = work;
+    return MFA_SUCCESS;
+}
+
+/* In parts, each of no more work than a device is given in one go. */
+static mfa_status_t encode_dispatch(encoding_t *e, const mfai_metal_dispatch_t *dispatch,
+                                    id<MTLComputePipelineState> pipeline) {
+    mfa_metal_params *params = &e->call->params;
     params->query_tiles = dispatch->query_tiles;
     params->key_tiles = dispatch->key_tiles;
     params->value_blocks = dispatch->value_blocks;
+    [e->commands->encoder setComputePipelineState:pipeline];
     const uint64_t work = dispatch->work > 0 ? dispatch->work : 1;
-    const uint64_t fitting = smaller(device->dispatch_work / work, UINT32_MAX), most = fitting > 0 ? fitting : 1;
+    const uint64_t fitting = smaller(e->device->most_work / work, UINT32_MAX), most = fitting > 0 ? fitting : 1;
     for (uint64_t first = 0; first < dispatch->threadgroups; first += most) {
+        const uint64_t count = smaller(most, dispatch->threadgroups - first);
+        MFA_TRY(make_room(e, count * work, pipeline));
         params->first_threadgroup = (mfa_index)first;
-        [encoder setBytes:params length:sizeof *params atIndex:MFA_BUFFER_PARAMS];
-        [encoder dispatchThreadgroups:MTLSizeMake(smaller(most, dispatch->threadgroups - first), 1, 1)
-                threadsPerThreadgroup:MTLSizeMake(dispatch->threads, 1, 1)];
+        [e->commands->encoder setBytes:params length:sizeof *params atIndex:MFA_BUFFER_PARAMS];
+        [e->commands->encoder dispatchThreadgroups:MTLSizeMake(count, 1, 1)
+                             threadsPerThreadgroup:MTLSizeMake(dispatch->threads, 1, 1)];
     }
+    return MFA_SUCCESS;
 }
 
-static void encode(const mfai_metal_device_t *device, const mfai_metal_commands_t *commands, mfai_metal_call_t *call,
-                   const resources_t *resources) {
-    bind_all(commands->encoder, call, resources);
-    for (int i = 0; i < call->dispatch_count; ++i) {
-        if (resources->pipelines[i] == nil)
+/* Fails only with command buffers of its own. */
+static mfa_status_t encode(encoding_t e) {
+    bind_all(e.commands->encoder, e.call, e.resources);
+    for (int i = 0; i < e.call->dispatch_count; ++i) {
+        if (e.resources->pipelines[i] == nil)
             continue;
-        if (call->dispatches[i].waits)
-            mfai_metal_commands_barrier(commands);
-        [commands->encoder setComputePipelineState:resources->pipelines[i]];
-        encode_dispatch(device, commands->encoder, &call->params, &call->dispatches[i]);
+        if (e.call->dispatches[i].waits)
+            mfai_metal_commands_barrier(e.commands);
+        MFA_TRY(encode_dispatch(&e, &e.call->dispatches[i], e.resources->pipelines[i]));
     }
+    return MFA_SUCCESS;
 }
 
 /* ------------------------------------------------------------------ both ways to run */
@@ -176,8 +203,9 @@ static mfa_status_t run_opened(mfai_metal_device_t *device, mfai_metal_call_t *c
                                double *seconds) {
     mfai_metal_commands_t commands;
     MFA_TRY(mfai_metal_commands_open(device->queue, &commands));
-    encode(device, &commands, call, resources);
-    MFA_TRY(mfai_metal_commands_finish(&commands, seconds));
+    MFA_TRY(encode((encoding_t){device, call, resources, &commands, 0}));
+    MFA_TRY(mfai_metal_commands_finish(&commands));
+    *seconds = commands.seconds;
     for (int i = 0; i < resources->operand_count; ++i)
         mfai_metal_operand_finish(&resources->operands[i]);
     return MFA_SUCCESS;
@@ -201,9 +229,8 @@ static mfa_status_t encode_opened(mfai_metal_device_t *device, mfai_metal_call_t
                                   void *target) {
     mfai_metal_commands_t commands;
     MFA_TRY(mfai_metal_commands_join(device->gpu, target, &commands));
-    encode(device, &commands, call, resources);
-    double seconds;
-    return mfai_metal_commands_finish(&commands, &seconds);
+    MFA_TRY(encode((encoding_t){device, call, resources, &commands, 0}));
+    return mfai_metal_commands_finish(&commands);
 }
 
 mfa_status_t mfai_metal_call_encode(mfai_metal_device_t *device, mfai_metal_call_t *call, void *target) {

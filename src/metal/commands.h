@@ -7,9 +7,10 @@
 #include "core/status.h"
 
 typedef struct {
-    id<MTLComputeCommandEncoder> encoder; /* open */
+    id<MTLCommandQueue> queue;            /* of command buffers of its own; nil: the caller's is encoded into */
     id<MTLCommandBuffer> buffer;          /* nil if the caller gave an encoder */
-    bool is_own_buffer;
+    id<MTLComputeCommandEncoder> encoder; /* open */
+    double seconds;                       /* that the device took for its own command buffers so far */
 } mfai_metal_commands_t;
 
 /* Opens an encoder on a new command buffer. The caller has an autorelease pool around all of this. */
@@ -22,7 +23,11 @@ mfa_status_t mfai_metal_commands_join(id<MTLDevice> gpu, void *target, mfai_meta
 /* Lets dispatches encoded from here on see what those before it wrote. */
 void mfai_metal_commands_barrier(const mfai_metal_commands_t *commands);
 
+/* Runs a command buffer of its own, waits for it, and opens an encoder on another, with nothing bound. On failure there is nothing
+   to finish. */
+mfa_status_t mfai_metal_commands_renew(mfai_metal_commands_t *commands);
+
 /* Ends the encoder unless it is the caller's; runs a command buffer of its own and waits for it. */
-mfa_status_t mfai_metal_commands_finish(const mfai_metal_commands_t *commands, double *seconds);
+mfa_status_t mfai_metal_commands_finish(mfai_metal_commands_t *commands);
 
 #endif

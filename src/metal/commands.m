@@ -7,11 +7,16 @@ static mfa_status_t open_encoder(mfai_metal_commands_t *commands) {
     return MFA_SUCCESS;
 }
 
-mfa_status_t mfai_metal_commands_open(id<MTLCommandQueue> queue, mfai_metal_commands_t *commands) {
-    *commands = (mfai_metal_commands_t){.buffer = [queue commandBuffer], .is_own_buffer = true};
+static mfa_status_t open_buffer(mfai_metal_commands_t *commands) {
+    commands->buffer = [commands->queue commandBuffer];
     if (commands->buffer == nil)
         return mfai_fail(MFA_ERROR_EXECUTION_FAILED, "the Metal command queue gave no command buffer");
     return open_encoder(commands);
+}
+
+mfa_status_t mfai_metal_commands_open(id<MTLCommandQueue> queue, mfai_metal_commands_t *commands) {
+    *commands = (mfai_metal_commands_t){.queue = queue};
+    return open_buffer(commands);
 }
 
 mfa_status_t mfai_metal_commands_join(id<MTLDevice> gpu, void *target, mfai_metal_commands_t *commands) {
@@ -47,15 +52,20 @@ static mfa_status_t fail(id<MTLCommandBuffer> buffer) {
                      text != nil ? [text UTF8String] : "it does not say why");
 }
 
-mfa_status_t mfai_metal_commands_finish(const mfai_metal_commands_t *commands, double *seconds) {
+mfa_status_t mfai_metal_commands_finish(mfai_metal_commands_t *commands) {
     if (commands->buffer != nil)
         [commands->encoder endEncoding];
-    if (!commands->is_own_buffer)
+    if (commands->queue == nil)
         return MFA_SUCCESS;
     [commands->buffer commit];
     [commands->buffer waitUntilCompleted];
     if ([commands->buffer status] != MTLCommandBufferStatusCompleted)
         return fail(commands->buffer);
-    *seconds = [commands->buffer GPUEndTime] - [commands->buffer GPUStartTime];
+    commands->seconds += [commands->buffer GPUEndTime] - [commands->buffer GPUStartTime];
     return MFA_SUCCESS;
+}
+
+mfa_status_t mfai_metal_commands_renew(mfai_metal_commands_t *commands) {
+    MFA_TRY(mfai_metal_commands_finish(commands));
+    return open_buffer(commands);
 }

@@ -12,8 +12,8 @@ typedef struct mfai_metal_device {
     id<MTLDevice> gpu;
     id<MTLCommandQueue> queue;
     char name[96];
-    int family;             /* n of MTLGPUFamilyApple<n>, the highest that the device supports */
-    uint64_t dispatch_work; /* multiplications after which a grid is cut into another dispatch */
+    int family;         /* n of MTLGPUFamilyApple<n>, the highest that the device supports */
+    uint64_t most_work; /* multiplications after which work is cut into another dispatch and command buffer */
     mfai_metal_pipelines_t pipelines;
     mfai_metal_workspaces_t workspaces;
 } mfai_metal_device_t;

@@ -10,9 +10,9 @@ enum {
     MOST_FAMILY = 30, /* those to come support the families before them */
 };
 
-/* A second of work for the slowest device, of the several after which the system ends a command buffer that draws
-   nothing: with room for rows that cost more than their products. */
-static const uint64_t dispatch_work = 1ull << 38;
+/* A tenth of a second or two for the slowest device. The system ends a command buffer that keeps the screen waiting, after some
+   seconds or sooner, and it tells one command buffer from another, not the dispatches of one. */
+static const uint64_t most_work = 1ull << 36;
 
 static int apple_family(id<MTLDevice> gpu) {
     int family = 0;
@@ -24,20 +24,35 @@ static int apple_family(id<MTLDevice> gpu) {
 
 /* NULL if the device can run the kernels. */
 static const char *why_not(id<MTLDevice> gpu) {
+    bool is_14 = false; /* asked first: all that follows counts on its API */
+    if (@available(macOS 14.0, *))
+        is_14 = true;
+    if (!is_14)
+        return "Metal 3.1 is needed, which came with macOS 14";
     if (gpu == nil)
         return "there is no Metal device";
     if (apple_family(gpu) < LEAST_FAMILY)
         return "the Metal device has no simdgroup_matrix, which came with GPU family Apple7 (M1)";
-    if (@available(macOS 14.0, *))
-        return NULL;
-    return "Metal 3.1 is needed, which came with macOS 14";
+    return NULL;
+}
+
+/* Retained; nil if there is none of this number. */
+static id<MTLDevice> find_device(int32_t number) {
+    id<MTLDevice> gpu = number == 0 ? MTLCreateSystemDefaultDevice() : nil;
+    if (gpu != nil)
+        return gpu;
+    /* There may be no default even so, as where CoreGraphics was dropped when a program was linked. */
+    NSArray *all = MTLCopyAllDevices();
+    gpu = (NSUInteger)number < [all count] ? [[all objectAtIndex:(NSUInteger)number] retain] : nil;
+    [all release];
+    return gpu;
 }
 
 bool mfai_metal_is_available(const char **reason) {
     const char *why = MFAI_METAL_FORKED;
     if (!mfai_metal_is_forked()) {
         @autoreleasepool {
-            id<MTLDevice> gpu = MTLCreateSystemDefaultDevice();
+            id<MTLDevice> gpu = find_device(0);
             why = why_not(gpu);
             [gpu release];
         }
@@ -47,16 +62,6 @@ bool mfai_metal_is_available(const char **reason) {
     return why == NULL;
 }
 
-/* Retained; nil if there is none of this number. */
-static id<MTLDevice> find_device(int32_t number) {
-    if (number == 0)
-        return MTLCreateSystemDefaultDevice();
-    NSArray *all = MTLCopyAllDevices();
-    id<MTLDevice> gpu = (NSUInteger)number < [all count] ? [[all objectAtIndex:(NSUInteger)number] retain] : nil;
-    [all release];
-    return gpu;
-}
-
 static mfa_status_t fill_in(int32_t number, mfai_metal_device_t *device) {
     device->gpu = find_device(number);
     const char *why = why_not(device->gpu);
@@ -64,7 +69,7 @@ static mfa_status_t fill_in(int32_t number, mfai_metal_device_t *device) {
         return mfai_fail(MFA_ERROR_DEVICE_NOT_SUPPORTED, "Metal device %d: %s", number, why);
     snprintf(device->name, sizeof device->name, "%s", [[device->gpu name] UTF8String]);
     device->family = apple_family(device->gpu);
-    device->dispatch_work = dispatch_work;
+    device->most_work = most_work;
     device->queue = [device->gpu newCommandQueue];
     if (device->queue == nil)
         return mfai_fail(MFA_ERROR_MEMORY_ALLOCATION, "Metal device %d gave no command queue", number);

@@ -71,9 +71,8 @@ mfa_status_t mfai_metal_memory_adopt(void *handle, void *object, size_t *size, m
         MFA_REQUIRE([buffer device] == device->gpu, "mtl_buffer is of another Metal device than the context");
         memory->contents = [buffer contents];
         memory->base = memory->contents;
-        if (@available(macOS 13.0, *))
-            if (memory->base == NULL) /* private storage */
-                memory->base = (char *)(uintptr_t)([buffer gpuAddress] | MFAI_DEVICE_ADDRESS);
+        if (memory->base == NULL) /* private storage */
+            memory->base = (char *)(uintptr_t)([buffer gpuAddress] | MFAI_DEVICE_ADDRESS);
         *size = [buffer length];
         return hand_out([buffer retain], 0, memory);
     }

@@ -24,7 +24,8 @@ static NSString *pipeline_key(const mfai_metal_kernel_t *kernel) {
 
 /* By name, for SDKs and systems before macOS 15, which know fastMathEnabled only. */
 static void demand_safe_math(MTLCompileOptions *options) {
-    NSNumber *const safe = [NSNumber numberWithInteger:0], *const precise = [NSNumber numberWithInteger:1];
+    NSNumber *const safe = [NSNumber numberWithInteger:0];    /* MTLMathModeSafe */
+    NSNumber *const precise = [NSNumber numberWithInteger:1]; /* MTLMathFloatingPointFunctionsPrecise */
     if ([options respondsToSelector:NSSelectorFromString(@"setMathMode:")]) {
         [options setValue:safe forKey:@"mathMode"];
         [options setValue:precise forKey:@"mathFloatingPointFunctions"];
@@ -35,8 +36,7 @@ static void demand_safe_math(MTLCompileOptions *options) {
 
 static MTLCompileOptions *compile_options(const mfai_metal_kernel_t *kernel) {
     MTLCompileOptions *options = [[[MTLCompileOptions alloc] init] autorelease];
-    if (@available(macOS 14.0, *))
-        [options setLanguageVersion:MTLLanguageVersion3_1];
+    [options setLanguageVersion:MTLLanguageVersion3_1];
     demand_safe_math(options);
     NSMutableDictionary *macros = [NSMutableDictionary dictionary];
     for (int i = 0; i < kernel->macro_count; ++i)

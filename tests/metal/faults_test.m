@@ -94,11 +94,12 @@ static outcome_t run(const memory_t *m) {
     return outcome;
 }
 
-/* What a failure of each kind may be reported as. A buffer that cannot wrap memory is replaced by a copy. */
+/* What a failure of each kind may be reported as. A buffer that cannot wrap memory is replaced by a copy, and a default device by
+   the first that is listed. */
 static int is_fitting(emu_call_kind kind, mfa_status_t status) {
     switch (kind) {
     case EMU_CALL_DEVICE:
-        return status == MFA_ERROR_DEVICE_NOT_SUPPORTED;
+        return status == MFA_SUCCESS;
     case EMU_CALL_QUEUE:
         return status == MFA_ERROR_MEMORY_ALLOCATION;
     case EMU_CALL_BUFFER:
