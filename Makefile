@@ -94,7 +94,7 @@ $(OUT)/%.o: %.c $(OUT)/flags
 
 $(OUT)/%.o: %.m $(OUT)/flags
 	@mkdir -p $(@D)
-	$(OBJC) $(METAL_OBJCFLAGS) -fno-objc-arc $(C_FLAGS) -MMD -MP -c $< -o $@
+	$(OBJC) $(METAL_OBJCFLAGS) $(C_FLAGS) -fno-objc-arc -MMD -MP -c $< -o $@
 
 $(OUT)/metal_sources.c: $(wildcard metal/*)
 	$(PYTHON) metal/embed.py $@

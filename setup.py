@@ -116,8 +116,8 @@ class BuildWithCore(build_ext):
                 [source],
                 output_dir=self.build_temp,
                 include_dirs=CORE_INCLUDES,
-                # Last, so that a debug build's -O1 wins over -O3.
-                extra_postargs=[*CORE_FLAGS, *objc, *shlex.split(os.environ.get("CFLAGS", ""))],
+                # CFLAGS late, so that a debug build's -O1 wins over -O3.
+                extra_postargs=[*CORE_FLAGS, *shlex.split(os.environ.get("CFLAGS", "")), *objc],
             )
         return target
 
