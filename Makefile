@@ -10,7 +10,7 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := lib
-.PHONY: lib metal-emulator metal-counters demo test dev lint format bench bench-peers ci install clean help
+.PHONY: lib metal-specialisations metal-emulator metal-counters demo test dev lint format bench bench-peers ci install clean help
 .DELETE_ON_ERROR:
 
 # ---------------------------------------------------------------- the C library
@@ -113,6 +113,19 @@ $(STATIC): $(OBJECTS) $(OUT)/objects
 	$(AR) rcs $@ $(OBJECTS)
 
 -include $(OBJECTS:.o=.d)
+
+# Linked with the archive, whose insides it uses.
+SPECIALISATIONS := $(OUT)/specialisations
+ifeq ($(METAL),none)
+$(SPECIALISATIONS):
+	@echo "make: METAL is 'none', and this is about Metal: apple, or emulator" >&2; exit 1
+else
+$(SPECIALISATIONS): tests/metal/specialisations.m $(STATIC)
+	$(OBJC) $(METAL_OBJCFLAGS) $(C_FLAGS) -fno-objc-arc $< -o $@ $(STATIC) $(LDFLAGS) $(METAL_LIBS) -lm
+endif
+
+metal-specialisations: $(SPECIALISATIONS) ## have Metal's compiler take the kernels in all their specialisations (macOS)
+	$(SPECIALISATIONS)
 
 EMULATOR_CLANG := clang-19
 EMULATOR_HEADER := /usr/include/GNUstep/Foundation/Foundation.h

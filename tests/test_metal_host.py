@@ -29,6 +29,19 @@ def test_program(library, flags, tmp_path, program):
     assert said.endswith(" 0 failed\n"), said
 
 
+@pytest.fixture(scope="session")
+def specialisations(library):
+    run("make", "-s", "METAL=emulator", "build/metal-emulator/specialisations", cwd=ROOT, env=make_env())
+    return library / "specialisations"
+
+
+@pytest.mark.parametrize(("gpu", "how_far"), [("apple7", " and their pipelines"), ("paravirtual", "")])
+def test_specialisations_compile(specialisations, gpu, how_far):
+    """On a device that runs kernels and on one that does not; a few of what macOS compiles in full."""
+    said = run(EMULATOR / "run", specialisations, "150", env=environment(METAL_EMULATOR_GPU=gpu))
+    assert re.fullmatch(rf"\d+ of \d+ specialisations{how_far}, 0 failed\n", said), said
+
+
 @pytest.mark.parametrize("family", ["apple7", "apple9", "apple10"])
 def test_context_names_device_and_family(library, family):
     done = in_python("-c", CONTEXT, METAL_EMULATOR_GPU=family)

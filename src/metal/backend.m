@@ -1,8 +1,8 @@
 /* The Metal backend: its entries. */
+#import "metal/backward.h"
 #import "metal/device.h"
+#import "metal/forward.h"
 #import "metal/memory.h"
-#include "metal/backward.h"
-#include "metal/forward.h"
 
 const mfai_backend_t mfai_metal_backend = {
     .name = "metal",

@@ -1,10 +1,9 @@
 /* What a backward call consists of: delta first, then a kernel for each gradient that is wanted, or for dkey and dvalue together. */
-#include "metal/backward.h"
+#import "metal/backward.h"
 
 #include <stdio.h>
 #include <string.h>
 
-#import "metal/call.h"
 #import "metal/operands.h"
 #include "metal/parameters.h"
 #include "metal/process.h"
@@ -14,7 +13,7 @@ typedef struct {
     const mfai_metal_device_t *device;
     const mfai_problem_t *problem;
     const mfai_gradients_t *gradients;
-    mfai_metal_call_t call;
+    mfai_metal_call_t *call;
 } backward_t;
 
 static mfai_metal_tile_t find_tile(const backward_t *b, mfai_metal_pass_t pass) {
@@ -24,11 +23,11 @@ static mfai_metal_tile_t find_tile(const backward_t *b, mfai_metal_pass_t pass) 
 }
 
 /* A kernel that computes scores anew, on tiles of the table. */
-static mfai_metal_dispatch_t *add_tiled(backward_t *b, const char *name, const mfai_metal_tile_t *tile) {
+static mfai_metal_dispatch_t *add_tiled(const backward_t *b, const char *name, const mfai_metal_tile_t *tile) {
     const mfai_problem_t *p = b->problem;
     mfai_problem_t seen = *p; /* by this kernel */
     seen.sinks.present = false;
-    mfai_metal_dispatch_t *dispatch = mfai_metal_call_add_dispatch(&b->call, name);
+    mfai_metal_dispatch_t *dispatch = mfai_metal_call_add_dispatch(b->call, name);
     mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_T", p->query.precision);
     mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_DO", b->gradients->dout.precision);
     mfai_metal_kernel_define_tile(&dispatch->kernel, tile);
@@ -45,15 +44,15 @@ static mfai_metal_dispatch_t *add_tiled(backward_t *b, const char *name, const m
 }
 
 /* A kernel without tiles of scores. */
-static mfai_metal_dispatch_t *add_plain(backward_t *b, const char *name, int simdgroups) {
+static mfai_metal_dispatch_t *add_plain(const backward_t *b, const char *name, int simdgroups) {
     static const mfai_problem_t nothing = {0};
-    mfai_metal_dispatch_t *dispatch = mfai_metal_call_add_dispatch(&b->call, name);
+    mfai_metal_dispatch_t *dispatch = mfai_metal_call_add_dispatch(b->call, name);
     mfai_metal_kernel_set_features(&dispatch->kernel, &nothing);
     dispatch->threads = (unsigned)simdgroups * MFAI_METAL_SIMD_WIDTH;
     return dispatch;
 }
 
-static void add_prepare(backward_t *b) {
+static void add_prepare(const backward_t *b) {
     const mfai_problem_t *p = b->problem;
     const int64_t heads = p->batch * p->heads;
     mfai_metal_dispatch_t *dispatch = add_plain(b, "backward_prepare", MFA_PREPARE_SIMDGROUPS);
@@ -62,11 +61,11 @@ static void add_prepare(backward_t *b) {
     mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_DO", b->gradients->dout.precision);
     dispatch->threadgroups = (uint64_t)(heads * mfai_metal_ceil_div(p->query_count, MFA_PREPARE_ROWS));
     dispatch->work = (uint64_t)(MFA_PREPARE_ROWS * p->value_dim);
-    mfai_metal_call_add_scratch(&b->call, MFA_BUFFER_DELTA,
+    mfai_metal_call_add_scratch(b->call, MFA_BUFFER_DELTA,
                                 (uint64_t)(heads * p->query_count) * sizeof(mfa_metal_delta));
 }
 
-static void add_query(backward_t *b) {
+static void add_query(const backward_t *b) {
     const mfai_problem_t *p = b->problem;
     const mfai_metal_tile_t tile = find_tile(b, MFAI_METAL_BACKWARD_QUERY);
     mfai_metal_dispatch_t *dispatch = add_tiled(b, "backward_query", &tile);
@@ -75,7 +74,7 @@ static void add_query(backward_t *b) {
     dispatch->work = (uint64_t)(tile.rows * p->key_count * (tile.depth + tile.depth_block + p->value_dim));
 }
 
-static void add_key(backward_t *b) {
+static void add_key(const backward_t *b) {
     const mfai_problem_t *p = b->problem;
     const mfai_gradients_t *g = b->gradients;
     const mfai_metal_tile_t tile = find_tile(b, MFAI_METAL_BACKWARD_KEY);
@@ -91,13 +90,13 @@ static void add_key(backward_t *b) {
                                 (tile.depth + tile.depth_block + p->value_dim + tile.value_block));
 }
 
-static void add_bias(backward_t *b) {
+static void add_bias(const backward_t *b) {
     const mfai_problem_t *p = b->problem;
     const int64_t *size = b->gradients->dbias.shape;
     const mfai_metal_tile_t tile = find_tile(b, MFAI_METAL_BACKWARD_BIAS);
     mfai_metal_dispatch_t *dispatch = add_tiled(b, "backward_bias", &tile);
     mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_G", b->gradients->dbias.precision);
-    b->call.params.dbias_size = (mfa_metal_strides){size[0], size[1], size[2], size[3]};
+    b->call->params.dbias_size = (mfa_metal_strides){size[0], size[1], size[2], size[3]};
     const int64_t own_rows = size[2] == 1 ? 1 : dispatch->query_tiles,
                   own_keys = size[3] == 1 ? 1 : dispatch->key_tiles;
     dispatch->threadgroups = (uint64_t)(size[0] * size[1] * own_rows * own_keys);
@@ -106,38 +105,39 @@ static void add_bias(backward_t *b) {
     dispatch->work = (uint64_t)(summed * tile.rows * tile.keys * (tile.depth + p->value_dim));
 }
 
-static void add_sinks(backward_t *b) {
+static void add_sinks(const backward_t *b) {
     const mfai_problem_t *p = b->problem;
     mfai_metal_dispatch_t *dispatch = add_plain(b, "backward_sinks", MFA_SINKS_SIMDGROUPS);
     dispatch->threadgroups = (uint64_t)p->heads;
     dispatch->work = (uint64_t)(p->batch * p->query_count);
 }
 
-static mfa_status_t make(const mfai_metal_device_t *device, const mfai_problem_t *p, const mfai_gradients_t *g,
-                         backward_t *b) {
-    *b = (backward_t){.device = device, .problem = p, .gradients = g};
+mfa_status_t mfai_metal_backward_make(const mfai_metal_device_t *device, const mfai_problem_t *p,
+                                      const mfai_gradients_t *g, mfai_metal_call_t *call) {
+    const backward_t b = {device, p, g, call};
+    *call = (mfai_metal_call_t){0};
     MFA_TRY(mfai_metal_check_process());
-    MFA_TRY(mfai_metal_parameters(p, &b->call.params));
-    mfai_metal_add_forward_operands(&b->call, p, MFAI_METAL_READ);
-    mfai_metal_add_gradient_operands(&b->call, g);
-    add_prepare(b);
+    MFA_TRY(mfai_metal_parameters(p, &call->params));
+    mfai_metal_add_forward_operands(call, p, MFAI_METAL_READ);
+    mfai_metal_add_gradient_operands(call, g);
+    add_prepare(&b);
     if (g->dquery.present)
-        add_query(b);
+        add_query(&b);
     if (g->dkey.present || g->dvalue.present)
-        add_key(b);
+        add_key(&b);
     if (g->dbias.present)
-        add_bias(b);
+        add_bias(&b);
     if (g->dsinks.present)
-        add_sinks(b);
-    b->call.dispatches[1].waits = true; /* for delta; the others share nothing */
+        add_sinks(&b);
+    call->dispatches[1].waits = true; /* for delta; the others share nothing */
     return MFA_SUCCESS;
 }
 
 /* "backward_FP16 prepare query:32x32 key:32x16": every kernel that runs, with the rows and keys of its tiles. */
-static void name_kernels(const backward_t *b, char *text, size_t size) {
-    size_t used = (size_t)snprintf(text, size, "backward_%s", mfai_precision_name(b->problem->query.precision));
-    for (int i = 0; i < b->call.dispatch_count && used < size; ++i) {
-        const mfai_metal_dispatch_t *dispatch = &b->call.dispatches[i];
+static void name_kernels(const mfai_metal_call_t *call, int32_t precision, char *text, size_t size) {
+    size_t used = (size_t)snprintf(text, size, "backward_%s", mfai_precision_name(precision));
+    for (int i = 0; i < call->dispatch_count && used < size; ++i) {
+        const mfai_metal_dispatch_t *dispatch = &call->dispatches[i];
         const char *name = dispatch->kernel.name + strlen("backward_");
         used += (size_t)(dispatch->rows > 0
                              ? snprintf(text + used, size - used, " %s:%dx%d", name, dispatch->rows, dispatch->keys)
@@ -145,25 +145,25 @@ static void name_kernels(const backward_t *b, char *text, size_t size) {
     }
 }
 
-mfa_status_t mfai_metal_backward_plan(void *handle, const mfai_problem_t *problem, const mfai_gradients_t *gradients,
+mfa_status_t mfai_metal_backward_plan(void *device, const mfai_problem_t *problem, const mfai_gradients_t *gradients,
                                       mfa_plan_t *plan) {
-    backward_t b;
-    MFA_TRY(make(handle, problem, gradients, &b));
-    mfai_metal_call_describe(handle, &b.call, plan);
-    name_kernels(&b, plan->kernel, sizeof plan->kernel);
+    mfai_metal_call_t call;
+    MFA_TRY(mfai_metal_backward_make(device, problem, gradients, &call));
+    mfai_metal_call_describe(device, &call, plan);
+    name_kernels(&call, problem->query.precision, plan->kernel, sizeof plan->kernel);
     return MFA_SUCCESS;
 }
 
-mfa_status_t mfai_metal_backward(void *handle, const mfai_problem_t *problem, const mfai_gradients_t *gradients,
+mfa_status_t mfai_metal_backward(void *device, const mfai_problem_t *problem, const mfai_gradients_t *gradients,
                                  double *seconds) {
-    backward_t b;
-    MFA_TRY(make(handle, problem, gradients, &b));
-    return mfai_metal_call_run(handle, &b.call, seconds);
+    mfai_metal_call_t call;
+    MFA_TRY(mfai_metal_backward_make(device, problem, gradients, &call));
+    return mfai_metal_call_run(device, &call, seconds);
 }
 
-mfa_status_t mfai_metal_backward_encode(void *handle, const mfai_problem_t *problem, const mfai_gradients_t *gradients,
+mfa_status_t mfai_metal_backward_encode(void *device, const mfai_problem_t *problem, const mfai_gradients_t *gradients,
                                         void *target) {
-    backward_t b;
-    MFA_TRY(make(handle, problem, gradients, &b));
-    return mfai_metal_call_encode(handle, &b.call, target);
+    mfai_metal_call_t call;
+    MFA_TRY(mfai_metal_backward_make(device, problem, gradients, &call));
+    return mfai_metal_call_encode(device, &call, target);
 }

@@ -22,4 +22,8 @@ mfa_status_t mfai_metal_pipelines_find(mfai_metal_pipelines_t *pipelines, id<MTL
                                        const mfai_metal_kernel_t *kernel, unsigned threads,
                                        id<MTLComputePipelineState> *pipeline);
 
+/* Goes only as far as Metal's own compiler does, without the device's: so on any device. The function is autoreleased. */
+mfa_status_t mfai_metal_pipelines_specialise(mfai_metal_pipelines_t *pipelines, id<MTLDevice> gpu,
+                                             const mfai_metal_kernel_t *kernel, id<MTLFunction> *function);
+
 #endif

@@ -96,20 +96,24 @@ static MTLFunctionConstantValues *constant_values(const mfai_metal_kernel_t *ker
     return values;
 }
 
-static mfa_status_t make(mfai_metal_pipelines_t *pipelines, id<MTLDevice> gpu, const mfai_metal_kernel_t *kernel,
-                         id<MTLComputePipelineState> *pipeline) {
+static mfa_status_t specialise(mfai_metal_pipelines_t *pipelines, id<MTLDevice> gpu, const mfai_metal_kernel_t *kernel,
+                               id<MTLFunction> *function) {
     id<MTLLibrary> library = nil;
     MFA_TRY(find_library(pipelines, gpu, kernel, &library));
     NSError *error = nil;
-    id<MTLFunction> function = [[library newFunctionWithName:[NSString stringWithFormat:@"attention_%s", kernel->name]
-                                              constantValues:constant_values(kernel)
-                                                       error:&error] autorelease];
-    if (function == nil)
-        return fail("specialisation", kernel, error);
+    *function = [[library newFunctionWithName:[NSString stringWithFormat:@"attention_%s", kernel->name]
+                               constantValues:constant_values(kernel)
+                                        error:&error] autorelease];
+    return *function != nil ? MFA_SUCCESS : fail("specialisation", kernel, error);
+}
+
+static mfa_status_t make(mfai_metal_pipelines_t *pipelines, id<MTLDevice> gpu, const mfai_metal_kernel_t *kernel,
+                         id<MTLComputePipelineState> *pipeline) {
+    id<MTLFunction> function = nil;
+    MFA_TRY(specialise(pipelines, gpu, kernel, &function));
+    NSError *error = nil;
     *pipeline = [[gpu newComputePipelineStateWithFunction:function error:&error] autorelease];
-    if (*pipeline == nil)
-        return fail("compilation for the device", kernel, error);
-    return MFA_SUCCESS;
+    return *pipeline != nil ? MFA_SUCCESS : fail("compilation for the device", kernel, error);
 }
 
 /* ------------------------------------------------------------------ the cache */
@@ -124,6 +128,14 @@ void mfai_metal_pipelines_close(mfai_metal_pipelines_t *pipelines) {
     [pipelines->pipelines release];
     [pipelines->libraries release];
     pthread_mutex_destroy(&pipelines->lock);
+}
+
+mfa_status_t mfai_metal_pipelines_specialise(mfai_metal_pipelines_t *pipelines, id<MTLDevice> gpu,
+                                             const mfai_metal_kernel_t *kernel, id<MTLFunction> *function) {
+    pthread_mutex_lock(&pipelines->lock);
+    const mfa_status_t status = specialise(pipelines, gpu, kernel, function);
+    pthread_mutex_unlock(&pipelines->lock);
+    return status;
 }
 
 static mfa_status_t find(mfai_metal_pipelines_t *pipelines, id<MTLDevice> gpu, const mfai_metal_kernel_t *kernel,

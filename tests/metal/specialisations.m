@@ -1,0 +1,221 @@
+/*
+ * Has Metal's compiler take the kernels in every specialisation of the tile table, and with every type and feature at one head
+ * dimension. Where the device can run them, its own compiler takes them too and says whether it has room for their threads;
+ * elsewhere Metal's goes as far as it can.
+ *
+ * Usage: specialisations [STRIDE]    only every STRIDE-th
+ */
+#import <Metal/Metal.h>
+#include <stdlib.h>
+
+#import "metal/backward.h"
+#import "metal/device.h"
+#import "metal/forward.h"
+
+enum { QUERIES = 64, KEYS = 256, HEADS = 2, USUAL_DIM = 64 };
+
+/* The shape, types and features of one attention call. */
+typedef struct {
+    int64_t query_count, head_dim, value_dim;
+    int32_t precision, out, dout, gradient, mask; /* mask: of the additive mask; -1: none */
+    bool logsumexp, bool_mask, alibi, sinks, softcap, dropout, exact_weights;
+    bool dkey, dvalue;
+} variant_t;
+
+typedef struct {
+    mfai_metal_device_t device;
+    bool runs; /* whether the device can run kernels */
+    NSMutableSet *seen;
+    unsigned long stride, taken, failed;
+} compiler_t;
+
+static NSString *name_of(const mfai_metal_kernel_t *kernel) {
+    NSMutableString *name = [NSMutableString stringWithUTF8String:kernel->name];
+    for (int i = 0; i < kernel->macro_count; ++i)
+        [name appendFormat:@" %s=%s", kernel->macros[i].name, kernel->macros[i].value];
+    for (int i = 0; i < kernel->constant_count; ++i)
+        [name appendFormat:@" %u=%u", kernel->constants[i].index, kernel->constants[i].value];
+    return name;
+}
+
+static void take(compiler_t *compiler, const mfai_metal_kernel_t *kernel, unsigned threads) {
+    NSString *name = name_of(kernel);
+    if ([compiler->seen containsObject:name])
+        return;
+    [compiler->seen addObject:name];
+    if (([compiler->seen count] - 1) % compiler->stride != 0)
+        return;
+    mfai_metal_device_t *device = &compiler->device;
+    id<MTLFunction> function = nil;
+    id<MTLComputePipelineState> pipeline = nil;
+    const mfa_status_t status =
+        compiler->runs ? mfai_metal_pipelines_find(&device->pipelines, device->gpu, kernel, threads, &pipeline)
+                       : mfai_metal_pipelines_specialise(&device->pipelines, device->gpu, kernel, &function);
+    ++compiler->taken;
+    if (status != MFA_SUCCESS) {
+        ++compiler->failed;
+        fprintf(stderr, "%s\n  %s\n", [name UTF8String], mfa_last_error_message(NULL));
+    }
+}
+
+static void take_call(compiler_t *compiler, const mfai_metal_call_t *call) {
+    for (int i = 0; i < call->dispatch_count; ++i)
+        for (int vectors = 0; vectors < 2; ++vectors)
+            @autoreleasepool {
+                mfai_metal_kernel_t kernel = call->dispatches[i].kernel;
+                mfai_metal_kernel_set_flag(&kernel, MFA_CONSTANT_VECTORS, vectors != 0);
+                take(compiler, &kernel, call->dispatches[i].threads);
+            }
+}
+
+static mfai_view_t view(bool present, int32_t precision) {
+    return (mfai_view_t){.present = present, .precision = precision};
+}
+
+static mfai_problem_t problem_of(const variant_t *v) {
+    return (mfai_problem_t){.batch = 1,
+                            .heads = HEADS,
+                            .kv_heads = 1,
+                            .group = HEADS,
+                            .query_count = v->query_count,
+                            .key_count = KEYS,
+                            .head_dim = v->head_dim,
+                            .value_dim = v->value_dim,
+                            .query = view(true, v->precision),
+                            .key = view(true, v->precision),
+                            .value = view(true, v->precision),
+                            .out = view(true, v->out),
+                            .logsumexp = view(v->logsumexp, MFA_PRECISION_FP32),
+                            .bool_mask = view(v->bool_mask, MFA_PRECISION_INT8),
+                            .additive_mask = view(v->mask >= 0, v->mask),
+                            .alibi_slopes = view(v->alibi, MFA_PRECISION_FP32),
+                            .sinks = view(v->sinks, MFA_PRECISION_FP32),
+                            .softmax_scale = 1,
+                            .softcap = v->softcap ? 1 : 0,
+                            .exact_weights = v->exact_weights,
+                            .window_left = -1,
+                            .window_right = -1,
+                            .dropout_p = v->dropout ? 0.5f : 0};
+}
+
+static mfai_gradients_t gradients_of(const variant_t *v) {
+    mfai_gradients_t g = {.dout = view(true, v->dout),
+                          .dquery = view(true, v->gradient),
+                          .dkey = view(v->dkey, v->gradient),
+                          .dvalue = view(v->dvalue, v->gradient),
+                          .dsinks = view(v->sinks, MFA_PRECISION_FP32),
+                          .dbias = view(v->mask >= 0, v->gradient)};
+    const int64_t shape[4] = {1, HEADS, v->query_count, KEYS};
+    memcpy(g.dbias.shape, shape, sizeof shape);
+    return g;
+}
+
+/* All kernels of both passes, and of decode. */
+static void take_variant(compiler_t *compiler, variant_t v) {
+    mfai_metal_call_t call;
+    mfai_metal_tile_t tile;
+    const mfai_gradients_t gradients = gradients_of(&v);
+    mfai_problem_t problem = problem_of(&v);
+    if (mfai_metal_forward_make(&compiler->device, &problem, &call, &tile) != MFA_SUCCESS)
+        abort();
+    take_call(compiler, &call);
+    if (mfai_metal_backward_make(&compiler->device, &problem, &gradients, &call) != MFA_SUCCESS)
+        abort();
+    take_call(compiler, &call);
+    problem.query_count = 1;
+    if (mfai_metal_forward_make(&compiler->device, &problem, &call, &tile) != MFA_SUCCESS)
+        abort();
+    take_call(compiler, &call);
+}
+
+static variant_t plain(int32_t precision, int64_t head_dim, int64_t value_dim) {
+    return (variant_t){.query_count = QUERIES,
+                       .head_dim = head_dim,
+                       .value_dim = value_dim,
+                       .precision = precision,
+                       .out = precision,
+                       .dout = precision,
+                       .gradient = precision,
+                       .mask = -1,
+                       .dkey = true,
+                       .dvalue = true};
+}
+
+static variant_t with_everything(variant_t v, int32_t mask) {
+    v.mask = mask;
+    v.logsumexp = v.bool_mask = v.alibi = v.sinks = v.softcap = v.dropout = v.exact_weights = true;
+    return v;
+}
+
+static const int32_t precisions[] = {MFA_PRECISION_FP16, MFA_PRECISION_BF16, MFA_PRECISION_FP32};
+enum { PRECISIONS = sizeof precisions / sizeof *precisions };
+
+/* Each row of the table on both sides of its limit, with nothing and with everything. */
+static void take_table(compiler_t *compiler) {
+    static const int64_t dims[][2] = {{8, 8},     {32, 32},   {40, 40},   {64, 64},   {80, 80},
+                                      {96, 96},   {104, 104}, {128, 128}, {136, 136}, {160, 160},
+                                      {168, 168}, {192, 192}, {192, 128}, {200, 200}, {256, 256},
+                                      {264, 264}, {512, 512}, {64, 512},  {576, 64}};
+    for (size_t d = 0; d < sizeof dims / sizeof *dims; ++d)
+        for (int i = 0; i < PRECISIONS; ++i) {
+            const variant_t nothing = plain(precisions[i], dims[d][0], dims[d][1]);
+            take_variant(compiler, nothing);
+            take_variant(compiler, with_everything(nothing, precisions[i]));
+        }
+}
+
+static void take_types(compiler_t *compiler) {
+    for (int i = 0; i < PRECISIONS; ++i)
+        for (int j = 0; j < PRECISIONS; ++j) {
+            variant_t v = plain(precisions[i], USUAL_DIM, USUAL_DIM);
+            v.out = v.dout = v.gradient = precisions[j];
+            take_variant(compiler, v);
+            take_variant(compiler, with_everything(v, precisions[j]));
+        }
+}
+
+static void take_features(compiler_t *compiler) {
+    const variant_t nothing = plain(MFA_PRECISION_FP16, USUAL_DIM, USUAL_DIM);
+    variant_t v[10];
+    for (size_t i = 0; i < sizeof v / sizeof *v; ++i)
+        v[i] = nothing;
+    v[0].logsumexp = true;
+    v[1].bool_mask = true;
+    v[2].mask = MFA_PRECISION_FP32;
+    v[3].alibi = true;
+    v[4].sinks = true;
+    v[5].softcap = true;
+    v[6].dropout = true;
+    v[7].exact_weights = true;
+    v[8].dkey = false;
+    v[9].dvalue = false;
+    for (size_t i = 0; i < sizeof v / sizeof *v; ++i)
+        take_variant(compiler, v[i]);
+}
+
+int main(int argc, char **argv) {
+    @autoreleasepool {
+        compiler_t compiler = {.runs = mfai_metal_is_available(NULL), .stride = 1};
+        if (argc > 1)
+            compiler.stride = strtoul(argv[1], NULL, 10);
+        compiler.device.gpu = MTLCreateSystemDefaultDevice();
+        if (argc > 2 || compiler.stride == 0 || compiler.device.gpu == nil) {
+            fprintf(stderr, "usage: %s [STRIDE], on a machine with a Metal device\n", argv[0]);
+            return 2;
+        }
+        compiler.seen = [[NSMutableSet alloc] init];
+        mfai_metal_pipelines_open(&compiler.device.pipelines);
+        for (int family = MFAI_METAL_APPLE7; family <= MFAI_METAL_APPLE10; ++family) {
+            compiler.device.family = family;
+            take_table(&compiler);
+            take_types(&compiler);
+            take_features(&compiler);
+        }
+        printf("%lu of %lu specialisations%s, %lu failed\n", compiler.taken, (unsigned long)[compiler.seen count],
+               compiler.runs ? " and their pipelines" : "", compiler.failed);
+        mfai_metal_pipelines_close(&compiler.device.pipelines);
+        [compiler.seen release];
+        [compiler.device.gpu release];
+        return compiler.failed != 0;
+    }
+}
