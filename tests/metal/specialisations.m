@@ -6,7 +6,9 @@
  * Usage: specialisations [STRIDE]    only every STRIDE-th
  */
 #import <Metal/Metal.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #import "metal/backward.h"
 #import "metal/device.h"

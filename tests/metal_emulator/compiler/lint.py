@@ -26,7 +26,7 @@ REFUSED_WORDS = {
     "goto",
     "dynamic_cast",
     "typeid",
-    # Names of kinds of functions, which nothing else can have. (`kernel` is one too, but the attribute's name as well.)
+    # Kinds of functions, whose names nothing else can have; `kernel` is also an attribute.
     "fragment",
     "vertex",
 }
