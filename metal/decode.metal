@@ -157,8 +157,8 @@ static inline vec<MFA_T, 2> read_transposed(const device MFA_T *first, const dev
                 if (at >= begin && at < end)
                     piece = mfa_read<MFA_VECTOR>(value_rows, at,
                                                  first_column + CHUNK * c + fragment_column / 2 * MFA_VECTOR);
-                not_finite = not_finite || !mfa_is_finite(piece);
-                piece = mfa_only_finite(piece);
+                not_finite = not_finite || !mfa_is_finite<MFA_VECTOR, MFA_T>(piece);
+                piece = mfa_only_finite<MFA_VECTOR, MFA_T>(piece);
 #pragma unroll
                 for (int t = 0; t < CHUNK_FRAGMENTS; ++t)
                     sums[c * CHUNK_FRAGMENTS + t] =

@@ -53,7 +53,7 @@ static inline key_span span_of(mfa_index first_row, mfa_index last_row, mfa_inde
     return span;
 }
 
-[[kernel, max_total_threads_per_threadgroup(THREADS)]] void attention_forward(
+[[kernel, max_total_threads_per_threadgroup(32 * MFA_SIMDGROUPS)]] void attention_forward(
     constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]], const device MFA_T *query [[buffer(MFA_BUFFER_QUERY)]],
     const device MFA_T *key [[buffer(MFA_BUFFER_KEY)]], const device MFA_T *value [[buffer(MFA_BUFFER_VALUE)]],
     device MFA_O *out [[buffer(MFA_BUFFER_OUT)]],

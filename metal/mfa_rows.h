@@ -85,9 +85,9 @@ inline bool mfa_stage(threadgroup T *tile, mfa_rows<T> rows, mfa_index first_row
         vec<T, MFA_VECTOR> elements = vec<T, MFA_VECTOR>(T(0));
         if (row >= begin && row < end)
             elements = mfa_read<MFA_VECTOR>(rows, first_row + row, first_column + column);
-        if (FINITE && !mfa_is_finite(elements)) {
+        if (FINITE && !mfa_is_finite<MFA_VECTOR, T>(elements)) {
             found = true;
-            elements = mfa_only_finite(elements);
+            elements = mfa_only_finite<MFA_VECTOR, T>(elements);
         }
         if (TRANSPOSED) {
             for (int i = 0; i < MFA_VECTOR; ++i)
