@@ -6,6 +6,7 @@
  * Usage: specialisations [STRIDE]    only every STRIDE-th
  */
 #import <Metal/Metal.h>
+#include <float.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,7 +21,7 @@ enum { QUERIES = 64, KEYS = 256, HEADS = 2, USUAL_DIM = 64 };
 typedef struct {
     int64_t query_count, head_dim, value_dim;
     int32_t precision, out, dout, gradient, mask; /* mask: of the additive mask; -1: none */
-    bool logsumexp, bool_mask, alibi, sinks, softcap, dropout, exact_weights;
+    bool logsumexp, bool_mask, alibi, sinks, softcap, dropout, exact_weights, huge_scale;
     bool dkey, dvalue;
 } variant_t;
 
@@ -92,7 +93,7 @@ static mfai_problem_t problem_of(const variant_t *v) {
                             .additive_mask = view(v->mask >= 0, v->mask),
                             .alibi_slopes = view(v->alibi, MFA_PRECISION_FP32),
                             .sinks = view(v->sinks, MFA_PRECISION_FP32),
-                            .softmax_scale = 1,
+                            .softmax_scale = v->huge_scale ? FLT_MAX : 1,
                             .softcap = v->softcap ? 1 : 0,
                             .exact_weights = v->exact_weights,
                             .window_left = -1,
@@ -178,7 +179,7 @@ static void take_types(compiler_t *compiler) {
 
 static void take_features(compiler_t *compiler) {
     const variant_t nothing = plain(MFA_PRECISION_FP16, USUAL_DIM, USUAL_DIM);
-    variant_t v[10];
+    variant_t v[11];
     for (size_t i = 0; i < sizeof v / sizeof *v; ++i)
         v[i] = nothing;
     v[0].logsumexp = true;
@@ -191,6 +192,7 @@ static void take_features(compiler_t *compiler) {
     v[7].exact_weights = true;
     v[8].dkey = false;
     v[9].dvalue = false;
+    v[10].huge_scale = true;
     for (size_t i = 0; i < sizeof v / sizeof *v; ++i)
         take_variant(compiler, v[i]);
 }
