@@ -192,7 +192,7 @@ demo: $(VENV)/installed $(VENV)/demo ## set up .venv, build, and run semantic se
 	$(VENV)/bin/python examples/semantic_search.py
 
 # Without the tools, tests of the Metal backend are skipped, or fail if MFA_REQUIRE_ALL=1.
-EMULATOR_IF_POSSIBLE := $(and $(filter none,$(METAL)),$(shell command -v $(EMULATOR_CLANG)),$(wildcard $(EMULATOR_HEADER)),metal-emulator)
+EMULATOR_IF_POSSIBLE := $(and $(filter none,$(METAL)),$(filter x86_64,$(shell uname -m)),$(shell command -v $(EMULATOR_CLANG)),$(wildcard $(EMULATOR_HEADER)),metal-emulator)
 
 test: lib $(EMULATOR_IF_POSSIBLE) $(VENV)/installed $(VENV)/test ## set up .venv, build, and run the whole suite (PYTEST_ARGS=... are passed on)
 	$(VENV)/bin/pytest $(PYTEST_ARGS)

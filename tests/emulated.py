@@ -1,23 +1,17 @@
 """Runs on the emulated Metal device, and the build that they need."""
 
-import os
 import subprocess
 import sys
 
-import pytest
 from source_tree import ROOT, make_env, run
-from tools import missing, require_tool
+from tools import require_metal_emulator
 
 EMULATOR = ROOT / "tests/metal_emulator"
 
 
 def built_library():
     """The folder of the emulated build, made; skips the test where it cannot be."""
-    if sys.platform != "linux":
-        pytest.skip("the emulator is for Linux; here Metal is Apple's")
-    if not os.path.exists("/usr/include/GNUstep/Foundation/Foundation.h"):
-        missing("GNUstep is not installed: apt-get install libgnustep-base-dev gobjc")
-    require_tool("clang-19", "apt-get install clang-19")
+    require_metal_emulator()
     run("make", "-s", "metal-emulator", cwd=ROOT, env=make_env())
     return ROOT / "build/metal-emulator"
 

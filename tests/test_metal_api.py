@@ -1,6 +1,5 @@
 """The emulator's Metal: names and types against public sources, behaviour through small programs."""
 
-import functools
 import os
 import re
 import subprocess
@@ -9,7 +8,7 @@ import sys
 import pytest
 from metal_emulator.host import api
 from source_tree import ROOT, make_env, run
-from tools import missing, require_tool
+from tools import require_metal_emulator
 
 HOST = ROOT / "tests/metal_emulator/host"
 CASES = {
@@ -34,19 +33,10 @@ def make(*arguments):
     return run(*command, cwd=ROOT, env=make_env())
 
 
-@functools.cache
-def clang():
-    if sys.platform != "linux":
-        pytest.skip("the emulator is for Linux; here Metal is Apple's")
-    if not os.path.exists("/usr/include/GNUstep/Foundation/Foundation.h"):
-        missing("GNUstep is not installed: apt-get install libgnustep-base-dev gobjc")
-    return require_tool("clang-19", "apt-get install clang-19")
-
-
 @pytest.fixture(scope="session")
 def programs():
     """The folder of the programs, made; and with them the emulator."""
-    clang()
+    require_metal_emulator()
     make("metal-cases")
     return ROOT / os.environ.get("METAL_EMULATOR_OUT", "build/metal-emulator")
 
@@ -220,7 +210,7 @@ def check_syntax(tmp_path, text):
     source = tmp_path / "source.m"
     source.write_text(text)
     flags = make("metal-objcflags").split()
-    run(clang(), *flags, "-Wall", "-Wextra", "-Werror", "-fsyntax-only", source, cwd=ROOT)
+    run(require_metal_emulator(), *flags, "-Wall", "-Wextra", "-Werror", "-fsyntax-only", source, cwd=ROOT)
 
 
 def message(receiver, call):
@@ -250,7 +240,7 @@ def test_blocks_of_another_runtime_are_noticed(programs, tmp_path):
     flags = make("metal-objcflags").split()
     program = tmp_path / "program"
     libraries = ["-lgnustep-base", f"-L{programs}", "-lMetal", "-lobjc", f"-Wl,-rpath,{programs}"]
-    run(clang(), *flags, source, "-o", program, "-Wl,--no-as-needed", *libraries, cwd=ROOT)
+    run(require_metal_emulator(), *flags, source, "-o", program, "-Wl,--no-as-needed", *libraries, cwd=ROOT)
     done = subprocess.run([program], capture_output=True, text=True, timeout=60)
     assert done.returncode != 0
     assert "before gnustep-base" in done.stderr

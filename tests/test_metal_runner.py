@@ -11,6 +11,7 @@ import pytest
 
 from metal_emulator import driver
 from metal_emulator.driver import At, Bytes, CompileError, Fault
+from tools import require_metal_emulator
 
 TOYS = (driver.HOME / "toys.metal").read_text()
 HEADER = "#include <metal_stdlib>\nusing namespace metal;\n"
@@ -21,6 +22,7 @@ MATRIX_TYPES = {"float": np.float32, "half": np.float16, "bfloat": ml_dtypes.bfl
 
 @pytest.fixture(scope="session")
 def emulator(tmp_path_factory):
+    require_metal_emulator()
     folder = tmp_path_factory.mktemp("metal_emulator")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("METAL_EMULATOR_HOME", str(driver.HOME))

@@ -2,7 +2,9 @@
 
 import importlib
 import os
+import platform
 import shutil
+import sys
 
 import pytest
 
@@ -23,6 +25,15 @@ def require_module(name, install_line):
         if error.name != name.partition(".")[0]:
             raise
         missing(f"Python module {name} is not installed: {install_line}")
+
+
+def require_metal_emulator():
+    """Its compiler's path. Elsewhere than on Linux and x86-64, whose fibers it has, nothing is missing."""
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        pytest.skip("the Metal emulator is for Linux on x86-64")
+    if not os.path.exists("/usr/include/GNUstep/Foundation/Foundation.h"):
+        missing("GNUstep is not installed: apt-get install libgnustep-base-dev gobjc")
+    return require_tool("clang-19", "apt-get install clang-19")
 
 
 def missing(reason):
