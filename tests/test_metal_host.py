@@ -1,10 +1,13 @@
-"""The Objective-C side of the Metal backend, on the emulated device: the programs of tests/metal."""
+"""The Objective-C side of the Metal backend: the programs of tests/metal, on an emulated GPU or a Mac's."""
 
 import re
+import sys
 
+import mfa
 import pytest
 from emulated import EMULATOR, environment, in_python
 from source_tree import ROOT, make_env, run
+from tools import require_tool
 
 PROGRAMS = sorted(path.stem.removesuffix("_test") for path in (ROOT / "tests/metal").glob("*_test.m"))
 INCLUDES = ("include", "src", "metal", "tests/c", "tests/metal_emulator", "tests/metal_emulator/host")
@@ -26,6 +29,22 @@ def test_program(library, flags, tmp_path, program):
     compile_flags = [*flags, "-O1", "-g", "-Wall", "-Wextra", "-Werror", *includes]
     run("clang-19", *compile_flags, source, "-o", binary, f"-L{library}", *libraries, cwd=ROOT)
     said = run(EMULATOR / "run", binary, env=environment())
+    assert said.endswith(" 0 failed\n"), said
+
+
+@pytest.mark.skipif(sys.platform != "darwin", reason="for Apple's compiler and a GPU of theirs")
+def test_program_on_a_mac(tmp_path):
+    """The one program that asks nothing of the emulator."""
+    if not mfa.is_device_supported():
+        pytest.skip("this Mac's GPU does not run the kernels")
+    run("make", "-s", "lib", cwd=ROOT, env=make_env())
+    source, binary = ROOT / "tests/metal/encode_test.m", tmp_path / "encode"
+    includes = [f"-I{ROOT / folder}" for folder in INCLUDES]
+    compile_flags = ["-fno-objc-arc", "-O1", "-Wall", "-Wextra", "-Werror", *includes]
+    frameworks = [part for name in ("Metal", "Foundation", "CoreGraphics") for part in ("-framework", name)]
+    compiler = require_tool("cc", "xcode-select --install")
+    run(compiler, *compile_flags, source, ROOT / "build/release/libmfa.a", *frameworks, "-o", binary)
+    said = run(binary, env=make_env())
     assert said.endswith(" 0 failed\n"), said
 
 
