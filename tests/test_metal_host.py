@@ -81,7 +81,7 @@ def test_device_without_simdgroup_matrix_is_refused(library):
 
 
 def test_device_that_is_not_there_is_refused(library):
-    done = in_python("import mfa; mfa.Context('metal', device=3)")
+    done = in_python("-c", "import mfa; mfa.Context('metal', device=3)")
     assert "Metal device 3: there is no Metal device" in done.stderr
 
 
