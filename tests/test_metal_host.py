@@ -117,6 +117,21 @@ mfa.attention(ones, ones, ones, context=mfa.Context("metal"))
     assert "query has 96000 bytes, and a buffer of the Metal device at most 65536" in done.stderr
 
 
+FALLBACK = """
+import numpy, mfa
+ones = numpy.ones((1, 40, 1, 8), numpy.float32)
+with mfa.Context("metal", allow_cpu_fallback=True) as context:
+    assert mfa.plan(ones, ones, ones, context=context).backend == "metal"
+    assert numpy.array_equal(mfa.attention(ones, ones, ones, context=context), ones)
+"""
+
+
+@pytest.mark.parametrize("limit", ["MAX_THREADS", "MAX_BUFFER_LENGTH"])
+def test_what_the_device_refuses_late_falls_back_if_allowed(library, limit):
+    done = in_python("-c", FALLBACK, **{f"METAL_EMULATOR_{limit}": "64"})
+    assert done.returncode == 0, done.stderr
+
+
 FORK = """
 import os, numpy, mfa
 ones = numpy.ones((1, 3, 2, 4), numpy.float32)

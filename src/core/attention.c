@@ -35,26 +35,36 @@ static bool can_fall_back(mfa_context_t context, const call_t *call) {
            !mfai_problem_is_on_device(&call->problem, call->backward ? &call->gradients : NULL);
 }
 
-/* Asks the context's backend and then, if the context allows it, the CPU. The refusal of the first stays as the
-   plan's reason. */
+/* Asks the CPU, if the context allows it, about what its backend refused. The refusal stays as the plan's reason. */
+static mfa_status_t fall_back(mfa_context_t context, call_t *call) {
+    if (!can_fall_back(context, call))
+        return MFA_ERROR_UNSUPPORTED;
+    copy_message(call->plan.reason, sizeof call->plan.reason);
+    call->plan.fallback = 1;
+    return ask(call, context->fallback, context->fallback_device);
+}
+
 static mfa_status_t choose(mfa_context_t context, call_t *call) {
     call->plan = (mfa_plan_t)MFA_PLAN_INIT;
-    mfa_status_t status = ask(call, context->backend, context->device);
-    if (status == MFA_ERROR_UNSUPPORTED && can_fall_back(context, call)) {
-        copy_message(call->plan.reason, sizeof call->plan.reason);
-        call->plan.fallback = 1;
-        status = ask(call, context->fallback, context->fallback_device);
-    }
-    return status;
+    const mfa_status_t status = ask(call, context->backend, context->device);
+    return status == MFA_ERROR_UNSUPPORTED ? fall_back(context, call) : status;
+}
+
+static mfa_status_t execute(call_t *call, double *seconds) {
+    return call->backward ? call->backend->backward(call->device, &call->problem, &call->gradients, seconds)
+                          : call->backend->forward(call->device, &call->problem, seconds);
 }
 
 static mfa_status_t run(mfa_context_t context, call_t *call) {
     MFA_TRY(choose(context, call));
     double seconds = 0;
-    if (call->backward)
-        MFA_TRY(call->backend->backward(call->device, &call->problem, &call->gradients, &seconds));
-    else
-        MFA_TRY(call->backend->forward(call->device, &call->problem, &seconds));
+    mfa_status_t status = execute(call, &seconds);
+    /* Some limits a device knows only of what it has compiled or allocated; it has written nothing then. */
+    if (status == MFA_ERROR_UNSUPPORTED && !call->plan.fallback) {
+        MFA_TRY(fall_back(context, call));
+        status = execute(call, &seconds);
+    }
+    MFA_TRY(status);
     last_seconds = seconds;
     return MFA_SUCCESS;
 }

@@ -30,6 +30,10 @@ bool mfai_view_extent(const mfai_view_t *view, int64_t *lowest, int64_t *end) {
     return !__builtin_mul_overflow(count, element, &count) && !__builtin_add_overflow(high, element, end);
 }
 
+bool mfai_view_is_on_device(const mfai_view_t *view) {
+    return view->present && view->buffer != NULL && mfa_buffer_contents(view->buffer) == NULL;
+}
+
 static mfa_status_t locate(const char *name, mfa_context_t context, const mfa_tensor_t *tensor, mfai_view_t *view) {
     int64_t lowest = 0, end = 0;
     MFA_REQUIRE(mfai_view_extent(view, &lowest, &end),

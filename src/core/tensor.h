@@ -13,8 +13,8 @@ typedef struct mfai_view {
     int64_t stride[4]; /* in elements; 0 where a size of 1 is broadcast */
 } mfai_view_t;
 
-/* Marks the address of memory that only a device can reach: no process has addresses in this half. Such addresses serve for
-   comparing views, and are never followed. */
+/* Tells the address of memory that only a device can reach from those of the process, which has none in this half. Such addresses
+   serve for comparing views, and are never followed. */
 #define MFAI_DEVICE_ADDRESS (UINTPTR_MAX / 2 + 1)
 
 #define MFAI_PRECISION_BIT(precision) (1u << (precision))
@@ -59,9 +59,8 @@ bool mfai_view_is_empty(const mfai_view_t *view);
    after mfai_view_import it does not. */
 bool mfai_view_extent(const mfai_view_t *view, int64_t *lowest, int64_t *end);
 
-static inline bool mfai_view_is_on_device(const mfai_view_t *view) {
-    return ((uintptr_t)view->data & MFAI_DEVICE_ADDRESS) != 0;
-}
+/* Whether it lies in memory that only a device can reach. */
+bool mfai_view_is_on_device(const mfai_view_t *view);
 
 static inline bool mfai_rows_are_contiguous(const mfai_view_t *view) {
     return view->stride[3] == 1 || view->shape[3] == 1;
