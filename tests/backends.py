@@ -1,4 +1,4 @@
-"""The backends that the attention tests run on: every ISA of the CPU backend that this machine has, and Metal.
+"""The backends that the attention tests run on: each ISA of the CPU backend that this machine has, and Metal.
 
 MFA_TEST_BACKENDS names those to run on, separated by commas; tests that ask for no backend are then left out.
 """

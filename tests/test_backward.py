@@ -47,7 +47,7 @@ def test_a_gradient_is_the_same_without_the_others(context, call, names):
 # ---------------------------------------------------------------- sizes
 
 
-@pytest.mark.parametrize("head_dim", [1, 2, 3, 5, *strategies.DIM_EDGES, 384, 512])
+@pytest.mark.parametrize("head_dim", strategies.each_dim(384, 512))
 def test_every_head_dim(context, rng, head_dim):
     for dtype in checks.DTYPES:
         for value_dim in (head_dim, 1, 72):

@@ -28,6 +28,7 @@ def assert_same_bits(contexts, *operands, **options):
         assert checks.same_bits(logsumexp, runs[0][1])
 
 
+@pytest.mark.cpu
 @given(call=strategies.calls())
 def test_threads_do_not_change_a_bit(contexts, call):
     assert_same_bits(contexts, *call.operands, **call.options)
@@ -48,6 +49,7 @@ def test_an_earlier_call_leaves_nothing_behind(context, call):
 
 
 # One head must fill all cores, and few rows split the keys: both are partitions of the problem alone.
+@pytest.mark.cpu
 @pytest.mark.parametrize("dtype", checks.DTYPES, ids=str)
 @pytest.mark.parametrize(
     ("query_length", "key_length", "heads", "kv_heads"),
@@ -84,6 +86,7 @@ def assert_same_gradients(contexts, dout, *inputs, forward_dtype=None, **options
         assert checks.same_gradient_bits(run, runs[0])
 
 
+@pytest.mark.cpu
 @given(call=strategies.backward_calls())
 def test_threads_do_not_change_a_bit_of_the_gradients(contexts, call):
     assert_same_gradients(contexts, *call.operands, **call.options)
@@ -100,6 +103,7 @@ def test_an_earlier_backward_call_leaves_nothing_behind(context, call):
 
 
 # One head must fill all cores: blocks of keys add to the same rows of dq, in the same order whoever is first.
+@pytest.mark.cpu
 @pytest.mark.parametrize("dtype", checks.DTYPES, ids=str)
 @pytest.mark.parametrize(
     ("query_length", "key_length", "heads", "kv_heads"),

@@ -3,11 +3,12 @@
 import re
 import sys
 
-import mfa
 import pytest
 from emulated import EMULATOR, environment, in_python
 from source_tree import ROOT, make_env, run
 from tools import require_tool
+
+import mfa
 
 PROGRAMS = sorted(path.stem.removesuffix("_test") for path in (ROOT / "tests/metal").glob("*_test.m"))
 INCLUDES = ("include", "src", "metal", "tests/c", "tests/metal_emulator", "tests/metal_emulator/host")

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 import ml_dtypes
 import numpy as np
 import pytest
-
 from metal_emulator import driver
 from metal_emulator.driver import At, Bytes, CompileError, Fault
 from tools import require_metal_emulator
