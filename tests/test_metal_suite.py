@@ -10,11 +10,11 @@ from source_tree import ROOT
 
 # Tests that are asked of each backend, here of this one.
 OF_BACKENDS = (
-    "accuracy", "backward", "backward_laws", "backward_memory", "backward_nonfinite", "determinism", "dropout",
-    "edges", "forward", "isa", "laws", "masks", "memory", "peer_bugs",
-)  # fmt: skip
+    *("accuracy", "backward", "backward_laws", "backward_memory", "backward_nonfinite", "determinism"),
+    *("dropout", "edges", "forward", "isa", "laws", "masks", "memory", "peer_bugs"),
+)
 # Tests that use whatever backend is the default.
-OF_DEFAULT = ("arrays", "buffers_contexts", "errors", "flash_attn", "gradients", "sdpa")
+OF_DEFAULT = ("arrays", "buffers_contexts", "errors", "flash_attn", "gradients", "leaks", "sdpa")
 
 
 def run_tests(name, **settings):
