@@ -34,7 +34,7 @@ head_dims = st.one_of(st.integers(1, 24), st.sampled_from(DIM_EDGES))
 
 
 def each_dim(*more):
-    """Head dimensions to go through. A Metal kernel serves 8 of them; the emulated device is asked for two."""
+    """Head dimensions to go through. A Metal kernel serves 8 of them: the emulated device is asked for 2."""
 
     def param(dim):
         return pytest.param(dim, marks=[] if dim % 8 in (0, 1) else pytest.mark.hardware)
