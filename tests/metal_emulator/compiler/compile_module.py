@@ -2,8 +2,10 @@
 
 FOLDER holds `source` and `request`, lines of a word and its value: stage library|pipeline|lint, mode
 fast|checked, math safe|relaxed|fast, fast_functions 0|1, language 3.1, macro NAME VALUE, kernel NAME,
-constant NAME HEX. Writes FOLDER/module.so and, for a library, FOLDER/library.json; a pipeline starts from
-that of its library, LIBRARY. Diagnostics go to the standard error; the exit status is 1 if there are errors.
+constant NAME HEX. To lint, there may be many lines `specialisation NAME=VALUE...` instead of `macro`, and
+`constants NAME=HEX...`, the first for all of those, others for some that are unlike each other. Writes
+FOLDER/module.so and, for a library, FOLDER/library.json; a pipeline starts from that of its library,
+LIBRARY. Diagnostics go to the standard error; the exit status is 1 if there are errors.
 
 Every pipeline of a test run passes here: what is imported, and how many processes start, is what it costs.
 """
@@ -27,13 +29,23 @@ MATH["fast"] = ["-ffast-math", "-Wno-nan-infinity-disabled"]
 
 
 class Request:
-    def __init__(self, text):
+    """What FOLDER/request says."""
+
+    def __init__(self, folder):
+        with open(os.path.join(folder, "request")) as file:
+            text = file.read()
         self.values, self.macros, self.constants = {}, [], {}
+        self.specialisations, self.constant_sets = [], []
         for line in text.splitlines():
             word, _, rest = line.partition(" ")
             if word == "macro":
                 name, _, value = rest.partition(" ")
                 self.macros.append(f"-D{name}={value}")
+            elif word == "specialisation":
+                self.specialisations.append([f"-D{macro}" for macro in rest.split()])
+            elif word == "constants":
+                pairs = [pair.split("=") for pair in rest.split()]
+                self.constant_sets.append({name: bytes.fromhex(data) for name, data in pairs})
             elif word == "constant":
                 name, _, data = rest.partition(" ")
                 self.constants[name] = bytes.fromhex(data)
@@ -54,8 +66,7 @@ def build(folder, clang, text, options):
 
 
 def compile_module(folder, clang, library_path):
-    with open(os.path.join(folder, "request")) as file:
-        request = Request(file.read())
+    request = Request(folder)
     stage = request["stage"]
     options = [
         *MATH[request["math"]],

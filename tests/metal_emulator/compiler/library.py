@@ -46,8 +46,11 @@ def transformed(text):
     return Library(transform.source.text(), transform.kernels, transform.constants, names)
 
 
-def preprocess(folder, clang, request, macro_sets):
-    """The texts of FOLDER/source with each of some sets of macros: -DNAME=VALUE."""
+def preprocess(folder, clang, request, macro_sets, predefined_names=True):
+    """The texts of FOLDER/source with each of some sets of macros: -DNAME=VALUE.
+
+    Without `predefined_names`, the macros that Metal has, such as INFINITY, stay as they are.
+    """
     major, _, minor = request["language"].partition(".")
     predefined = [f"-D__METAL_VERSION__={major}{minor}0"]
     if request["math"] == "fast":
@@ -57,7 +60,9 @@ def preprocess(folder, clang, request, macro_sets):
         text = STANDARD_HEADER.sub("", file.read())
     with open(program, "w") as file:
         file.write(NEXT.join(_with_macros(text, macros) for macros in macro_sets))
-    options = [*LANGUAGE, "-nostdinc", "-include", os.path.join(SHIM, "macros.h"), *predefined]
+    options = [*LANGUAGE, "-nostdinc", *predefined]
+    if predefined_names:
+        options += ["-include", os.path.join(SHIM, "macros.h")]
     run([clang, "-E", *options, "-o", result, program])
     with open(result) as file:
         return file.read().split(NEXT)

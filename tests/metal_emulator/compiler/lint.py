@@ -30,6 +30,9 @@ REFUSED_WORDS = {
     "fragment",
     "vertex",
 }
+TYPE_OR_NUMBER = re.compile(r"\b(?:half|bfloat|float|\d+)\b")
+AST_OF_SPECIALISATIONS = ["-Xclang", "-ast-dump", "-Xclang", "-ast-dump-filter=emu_specialisation_"]
+UNOPTIMISED_CODE = ["-O0", "-S", "-emit-llvm", "-Xclang", "-disable-llvm-passes", "-o", "-"]
 QUALIFIERS = {"const", "thread", "device", "constant", "threadgroup", "noexcept"}
 # Nodes of the syntax tree: how deep, what, where, and in single quotes its type.
 NODE = re.compile(r"^(?P<branch>[ |`-]*)(?P<kind>\w+) 0x\w+ (?:prev 0x\w+ )?<(?P<place>[^>]*)>(?P<rest>.*)$")
@@ -46,25 +49,27 @@ class LintError(CompileError):
 
 def check(folder, clang, request):
     """Raises LintError or the compiler's own error."""
-    check_all(clang, library.preprocess(folder, clang, request, [request.macros]), {})
-
-
-def check_all(clang, preprocessed_texts, constants):
-    """Likewise, for several specialisations with the same values of function constants, by name."""
-    text = lint_source([library.transformed(text) for text in preprocessed_texts], constants)
-    flags = [clang, *LANGUAGE, *CODE, "-I", SHIM]
-    filtered = [f"-Xclang -ast-dump{option}" for option in ("", "-filter=emu_specialisation_")]
-    tree = _output([*flags, "-fsyntax-only", *" ".join(filtered).split(), "-"], text)
-    code = _output(
-        [*flags, "-O0", "-S", "-emit-llvm", "-Xclang", "-disable-llvm-passes", "-o", "-", "-"], text
-    )
-    found = [
-        *itertools.chain(*map(refused_words, preprocessed_texts)),
-        *unqualified_pointers(tree),
-        *recursion(code),
-    ]
+    texts = library.preprocess(folder, clang, request, request.specialisations or [request.macros])
+    libraries = [library.transformed(text) for text in texts]
+    # Texts that differ in no more than types and numbers declare the same, in the same words.
+    different = {TYPE_OR_NUMBER.sub("0", text): i for i, text in enumerate(texts)}.values()
+    examples = [libraries[i] for i in different]
+    tree = syntax_tree(clang, lint_source(examples, {}))
+    found = [*itertools.chain(*(refused_words(texts[i]) for i in different)), *unqualified_pointers(tree)]
+    first, *others = request.constant_sets or [{}]
+    for some, constants in [(libraries, first), *((examples, constants) for constants in others)]:
+        source = lint_source(some, constants)
+        to_code = [clang, *LANGUAGE, *CODE, "-I", SHIM, *UNOPTIMISED_CODE, "-"]
+        if any(recursion(_output([*to_code, "-g0"], source))):
+            found += recursion(_output(to_code, source))  # with the lines
     if found:
         raise LintError("".join(f"{line}\n" for line in found))
+
+
+def syntax_tree(clang, source):
+    """Of the specialisations in what lint_source made."""
+    command = [clang, *LANGUAGE, *CODE, "-I", SHIM, "-fsyntax-only", *AST_OF_SPECIALISATIONS, "-"]
+    return _output(command, source)
 
 
 def _output(command, text):

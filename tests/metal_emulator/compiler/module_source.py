@@ -31,13 +31,14 @@ def library_source(library):
 
 
 def lint_source(libraries, values):
-    """Specialisations side by side, compiled to what can be read: each a namespace with all of its kernels."""
-    parts = [PRELUDE, "using metal::vec;"]
+    """Specialisations side by side: each a namespace, with all of its kernels called."""
+    parts = ['# 1 "specialisations"', PRELUDE, "using metal::vec;"]
     for i, library in enumerate(libraries):
         parts += [f"namespace emu_specialisation_{i} {{", *_defines(library, values)]
-        parts += ['# 1 "program_source"', library.text, '# 1 "<entry>"']
+        parts += ['# 1 "program_source"', library.text, '# 1 "specialisations"']
         parts += [_entry(f"emu_entry_{j}", kernel) for j, kernel in enumerate(library.kernels)]
-        parts += [f"#undef EMU_DEFINED_{c.name}\n#undef EMU_DECLARE_{c.name}" for c in library.constants]
+        for constant in library.constants:
+            parts += [f"#undef EMU_DEFINED_{constant.name}", f"#undef EMU_DECLARE_{constant.name}"]
         parts.append("}")
     return "\n".join([*parts, ""])
 
