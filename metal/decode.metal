@@ -161,9 +161,8 @@ static inline vec<MFA_T, 2> read_transposed(const device MFA_T *first, const dev
                 piece = mfa_only_finite<MFA_VECTOR, MFA_T>(piece);
 #pragma unroll
                 for (int t = 0; t < CHUNK_FRAGMENTS; ++t)
-                    sums[c * CHUNK_FRAGMENTS + t] =
-                        mfa_add_weighted(scores[f], vec<MFA_T, 2>(piece[2 * t], piece[2 * t + 1]),
-                                         sums[c * CHUNK_FRAGMENTS + t]);
+                    sums[c * CHUNK_FRAGMENTS + t] = mfa_add_weighted(
+                        scores[f], vec<MFA_T, 2>(piece[2 * t], piece[2 * t + 1]), sums[c * CHUNK_FRAGMENTS + t]);
             }
         }
         if (simd_any(not_finite))
