@@ -29,7 +29,7 @@ attention_combine(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]],
     for (mfa_index s = 0; s < splits; ++s)
         sum += parts[s * width + value_dim + 1] * part_weight(parts + s * width, value_dim, reference);
 
-    const mfa_row_end end = mfa_finish_row(most, sum, has_sinks ? sinks[head * p.sinks.head] : -INFINITY);
+    const mfa_row_end end = mfa_finish_row(p, most, sum, has_sinks ? sinks[head * p.sinks.head] : -INFINITY);
     device MFA_O *to = out + mfa_place(p.out, batch, head, row);
     for (mfa_index column = lane; column < value_dim; column += 32) {
         float total = 0;

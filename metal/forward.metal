@@ -236,7 +236,7 @@ static inline key_span span_of(mfa_index first_row, mfa_index last_row, mfa_inde
 #pragma unroll
     for (int r = 0; r < ROW_FRAGMENTS; ++r) {
         const mfa_index row = rows[r].row;
-        const mfa_row_end end = mfa_finish_row(mfa_to_natural(rows[r].most), mfa_row_sum(rows[r].sum), sink);
+        const mfa_row_end end = mfa_finish_row(p, mfa_to_natural(rows[r].most), mfa_row_sum(rows[r].sum), sink);
         if (row < query_count) {
             device MFA_O *to = out + mfa_place(p.out, batch, head, row);
 #pragma unroll

@@ -91,11 +91,11 @@ inline float mfa_mask_bias(mfa_mask_row mask, mfa_index key) {
 
 /* What a row's sums become at its end. */
 struct mfa_row_end {
-    float factor, logsumexp; /* the sums of values times factor are the output */
+    float factor, logsumexp; /* the sums of values times factor are the output, in which dropout's factor is */
 };
 
 /* `most` is the largest score, in natural units, and `sum` that of the weights relative to it. `sink`: -inf for none. */
-inline mfa_row_end mfa_finish_row(float most, float sum, float sink) {
+inline mfa_row_end mfa_finish_row(constant mfa_metal_params &p, float most, float sum, float sink) {
     mfa_row_end end;
     end.factor = 1;
     if (has_sinks) {
@@ -106,7 +106,7 @@ inline mfa_row_end mfa_finish_row(float most, float sum, float sink) {
             sum = sum * end.factor + precise::exp(sink - most);
         }
     }
-    end.factor = sum == 0 ? 0.0f : end.factor / sum;
+    end.factor = sum == 0 ? 0.0f : end.factor / sum * p.keep_factor;
     end.logsumexp = sum == 0 ? -INFINITY : most + precise::log(sum);
     return end;
 }

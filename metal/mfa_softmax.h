@@ -74,11 +74,13 @@ template <int FRAGMENTS> inline float mfa_weigh_row(thread mfa_softmax_row &stat
     return correction;
 }
 
-/* After the row's sum, which ignores dropout, is taken. */
+/* After the row's sum, which ignores dropout, is taken. Dropout's factor, with which weights could leave the range of half, comes in
+   at the row's end. */
 template <int FRAGMENTS>
 inline void mfa_drop_row(mfa_dropout dropout, mfa_index row, mfa_index first_key, int column,
                          thread float2 (&weights)[FRAGMENTS]) {
     float2 factors[FRAGMENTS];
+    dropout.factor = 1;
     mfa_dropout_factors(dropout, row, first_key, column, factors);
 #pragma unroll
     for (int f = 0; f < FRAGMENTS; ++f)

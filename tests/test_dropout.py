@@ -122,6 +122,18 @@ def test_probability_near_its_ends(context, rng, dtype, dropout_p):
         assert not any(x.astype(np.float32).any() for x in (out, *g[:3]))
 
 
+@pytest.mark.parametrize(("heads", "rows", "seed"), [(1, 100, 218), (40, 5, 25)])
+def test_weight_times_its_factor_may_leave_the_range_of_half(context, heads, rows, seed):
+    """Each row sees one key, and one row keeps it: 1e5 times a small value is an ordinary number."""
+    options = {"dropout_p": 0.99999, "dropout_seed": seed, **LAYOUT}
+    assert expected_kept((1, heads, rows, 1), dropout_p=0.99999, dropout_seed=seed).sum() == 1
+    query, key, value = (
+        np.full((1, size, length, 8), 1e-3, np.float16) for size, length in ((heads, rows), (1, 1), (1, 1))
+    )
+    out, _ = checks.check(context, query, key, value, **options)
+    assert 90 < out.max() < 110
+
+
 def test_logsumexp_ignores_dropout(context, rng):
     for query_length in (2, 40):
         arrays = checks.operands(rng, heads=2, query_length=query_length, key_length=300, **LAYOUT)
