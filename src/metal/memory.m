@@ -67,6 +67,8 @@ mfa_status_t mfai_metal_memory_adopt(void *handle, void *object, size_t *size, m
     const mfai_metal_device_t *device = handle;
     MFA_TRY(mfai_metal_check_process());
     @autoreleasepool {
+        id<NSObject> any = object;
+        MFA_REQUIRE([any respondsToSelector:@selector(contents)], "mtl_buffer is not an id<MTLBuffer>");
         id<MTLBuffer> buffer = object;
         MFA_REQUIRE([buffer device] == device->gpu, "mtl_buffer is of another Metal device than the context");
         memory->contents = [buffer contents];

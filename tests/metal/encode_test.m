@@ -150,6 +150,12 @@ static void test_shared_buffer(void) {
     [shared release];
 }
 
+static void test_what_is_no_buffer(void) {
+    mfa_buffer_t buffer = NULL;
+    CHECK_FAILS(mfa_buffer_from_mtl_buffer(context, queue, &buffer), MFA_ERROR_INVALID_ARGS, "not an id<MTLBuffer>");
+    CHECK(buffer == NULL);
+}
+
 /* Memory that the CPU cannot reach holds what one call gives to the next. */
 static void test_private_buffer(const buffers_t *wanted) {
     id<MTLBuffer> hidden = [device newBufferWithLength:2 * BYTES options:MTLResourceStorageModePrivate];
@@ -230,6 +236,7 @@ int main(void) {
         test_encoder(&wanted, MTLDispatchTypeConcurrent);
         test_destroyed_before_it_runs(&wanted);
         test_shared_buffer();
+        test_what_is_no_buffer();
         test_private_buffer(&wanted);
         test_refused_targets();
         test_memory_that_needs_a_copy(&wanted);
