@@ -112,6 +112,14 @@ static void add_sinks(const backward_t *b) {
     dispatch->work = (uint64_t)(p->batch * p->query_count);
 }
 
+/* The first kernel that runs after the one that computes delta waits for it, and so do those behind, which share nothing else. */
+static void wait_for_delta(mfai_metal_call_t *call) {
+    int first = 1;
+    while (first + 1 < call->dispatch_count && call->dispatches[first].threadgroups == 0)
+        ++first;
+    call->dispatches[first].waits = true;
+}
+
 mfa_status_t mfai_metal_backward_make(const mfai_metal_device_t *device, const mfai_problem_t *p,
                                       const mfai_gradients_t *g, mfai_metal_call_t *call) {
     const backward_t b = {device, p, g, call};
@@ -129,7 +137,7 @@ mfa_status_t mfai_metal_backward_make(const mfai_metal_device_t *device, const m
         add_bias(&b);
     if (g->dsinks.present)
         add_sinks(&b);
-    call->dispatches[1].waits = true; /* for delta; the others share nothing */
+    wait_for_delta(call);
     return MFA_SUCCESS;
 }
 

@@ -124,6 +124,30 @@ static void test_encoder(const buffers_t *wanted, MTLDispatchType type) {
     close_buffers(&b);
 }
 
+/* Without keys there is nothing to do for dkey, but dsinks reads what another kernel wrote all the same. */
+static void test_gradient_with_nothing_to_do(void) {
+    buffers_t b = open_buffers();
+    call_t call;
+    describe(&b, &call);
+    mfa_tensor_t sinks = tensor(b.query, 1), dsinks = tensor(b.dquery, 1), dkey = call.key;
+    sinks.shape[2] = dsinks.shape[2] = 1;
+    call.key.shape[2] = call.value.shape[2] = dkey.shape[2] = 0;
+    dkey.buffer = NULL;
+    call.forward.sinks = &sinks;
+    call.backward.dquery = NULL;
+    call.backward.dkey = &dkey;
+    call.backward.dsinks = &dsinks;
+    id<MTLCommandBuffer> commands = [queue commandBuffer];
+    id<MTLComputeCommandEncoder> encoder = [commands computeCommandEncoderWithDispatchType:MTLDispatchTypeConcurrent];
+    encode_both(&call, encoder);
+    [encoder endEncoding];
+    run(commands);
+    const float *gradients = mfa_buffer_contents(b.dquery);
+    for (int head = 0; head < HEADS; ++head)
+        CHECK(gradients[head] == 0);
+    close_buffers(&b);
+}
+
 /* Handles may go as soon as the call is encoded: the command buffer keeps the memory. */
 static void test_destroyed_before_it_runs(const buffers_t *wanted) {
     id<MTLBuffer> result = [device newBufferWithLength:BYTES options:MTLResourceStorageModeShared];
@@ -234,6 +258,7 @@ int main(void) {
         test_command_buffer(&wanted);
         test_encoder(&wanted, MTLDispatchTypeSerial);
         test_encoder(&wanted, MTLDispatchTypeConcurrent);
+        test_gradient_with_nothing_to_do();
         test_destroyed_before_it_runs(&wanted);
         test_shared_buffer();
         test_what_is_no_buffer();
