@@ -7,6 +7,7 @@ from source_tree import ROOT, make_env, run
 from tools import require_metal_emulator
 
 EMULATOR = ROOT / "tests/metal_emulator"
+LIBRARIES = ("-lmfa", "-lMetal", "-lgnustep-base", "-lobjc", "-lm")
 
 
 def built_library():
@@ -14,6 +15,15 @@ def built_library():
     require_metal_emulator()
     run("make", "-s", "metal-emulator", cwd=ROOT, env=make_env())
     return ROOT / "build/metal-emulator"
+
+
+def build_objc(library, source, binary, *includes):
+    """Compiles a program for the emulated device; `library` is the folder of the emulated build."""
+    command = ["make", "-s", "-f", EMULATOR / "host/emulator.mk", "metal-objcflags"]
+    flags = run(*command, cwd=ROOT, env=make_env()).split()
+    flags += ["-O1", "-g", "-Wall", "-Wextra", "-Werror", *(f"-I{ROOT / folder}" for folder in includes)]
+    compiler = require_metal_emulator()
+    run(compiler, *flags, source, "-o", binary, f"-L{library}", *LIBRARIES, cwd=ROOT)
 
 
 def environment(**settings):

@@ -8,8 +8,11 @@ import sys
 
 import numpy as np
 import pytest
+from emulated import EMULATOR, build_objc, environment
 from source_tree import PKG_CONFIG, ROOT, installed_env, pkg_config, run
 from tools import missing, require_module, require_tool
+
+import mfa
 
 EXAMPLES = ROOT / "examples"
 CC = ("cc", "apt-get install gcc libc6-dev")
@@ -25,6 +28,27 @@ def test_objc(tmp_path):
     source = EXAMPLES / "objc/attention.m"
     run(*compiler, *language, *pkg_config("--cflags"), "-c", source, "-o", object_file)
     run(*compiler, object_file, "-o", program, *pkg_config("--libs"), "-lm")
+    assert AGREEMENT.fullmatch(run(program, env=installed_env()))
+
+
+def test_objc_command_buffer(library, tmp_path):
+    program = tmp_path / "command_buffer"
+    build_objc(library, EXAMPLES / "objc/command_buffer.m", program, "include")
+    checked = environment(METAL_EMULATOR_MODE="checked", METAL_EMULATOR_FILL="unwritten")
+    assert AGREEMENT.fullmatch(run(EMULATOR / "run", program, env=checked))
+
+
+@pytest.mark.skipif(
+    sys.platform != "darwin", reason="for a GPU of Apple's; elsewhere the emulated one runs it"
+)
+def test_objc_command_buffer_on_a_mac(tmp_path):
+    if not mfa.is_device_supported():
+        pytest.skip("this Mac's GPU does not run the kernels")
+    program = tmp_path / "command_buffer"
+    compiler = [require_tool(*CC), "-fno-objc-arc", "-Wall", "-Wextra", "-Werror"]
+    frameworks = [part for name in ("Metal", "Foundation", "CoreGraphics") for part in ("-framework", name)]
+    source, flags = EXAMPLES / "objc/command_buffer.m", pkg_config("--cflags", "--libs")
+    run(*compiler, source, "-o", program, *flags, *frameworks)
     assert AGREEMENT.fullmatch(run(program, env=installed_env()))
 
 

@@ -4,7 +4,7 @@ import re
 import sys
 
 import pytest
-from emulated import EMULATOR, environment, in_python
+from emulated import EMULATOR, build_objc, environment, in_python
 from source_tree import ROOT, make_env, run
 from tools import require_tool
 
@@ -16,19 +16,10 @@ CONTEXT = "import mfa; print(mfa.Context('metal').describe())"
 DEFAULT_BACKEND = "import mfa; print(mfa.Context().describe().backend)"
 
 
-@pytest.fixture(scope="session")
-def flags(library):
-    command = ["make", "-s", "-f", EMULATOR / "host/emulator.mk", "metal-objcflags"]
-    return run(*command, cwd=ROOT, env=make_env()).split()
-
-
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_program(library, flags, tmp_path, program):
-    includes = [f"-I{ROOT / folder}" for folder in INCLUDES]
-    libraries = ["-lmfa", "-lMetal", "-lgnustep-base", "-lobjc", "-lm"]
-    source, binary = ROOT / f"tests/metal/{program}_test.m", tmp_path / program
-    compile_flags = [*flags, "-O1", "-g", "-Wall", "-Wextra", "-Werror", *includes]
-    run("clang-19", *compile_flags, source, "-o", binary, f"-L{library}", *libraries, cwd=ROOT)
+def test_program(library, tmp_path, program):
+    binary = tmp_path / program
+    build_objc(library, ROOT / f"tests/metal/{program}_test.m", binary, *INCLUDES)
     # What Metal leaves unordered comes in reverse, and what nobody wrote is NaN.
     adverse = {"METAL_EMULATOR_ORDER": "reverse", "METAL_EMULATOR_FILL": "unwritten"}
     said = run(EMULATOR / "run", binary, env=environment(**adverse))

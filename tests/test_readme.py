@@ -5,7 +5,9 @@ import re
 import sys
 
 import pytest
+from emulated import EMULATOR, environment, in_python
 from source_tree import ROOT, code_block, run
+from test_metal_suite import OF_BACKENDS, OF_DEFAULT
 
 
 def test_python_example_prints_what_the_readme_says(tmp_path):
@@ -24,15 +26,58 @@ def feature_rows():
         yield feature, backends, test
 
 
+def named_test(cell):
+    return re.fullmatch(r"`(test_\w+\.py)::(test_\w+)`", cell).groups()
+
+
 @pytest.mark.parametrize(("feature", "backends", "test"), list(feature_rows()))
 def test_feature_that_works_names_a_test_that_exists(feature, backends, test):
-    assert set(backends) <= {"yes", "not yet"}, f"{feature}: {backends}"
+    cpu, metal = backends
+    assert cpu in ("yes", "not yet", "-"), f"{feature}: {cpu}"
+    assert metal in ("yes", "not yet", "not run", "-"), f"{feature}: {metal}"
     if "yes" not in backends:
         assert test == ""
         return
-    file, name = re.fullmatch(r"`(test_\w+\.py)::(test_\w+)`", test).groups()
+    file, name = named_test(test)
     tree = ast.parse((ROOT / "tests" / file).read_text(encoding="utf-8"))
     assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def collected(files, **settings):
+    """Tests of these files that a run on the emulated device has, as (file, name)."""
+    if not files:
+        return set()
+    command = [
+        EMULATOR / "run",
+        sys.executable,
+        "-m",
+        "pytest",
+        "--collect-only",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+    ]
+    said = run(*command, *(f"tests/{file}" for file in files), cwd=ROOT, env=environment(**settings))
+    return set(re.findall(r"^tests/(test_\w+\.py)::(test_\w+)", said, flags=re.MULTILINE))
+
+
+def test_metal_column_names_tests_that_are_asked_of_metal(library):
+    cells = {feature: (backends[1], named_test(test)) for feature, backends, test in feature_rows() if test}
+    files = {file for _, (file, _) in cells.values()}
+    of_backends = files & {f"test_{name}.py" for name in OF_BACKENDS}
+    of_default = files & {f"test_{name}.py" for name in OF_DEFAULT}
+    asked = collected(of_backends, MFA_TEST_BACKENDS="metal") | collected(of_default, MFA_BACKEND="metal")
+    for feature, (metal, test) in cells.items():
+        is_asked = test in asked or test[0].startswith("test_metal_")
+        assert metal == "-" or is_asked == (metal == "yes"), f"{feature}: {metal}"
+
+
+def test_emulated_device_prints_what_the_readme_says(library):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    command = r"^tests/metal_emulator/run \.venv/bin/python -c '(.*)'\n```\n\nprints\n\n```text\n(.*?)```"
+    [(code, output)] = re.findall(command, readme, flags=re.DOTALL | re.MULTILINE)
+    done = in_python("-c", code)
+    assert done.stdout == output, done.stderr
 
 
 def test_every_command_it_shows_exists():
