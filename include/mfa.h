@@ -16,6 +16,8 @@
  *   - Outputs come last. Destroy functions accept NULL and return nothing.
  *   - A context and its buffers may be used from several threads at once; destroying a handle while another
  *     thread uses it is the caller's mistake. Error message and latency are kept per thread.
+ *   - A process forked from one that has used Metal cannot use it: new contexts for it fail with
+ *     MFA_ERROR_DEVICE_NOT_SUPPORTED (at auto they are the CPU's), all else with MFA_ERROR_UNSUPPORTED.
  *   - Descriptor structs begin with struct_size and only ever grow at the end. Start from the MFA_..._INIT of
  *     the header you compile with: a newer library fills in what your struct does not have; an older library
  *     refuses (MFA_ERROR_UNSUPPORTED) a struct whose unknown tail is not all zero, since zero is the default
@@ -149,13 +151,17 @@ MFA_API mfa_status_t mfa_create_buffer(mfa_context_t context, size_t size_bytes,
 
 /**
  * Wraps memory of the caller's, which must stay valid until the buffer is destroyed and is never freed here.
- * The memory may be read-only if the buffer is only ever used as an input.
+ * The memory may be read-only if the buffer is only ever used as an input. Metal works on it where it lies if the whole
+ * pages of 16 KiB around it are in one region of memory that may be read and written; else each call copies what it uses
+ * of it, and mfa_buffer_is_zero_copy is false.
  * @param data  any address aligned to the element size; NULL only if size_bytes is 0
+ * @return INVALID_ARGS, MEMORY_ALLOCATION
  */
 MFA_API mfa_status_t mfa_buffer_from_ptr(mfa_context_t context, void *data, size_t size_bytes, mfa_buffer_t *buffer);
 
 /**
- * Wraps a Metal buffer of the context's device, as PyTorch and MLX have them, without a copy.
+ * Wraps a Metal buffer of the context's device, as PyTorch and MLX have them, without a copy. Its size is the Metal
+ * buffer's length in bytes; tensors begin at a byte_offset in it.
  * @param mtl_buffer  an id<MTLBuffer>; retained until the buffer is destroyed and its last call has run
  * @return INVALID_ARGS (also for a buffer of another device), UNSUPPORTED on another backend, MEMORY_ALLOCATION
  */
@@ -165,7 +171,7 @@ MFA_API mfa_status_t mfa_buffer_from_mtl_buffer(mfa_context_t context, void *mtl
     in private storage. */
 MFA_API void *mfa_buffer_contents(mfa_buffer_t buffer);
 
-/** Size in bytes as given at creation; 0 for a NULL buffer. */
+/** Size in bytes as given at creation, or the length of the Metal buffer; 0 for a NULL buffer. */
 MFA_API size_t mfa_buffer_size(mfa_buffer_t buffer);
 
 /** Whether the device works on the memory itself. Always true on the CPU backend; false for a NULL buffer. */
@@ -414,7 +420,8 @@ MFA_API mfa_status_t mfa_attention_backward_plan(mfa_context_t context, const mf
  *
  * The target is either an id<MTLCommandBuffer> without an open encoder, or an open id<MTLComputeCommandEncoder>,
  * whose pipeline and buffer bindings are then other ones and whose earlier writes to buffers are waited for. It
- * belongs to the context's device and retains what it uses, as command buffers do by default.
+ * belongs to the context's device and retains what it uses, as command buffers do by default. While a call encodes into it,
+ * no other thread may use it.
  *
  * Operands are in buffers for which mfa_buffer_is_zero_copy is true; others, and data without a buffer, are refused
  * with MFA_ERROR_UNSUPPORTED. Metal orders calls by the buffers that they share: what one call hands to another must
@@ -423,11 +430,18 @@ MFA_API mfa_status_t mfa_attention_backward_plan(mfa_context_t context, const mf
  * A backend other than Metal returns MFA_ERROR_UNSUPPORTED.
  */
 
-/** Encodes what mfa_attention_forward_desc would run. */
+/**
+ * Encodes what mfa_attention_forward_desc would run.
+ * @param desc    read during the call only, with the tensors it points to
+ * @param target  an id<MTLCommandBuffer> or id<MTLComputeCommandEncoder>
+ * @return as mfa_attention_forward_desc; INVALID_ARGS also for a target that is neither, is of another device, or is a
+ *         command buffer already committed or without retained references. What fails while the GPU runs is in the
+ *         command buffer's status and error.
+ */
 MFA_API mfa_status_t mfa_attention_forward_encode(mfa_context_t context, const mfa_attention_desc_t *desc,
                                                   void *target);
 
-/** Encodes what mfa_attention_backward_desc would run. */
+/** Encodes what mfa_attention_backward_desc would run, likewise. */
 MFA_API mfa_status_t mfa_attention_backward_encode(mfa_context_t context, const mfa_attention_backward_desc_t *desc,
                                                    void *target);
 

@@ -90,9 +90,26 @@ def test_every_command_it_shows_exists():
     assert targets <= set(re.findall(r"^([a-z-]+):.*## ", makefile, flags=re.MULTILINE))
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "tests/metal_emulator/README.md"])
 def test_files_it_names_exist(name):
     document = (ROOT / name).read_text(encoding="utf-8")
     paths = set(re.findall(r"`((?:benchmarks|examples|include|metal|mfa|src|tests)/[\w./*]*)`", document))
     assert paths
     assert not {path for path in paths if not list(ROOT.glob(path))}
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "tests/metal_emulator/README.md"])
+def test_files_it_links_exist(name):
+    document = (ROOT / name).read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#:]+)\)", document)
+    assert not [link for link in links if not (ROOT / name).parent.joinpath(link).exists()]
+
+
+def test_emulator_readme_has_every_variable():
+    readme = (EMULATOR / "README.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `(METAL_EMULATOR_\w+)` \|", readme, flags=re.MULTILINE)
+    headers = [(EMULATOR / name).read_text(encoding="utf-8") for name in ("host/control.h", "emulator.h")]
+    environment = "".join(header.partition("- environment")[2] for header in headers)
+    assert sorted(listed) == sorted(
+        set(re.findall(r"METAL_EMULATOR_[A-Z_]+[A-Z]", environment)) - {"METAL_EMULATOR_H"}
+    )
