@@ -17,13 +17,19 @@ def built_library():
     return ROOT / "build/metal-emulator"
 
 
+def objc_flags():
+    """What Objective-C is compiled with for the emulated device."""
+    require_metal_emulator()
+    return run(
+        "make", "-s", "-f", EMULATOR / "host/emulator.mk", "metal-objcflags", cwd=ROOT, env=make_env()
+    ).split()
+
+
 def build_objc(library, source, binary, *includes):
     """Compiles a program for the emulated device; `library` is the folder of the emulated build."""
-    command = ["make", "-s", "-f", EMULATOR / "host/emulator.mk", "metal-objcflags"]
-    flags = run(*command, cwd=ROOT, env=make_env()).split()
-    flags += ["-O1", "-g", "-Wall", "-Wextra", "-Werror", *(f"-I{ROOT / folder}" for folder in includes)]
+    flags = ["-O1", "-g", "-Wall", "-Wextra", "-Werror", *(f"-I{ROOT / folder}" for folder in includes)]
     compiler = require_metal_emulator()
-    run(compiler, *flags, source, "-o", binary, f"-L{library}", *LIBRARIES, cwd=ROOT)
+    run(compiler, *objc_flags(), *flags, source, "-o", binary, f"-L{library}", *LIBRARIES, cwd=ROOT)
 
 
 def environment(**settings):

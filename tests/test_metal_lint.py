@@ -6,9 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from emulated import EMULATOR
+from emulated import EMULATOR, objc_flags
 from source_tree import ROOT, make_env, run
-from test_metal_host import flags  # noqa: F401
 
 sys.path.insert(0, str(ROOT / "metal"))
 import embed
@@ -25,7 +24,7 @@ def source_of(kernel):
 
 
 @pytest.fixture(scope="session")
-def specialisations(library, flags, tmp_path_factory):  # noqa: F811
+def specialisations(library, tmp_path_factory):
     """Of each kernel, the macros that the host compiles it with."""
     binary = tmp_path_factory.mktemp("macros") / "macros"
     libraries = [
@@ -39,7 +38,7 @@ def specialisations(library, flags, tmp_path_factory):  # noqa: F811
     ]
     warnings = ["-Wall", "-Wextra", "-Werror"]
     source = ROOT / "tests/metal/macros.m"
-    run("clang-19", *flags, "-O1", *warnings, *INCLUDES, source, "-o", binary, *libraries, cwd=ROOT)
+    run("clang-19", *objc_flags(), "-O1", *warnings, *INCLUDES, source, "-o", binary, *libraries, cwd=ROOT)
     found = collections.defaultdict(dict)
     for line in run(binary, env=make_env() | {"LD_LIBRARY_PATH": str(library)}).splitlines():
         name, *macros = line.split()

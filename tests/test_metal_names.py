@@ -6,10 +6,9 @@ import subprocess
 import sys
 
 import pytest
-from emulated import EMULATOR
+from emulated import EMULATOR, objc_flags
 from metal_emulator.host import api
 from source_tree import ROOT, run
-from test_metal_host import flags  # noqa: F401
 from test_metal_lint import INCLUDES, KERNELS, source_of, specialisations  # noqa: F401
 
 HOST_SOURCES = sorted((ROOT / "src/metal").glob("*.[hm]"))
@@ -91,20 +90,20 @@ def foundation(kinds):
     return {name for kind, name, source in rows if kind in kinds}
 
 
-def selectors_sent(flags, source):  # noqa: F811
+def selectors_sent(source):
     """As the compiler sees them, and those that the source names."""
-    command = ["clang-19", *flags, *INCLUDES, "-fsyntax-only", "-Xclang", "-ast-dump", source]
+    command = ["clang-19", *objc_flags(), *INCLUDES, "-fsyntax-only", "-Xclang", "-ast-dump", source]
     tree = run(*command, cwd=ROOT)
     sent = set(re.findall(r"\bObjCMessageExpr .*?\bselector=([\w:]+)", tree))
     text = source.read_text(encoding="ascii")
     return sent | set(re.findall(r'(?:@selector\(|NSSelectorFromString\(@")([\w:]+)', text))
 
 
-def test_selectors(flags):  # noqa: F811
+def test_selectors():
     known, used = {*methods_of_metal(), *foundation({"selector"})}, set()
     for source in HOST_SOURCES:
         if source.suffix == ".m":
-            used |= selectors_sent(flags, source)
+            used |= selectors_sent(source)
     assert used - known == set()
     assert foundation({"selector"}) - used == set(), "listed, but not used"
 
@@ -127,7 +126,7 @@ def test_keys_are_properties():
     assert {"mathMode", "fastMathEnabled"} <= keys <= properties
 
 
-def test_selector_that_is_not_listed_is_noticed(flags, tmp_path):  # noqa: F811
+def test_selector_that_is_not_listed_is_noticed(tmp_path):
     """GNUstep has it, Apple has not."""
     source = tmp_path / "source.m"
     source.write_text(
@@ -135,5 +134,5 @@ def test_selector_that_is_not_listed_is_noticed(flags, tmp_path):  # noqa: F811
         "void f(NSString *s, id o) {\n"
         "    [s substringFromRange:NSMakeRange(0, 1)];\n    [o performSelector:@selector(unheard:)];\n}\n"
     )
-    sent = selectors_sent(flags, source)
+    sent = selectors_sent(source)
     assert {"substringFromRange:", "unheard:"} <= sent - {*methods_of_metal(), *foundation({"selector"})}
