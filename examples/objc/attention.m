@@ -7,12 +7,16 @@
 #include <mfa.h>
 #include <stdio.h>
 
-enum { SEQUENCE = 5, HEADS = 2, HEAD_DIM = 8, ELEMENTS = SEQUENCE * HEADS * HEAD_DIM, BYTES = ELEMENTS * sizeof(float) };
+enum {
+    SEQUENCE = 5,
+    HEADS = 2,
+    HEAD_DIM = 8,
+    ELEMENTS = SEQUENCE * HEADS * HEAD_DIM,
+    BYTES = ELEMENTS * sizeof(float)
+};
 
 /* Element `column` of row `row` in a packed [sequence, heads, head_dim] operand. */
-static size_t at(int row, int head, int column) {
-    return (size_t)((row * HEADS + head) * HEAD_DIM + column);
-}
+static size_t at(int row, int head, int column) { return (size_t)((row * HEADS + head) * HEAD_DIM + column); }
 
 static void expected_row(const float *q, const float *k, const float *v, int row, int head, float *out) {
     double weights[SEQUENCE], total = 0, sum[HEAD_DIM] = {0};
