@@ -39,8 +39,8 @@ def test_float32_over_4096_keys(context, rng):
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "-".join(map(str, shape.values())))
 @pytest.mark.parametrize("dtype", checks.DTYPES, ids=str)
-def test_no_less_accurate_than_torch(context, seeds, dtype, shape, causal):
-    """Median over seeds at most 1.1 times PyTorch's error; no input above twice that plus one ulp."""
+def test_no_less_accurate_than_torch(backend, context, seeds, dtype, shape, causal):
+    """Median over seeds at most 1.1 times PyTorch's error, on a GPU 1.25; no input above twice that plus one ulp."""
     torch = require_module("torch", "pip install torch")
     if causal and shape["query_length"] == 1:
         causal = False  # top-left, one row would see one key
@@ -53,15 +53,17 @@ def test_no_less_accurate_than_torch(context, seeds, dtype, shape, causal):
         theirs = torch.nn.functional.scaled_dot_product_attention(*tensors, is_causal=causal, enable_gqa=True)
         ours.append(relative_error(out, expected))
         torchs.append(relative_error(theirs.double().numpy(), expected))
-    assert_no_less_accurate(ours, torchs, dtype)
+    assert_no_less_accurate(backend, ours, torchs, dtype)
 
 
 def as_torch(torch, arrays):
     return [torch.from_numpy(x.astype(np.float32)).to(getattr(torch, x.dtype.name)) for x in arrays]
 
 
-def assert_no_less_accurate(ours, torchs, dtype):
-    assert np.median(ours) <= 1.1 * np.median(torchs)
+def assert_no_less_accurate(backend, ours, torchs, dtype):
+    # A GPU adds up a product of matrices in an order of its own, which the emulator only stands in for.
+    limit = 1.1 if backend.is_cpu else 1.25
+    assert np.median(ours) <= limit * np.median(torchs)
     ulp = 2 * checks.tolerance.unit_roundoff(dtype)
     assert all(our <= 2 * their + ulp for our, their in zip(ours, torchs, strict=True))
 
@@ -103,7 +105,7 @@ GRADIENT_SHAPES = [
 
 @pytest.mark.parametrize(("shape", "causal"), GRADIENT_SHAPES, ids=range(len(GRADIENT_SHAPES)))
 @pytest.mark.parametrize("dtype", checks.DTYPES, ids=str)
-def test_gradients_no_less_accurate_than_torchs(context, seeds, dtype, shape, causal):
+def test_gradients_no_less_accurate_than_torchs(backend, context, seeds, dtype, shape, causal):
     torch = require_module("torch", "pip install torch")
     runs = torch_gradient_runs(torch, seeds, dtype, tuple(shape.items()), causal)
     options = {"causal": "top-left" if causal else None, **LAYOUT}
@@ -113,4 +115,4 @@ def test_gradients_no_less_accurate_than_torchs(context, seeds, dtype, shape, ca
     ]
     torchs = [errors for _, _, errors in runs]
     for our, their in zip(np.transpose(ours), np.transpose(torchs), strict=True):  # dq, dk, dv
-        assert_no_less_accurate(our, their, dtype)
+        assert_no_less_accurate(backend, our, their, dtype)
