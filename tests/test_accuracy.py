@@ -40,7 +40,7 @@ def test_float32_over_4096_keys(context, rng):
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "-".join(map(str, shape.values())))
 @pytest.mark.parametrize("dtype", checks.DTYPES, ids=str)
 def test_no_less_accurate_than_torch(backend, context, seeds, dtype, shape, causal):
-    """Median over seeds at most 1.1 times PyTorch's error, on a GPU 1.25; no input above twice that plus one ulp."""
+    """Median over seeds at most 1.1 times PyTorch's error (GPU: 1.25); none above twice that plus one ulp."""
     torch = require_module("torch", "pip install torch")
     if causal and shape["query_length"] == 1:
         causal = False  # top-left, one row would see one key

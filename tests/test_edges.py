@@ -127,6 +127,19 @@ def test_scores_beyond_half_precision(context, rng, dtype):
     assert np.isfinite(out.astype(np.float32)).all()
 
 
+@pytest.mark.parametrize("dtype", [checks.FLOAT32, checks.BFLOAT16], ids=str)
+@pytest.mark.parametrize("query_length", [1, 100])
+@pytest.mark.parametrize("magnitude", [1e6, 1e9, 1e10, 1e15, 1e27])
+def test_scores_that_are_further_apart_than_exponents_reach(context, rng, magnitude, query_length, dtype):
+    """What rounding takes from scores like these may be more than an exponential can hold."""
+    query = (rng.uniform(0.5, 1, (1, 1, query_length, 8)) * magnitude).astype(dtype)
+    key = np.array([1, 0.5], dtype).reshape(1, 1, 2, 1).repeat(8, axis=3)
+    value = np.array([1, 2], dtype).reshape(1, 1, 2, 1).repeat(8, axis=3)
+    out, logsumexp = mfa.attention(query, key, value, context=context, return_lse=True, **LAYOUT)
+    np.testing.assert_allclose(out.astype(np.float32), 1, rtol=checks.tolerance.unit_roundoff(dtype))
+    np.testing.assert_allclose(logsumexp, query.astype(np.float64).sum(axis=-1) / 8**0.5, rtol=1e-6)
+
+
 @pytest.mark.parametrize("rising", [True, False])
 @pytest.mark.parametrize("dtype", checks.DTYPES, ids=str)
 def test_maximum_that_moves_through_every_tile(context, rng, dtype, rising):

@@ -111,6 +111,20 @@ static void multiply_values(const block_t *block, int first, int rows, int64_t f
     }
 }
 
+/* Scores in log2 from which on the exponent takes a step of its own: in one with the scaling, the largest score would miss the
+   reference by what that was rounded by, which may be more than an exponent holds. */
+#define LARGE_SCORE 0x1p12f
+
+/* As row_weights, of what the products have left in `row`. */
+static float weigh(const mfai_forward_job_t *job, float *row, int64_t begin, int64_t end, int64_t from, int64_t to,
+                   float reference, const float *keep) {
+    if (!job->score_pass && fabsf(reference) < LARGE_SCORE)
+        return row_weights(job, false, row, begin, end, from, to, reference, keep);
+    if (!job->score_pass)
+        scale_row(job, row, begin, end);
+    return row_weights(job, true, row, begin, end, from, to, reference, keep);
+}
+
 static void softmax_and_values(const block_t *block, const ranges_t *seen) {
     const mfai_forward_job_t *job = block->job;
     const mfai_problem_t *p = job->problem;
@@ -149,8 +163,7 @@ static void softmax_and_values(const block_t *block, const ranges_t *seen) {
                 fill_keep(&job->dropout, block->b, block->kv_head * p->group + at % p->group, at / p->group,
                           block->first_key + start, (to - start + VL - 1) / VL * VL, keep + start);
             }
-            const float sum = job->score_pass ? row_weights(job, true, row, begin, end, start, to, reference[r], keep)
-                                              : row_weights(job, false, row, begin, end, start, to, reference[r], keep);
+            const float sum = weigh(job, row, begin, end, start, to, reference[r], keep);
             block->row_sum[r] = block->row_sum[r] * correction[r] + sum;
         }
         multiply_values(block, first, rows, from, to, correction + first);

@@ -107,6 +107,13 @@ static float row_max(float *scores, int64_t begin, int64_t end) {
     return vf_hmax(vf_max(most, other));
 }
 
+/* Products of queries and keys become scores as job->max_to_log2 expects them. */
+static void scale_row(const mfai_forward_job_t *job, float *row, int64_t begin, int64_t end) {
+    const vf factor = vf_set1(job->score_factor);
+    for (int64_t j = begin / VL * VL; j < end; j += VL)
+        vf_store(row + j, vf_mul(vf_load(row + j), factor));
+}
+
 /* Replaces scores by weights, zero from `from` to `begin` and from `end` to `to`; returns their sum, which ignores dropout:
    `keep`, unless NULL, has its factors. `reference` is the row's maximum. */
 INLINE float row_weights(const mfai_forward_job_t *job, const bool score_pass, float *row, int64_t begin, int64_t end,
