@@ -6,6 +6,7 @@ blocks of up to 96 query rows and 384 keys. Lengths are therefore drawn around t
 B * H * Nq * Nkv keeps one example to milliseconds.
 """
 
+import itertools
 import math
 from dataclasses import dataclass, field
 
@@ -40,6 +41,12 @@ def each_dim(*more):
         return pytest.param(dim, marks=[] if dim % 8 in (0, 1) else pytest.mark.hardware)
 
     return [param(dim) for dim in (1, 2, 3, 5, *DIM_EDGES, *more)]
+
+
+def each_type_and_value_dim(backend, head_dim):
+    """Each pair has kernels of its own, which take the emulated device long to make: there, each of both once."""
+    pairs = list(itertools.product(DTYPES, (head_dim, 1, 72)))
+    return pairs[::4] if backend.is_emulated() else pairs
 
 
 @dataclass(frozen=True)

@@ -48,19 +48,18 @@ def test_a_gradient_is_the_same_without_the_others(context, call, names):
 
 
 @pytest.mark.parametrize("head_dim", strategies.each_dim(384, 512))
-def test_every_head_dim(context, rng, head_dim):
-    for dtype in checks.DTYPES:
-        for value_dim in (head_dim, 1, 72):
-            arrays = operands(
-                rng,
-                heads=2,
-                query_length=13,
-                key_length=70,
-                head_dim=head_dim,
-                value_dim=value_dim,
-                dtype=dtype,
-            )
-            checks.check_backward(context, *arrays, causal="bottom-right", **LAYOUT)
+def test_every_head_dim(backend, context, rng, head_dim):
+    for dtype, value_dim in strategies.each_type_and_value_dim(backend, head_dim):
+        arrays = operands(
+            rng,
+            heads=2,
+            query_length=13,
+            key_length=70,
+            head_dim=head_dim,
+            value_dim=value_dim,
+            dtype=dtype,
+        )
+        checks.check_backward(context, *arrays, causal="bottom-right", **LAYOUT)
 
 
 @ANY

@@ -33,19 +33,18 @@ def test_asking_for_logsumexp_does_not_change_the_output(context, call):
 
 
 @pytest.mark.parametrize("head_dim", strategies.each_dim(384, 512, 1024))
-def test_every_head_dim(context, rng, head_dim):
-    for dtype in checks.DTYPES:
-        for value_dim in (head_dim, 1, 72):
-            arrays = checks.operands(
-                rng,
-                heads=2,
-                query_length=13,
-                key_length=70,
-                head_dim=head_dim,
-                value_dim=value_dim,
-                dtype=dtype,
-            )
-            checks.check(context, *arrays, causal="bottom-right")
+def test_every_head_dim(backend, context, rng, head_dim):
+    for dtype, value_dim in strategies.each_type_and_value_dim(backend, head_dim):
+        arrays = checks.operands(
+            rng,
+            heads=2,
+            query_length=13,
+            key_length=70,
+            head_dim=head_dim,
+            value_dim=value_dim,
+            dtype=dtype,
+        )
+        checks.check(context, *arrays, causal="bottom-right")
 
 
 @pytest.mark.parametrize("dtype", checks.DTYPES, ids=str)
