@@ -127,7 +127,7 @@ inline mfa_score_gradient mfa_score_gradient_of(constant mfa_metal_params &p, mf
         score = product * p.softmax_scale;
         if (has_softcap) {
             const float bent = precise::tanh(score / p.softcap);
-            score = bent * p.softcap;
+            score = mfa_bend(score, p.softcap, bent);
             if (!OF_BIAS)
                 chain *= (1.0f - bent) * (1.0f + bent); /* cancels less than 1 - bent * bent */
         }

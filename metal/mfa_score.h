@@ -37,11 +37,16 @@ inline mfa_scoring mfa_scoring_of(constant mfa_metal_params &p, const device flo
     return scoring;
 }
 
+/* softcap * tanh(score / softcap); `bent` is that tanh. Near 0 it is the score, whose quotient may be too small for a GPU. */
+inline float mfa_bend(float score, float softcap, float bent) {
+    return fabs(score) < softcap * (1.0f / 8192) ? score : softcap * bent;
+}
+
 /* `bias` is what mfa_mask_bias said. */
 inline float mfa_score(mfa_scoring scoring, float product, float bias, mfa_index row, mfa_index key) {
     float score = product * scoring.scale;
     if (has_softcap)
-        score = scoring.softcap * precise::tanh(score / scoring.softcap);
+        score = mfa_bend(score, scoring.softcap, precise::tanh(score / scoring.softcap));
     float added = has_mask ? bias : 0.0f;
     if (has_alibi)
         added += mfa_rule_alibi(scoring.slope, row, scoring.offset, key);

@@ -109,6 +109,16 @@ def test_largest_scale(context):
     np.testing.assert_allclose(out, np.broadcast_to(value.mean(axis=2, keepdims=True), out.shape), rtol=1e-6)
 
 
+@pytest.mark.parametrize("softcap", [1e30, 1e38])
+def test_largest_softcap(context, rng, softcap):
+    """It caps nothing. Scores divided by it are subnormal, which GPUs take for zero."""
+    arrays = operands(rng, heads=2, query_length=21, key_length=80)
+    out, logsumexp = mfa.attention(*arrays, softcap=softcap, context=context, return_lse=True, **LAYOUT)
+    expected, expected_logsumexp = mfa.attention(*arrays, context=context, return_lse=True, **LAYOUT)
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+    np.testing.assert_allclose(logsumexp, expected_logsumexp, rtol=1e-5)
+
+
 def test_smallest_softcap(context):
     """Its inverse would be infinite."""
     query = np.zeros((1, 1, 3, 4), np.float32)

@@ -4,6 +4,7 @@ import io
 import json
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from emulated import in_python
@@ -22,12 +23,14 @@ GPUS = ("apple7", "apple9")
 @pytest.fixture(scope="module")
 def counted(library):
     """For each GPU, the tables by their titles."""
-    results = {}
-    for gpu in GPUS:
+
+    def count(gpu):
         done = in_python("-m", "benchmarks.metal_counters", "--json", METAL_EMULATOR_GPU=gpu)
         assert done.returncode == 0, done.stderr
-        results[gpu] = json.loads(done.stdout)
-    return results
+        return json.loads(done.stdout)
+
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(GPUS, pool.map(count, GPUS), strict=True))
 
 
 @pytest.fixture(params=GPUS)

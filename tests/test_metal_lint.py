@@ -1,9 +1,11 @@
 """Every specialisation of the kernels that the host makes keeps to what GPUs and house rules allow."""
 
 import collections
+import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from emulated import EMULATOR, objc_flags
@@ -60,10 +62,16 @@ def lint(folder, source, macro_sets, constant_sets):
 
 
 def assert_clean(folder, source, macro_sets, constant_sets):
-    for first in range(0, len(macro_sets), BATCH):
-        some = macro_sets[first : first + BATCH]
-        said = lint(folder, source, some, constant_sets)
-        assert not said, f"some of {some}:\n{said}"
+    batches = [macro_sets[first : first + BATCH] for first in range(0, len(macro_sets), BATCH)]
+
+    def lint_batch(number):
+        own = folder / str(number)
+        own.mkdir()
+        return lint(own, source, batches[number], constant_sets)
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for some, said in zip(batches, pool.map(lint_batch, range(len(batches))), strict=True):
+            assert not said, f"some of {some}:\n{said}"
 
 
 def features_of(source):

@@ -195,6 +195,22 @@ kernel void k(device const {kind} *x [[buffer(0)]], device {kind} *y [[buffer(1)
     np.testing.assert_array_equal(result, x * x * x + x)
 
 
+@EVERY_MODE
+@pytest.mark.parametrize(("kind", "kept"), [("float", False), ("half", True)])
+def test_denormals_are_kept_of_halves_only(emulator, memory, mode, kind, kept):
+    source = f"""{HEADER}
+kernel void k(device const {kind} *x [[buffer(0)]], device {kind} *y [[buffer(1)]],
+              uint i [[thread_position_in_grid]]) {{
+    y[i] = x[i] * {kind}(2) + x[i + 1] * {kind}(0.5f);
+}}"""
+    dtype = np.dtype(MATRIX_TYPES[kind])
+    least, smallest = np.finfo(dtype).tiny, np.finfo(dtype).smallest_subnormal
+    for x in ([smallest * dtype.type(4), 0], [0, least]):
+        x, result = np.array(x, dtype), memory((1,), dtype)
+        emulator.compile(source, mode=mode).pipeline("k").run({0: memory(x), 1: result}, 1, 1)
+        assert result[0] == (x[0] * dtype.type(2) + x[1] * dtype.type(0.5) if kept else 0)
+
+
 # ---------------------------------------------------------------- libraries and pipelines
 
 

@@ -14,6 +14,7 @@
 #include "threadgroup.h"
 #include "threadgroup_memory.h"
 
+#include <immintrin.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -204,6 +205,9 @@ static void check_slack(const emu_launch *launch) {
     }
 }
 
+// GPUs take denormal floats for zeros, and make none. Halves keep theirs.
+enum { FLUSH_RESULTS = 0x8000, FLUSH_OPERANDS = 0x0040 };
+
 static void run(const emu_pipeline *pipeline, const emu_launch *launch) {
     void *copies[EMU_BUFFER_SLOTS] = {0};
     bind(pipeline, launch, copies);
@@ -234,10 +238,14 @@ bool emu_run(const emu_pipeline *pipeline, const emu_launch *launch, emu_fault *
           emui_threadgroup_memory_begin() && emui_history_begin_launch() && zeros()))
         refuse("no memory for the emulator");
     if (!emui_fault_raised()) {
-        if (emui_signals_begin())
+        const uint32_t floating = _mm_getcsr();
+        if (emui_signals_begin()) {
+            _mm_setcsr(floating | FLUSH_RESULTS | FLUSH_OPERANDS);
             run(pipeline, launch);
-        else
+            _mm_setcsr(floating);
+        } else {
             refuse("the emulator cannot catch traps");
+        }
         emui_signals_end();
     }
     *fault = *emui_fault_get();
