@@ -3,6 +3,7 @@
 import sys
 
 import checks
+import numpy as np
 import pytest
 from probe import run_probe
 
@@ -34,7 +35,9 @@ def test_windowed_attention_over_65536_keys(backend, dtype):
         rows=[0, 49, 50, 51, 32_767, LENGTH - 1],
         **backend.options,
     )
-    assert probe["extra"] < 64 * MEGABYTE
+    # Of what lies on Linux's pages of 4 KB, the emulated device, whose pages have 16, may need a copy.
+    copies = 4 * LENGTH * 64 * np.dtype(dtype).itemsize if backend.is_emulated() else 0
+    assert probe["extra"] < 64 * MEGABYTE + copies
 
 
 @pytest.mark.parametrize("dtype", checks.DTYPES, ids=str)
