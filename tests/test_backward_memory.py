@@ -2,6 +2,7 @@
 
 import sys
 
+import numpy as np
 import pytest
 from probe import run_probe
 
@@ -22,4 +23,6 @@ def test_windowed_gradients_over_32768_keys(backend, dtype):
         keys=[50, 8191, 8192, 16_384, LENGTH - 51],
         **backend.options,
     )
-    assert probe["extra"] < (24 + 64) * MEGABYTE
+    # As in test_memory.py: copies of eight operands.
+    copies = 8 * LENGTH * HEAD_DIM * np.dtype(dtype).itemsize if backend.is_emulated() else 0
+    assert probe["extra"] < (24 + 64) * MEGABYTE + copies
