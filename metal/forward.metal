@@ -201,7 +201,8 @@ static inline key_span span_of(mfa_index first_row, mfa_index last_row, mfa_inde
 #pragma unroll
         for (int r = 0; r < ROW_FRAGMENTS; ++r) {
             mfa_score_row(scoring, rows[r], whole, first_key, fragment_column, bias[r], scores[r]);
-            unseen[r] = mfa_unseen_keys(scores[r]);
+            if (any_not_finite != 0)
+                unseen[r] = mfa_unseen_keys(scores[r]);
             correction[r] = mfa_weigh_row(rows[r], scores[r]);
             if (has_dropout)
                 mfa_drop_row(mfa_dropout_of(p, batch, head), rows[r].row, first_key, fragment_column, scores[r]);

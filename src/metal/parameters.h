@@ -11,6 +11,4 @@ enum { MFAI_METAL_MOST_HEAD_DIM = 1 << 20 };
    MFAI_METAL_MOST_HEAD_DIM. */
 mfa_status_t mfai_metal_parameters(const mfai_problem_t *problem, mfa_metal_params *params);
 
-static inline int64_t mfai_metal_ceil_div(int64_t n, int64_t divisor) { return n / divisor + (n % divisor != 0); }
-
 #endif
