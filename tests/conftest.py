@@ -2,11 +2,10 @@
 
 import os
 
-import backends
-import emulated
 import numpy as np
 import pytest
 from hypothesis import settings
+from support import backends, emulated
 
 settings.register_profile("quick", max_examples=50, deadline=None)
 settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True)

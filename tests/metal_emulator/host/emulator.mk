@@ -39,7 +39,7 @@ $(METAL_EMULATOR_OUT)/emulator/%.S.o: $(METAL_EMULATOR)/%.S
 	@mkdir -p $(@D)
 	$(METAL_EMULATOR_CLANG) $(metal_flags) -c $< -o $@
 
-# ------------------------------------------------------------------ for tests/test_metal_api.py
+# ------------------------------------------------------------------ for tests/metal_emulator/tests/test_api.py
 
 metal-cases: $(METAL_EMULATOR_OUT)/metal-cases $(METAL_EMULATOR_OUT)/metal-reflection
 

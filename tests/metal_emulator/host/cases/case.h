@@ -1,4 +1,4 @@
-/* Cases of tests/test_metal_api.py: `cases NAME` runs one in a process of its own. */
+/* Cases of tests/metal_emulator/tests/test_api.py: `cases NAME` runs one in a process of its own. */
 #import <Metal/Metal.h>
 
 #include "control.h"

@@ -1,0 +1,100 @@
+"""What a GPU leaves open: the order of threads, what fast functions round to, what memory holds at first."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from support.emulated import in_python
+
+# Each pass with each feature that has code of its own. Prints a digest of all bits, and the largest distance
+# from the CPU in units of rounding.
+PROGRAM = """
+import hashlib, json
+import numpy as np
+import mfa
+
+rng = np.random.default_rng(1)
+metal, cpu = mfa.Context("metal"), mfa.Context("cpu")
+
+def draw(dtype, heads, *shape):
+    return rng.standard_normal((2, heads, *shape)).astype(dtype)
+
+def calls():
+    for dtype in (np.float32, np.float16):
+        for rows, keys, dim, value_dim in ((37, 83, 40, 24), (2, 300, 40, 24), (40, 40, 264, 72)):
+            operands = draw(dtype, 4, rows, dim), draw(dtype, 2, keys, dim), draw(dtype, 2, keys, value_dim)
+            dout = draw(dtype, 4, rows, value_dim)
+            for options in ({}, {"causal": "bottom-right", "sinks": np.ones(4, np.float32)},
+                            {"bias": rng.standard_normal((4, 1, keys)).astype(dtype), "window": (30, 20),
+                             "dropout_p": 0.2, "softcap": 5.0, "mask": rng.random((rows, keys)) < 0.7}):
+                yield dout, operands, {**options, "layout": "bhsd"}
+
+def run(context, dout, operands, options):
+    out, lse = mfa.attention(*operands, **options, return_lse=True, context=context)
+    gradients = mfa.attention_backward(dout, *operands, out, lse, **options, context=context)
+    return [np.asarray(x, np.float32) for x in (out, lse, *gradients) if x is not None]
+
+digest, worst = hashlib.sha256(), 0.0
+for dout, operands, options in calls():
+    ours, theirs = (run(context, dout, operands, options) for context in (metal, cpu))
+    unit = 2.0**-24 if operands[0].dtype == np.float32 else 2.0**-11
+    for x, y in zip(ours, theirs):
+        digest.update(x.tobytes())
+        finite = np.isfinite(y)
+        assert np.array_equal(np.isfinite(x), finite)
+        scale = max(np.abs(y[finite]).max(initial=0), 1)
+        worst = max(worst, float(np.abs(x - y)[finite].max(initial=0) / scale / unit))
+print(json.dumps({"bits": digest.hexdigest(), "worst": worst}))
+"""
+
+ORDERS = (
+    {"METAL_EMULATOR_ORDER": "fifo"},
+    {"METAL_EMULATOR_ORDER": "reverse"},
+    {"METAL_EMULATOR_ORDER": "lifo"},
+    {"METAL_EMULATOR_ORDER": "random", "METAL_EMULATOR_SEED": "1"},
+    {"METAL_EMULATOR_ORDER": "random", "METAL_EMULATOR_SEED": "2"},
+    {"METAL_EMULATOR_FILL": "unwritten"},
+)
+
+
+def run(**settings):
+    done = in_python("-c", PROGRAM, **settings)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+CHECKED = {"METAL_EMULATOR_MODE": "checked", "METAL_EMULATOR_FILL": "unwritten"}
+
+
+@pytest.fixture(scope="module")
+def runs(library):
+    """The usual run, and one where every access is checked: side by side, as compiling takes longest."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda settings: run(**settings), ({}, CHECKED)))
+
+
+@pytest.fixture(scope="module")
+def usual(runs):
+    return runs[0]
+
+
+def test_equals_the_cpu(usual):
+    assert usual["worst"] < 25
+
+
+@pytest.mark.parametrize("settings", ORDERS[1:], ids=lambda settings: "-".join(settings.values()))
+def test_order_of_threads_does_not_change_a_bit(usual, settings):
+    assert run(**settings)["bits"] == usual["bits"]
+
+
+def test_no_fault_where_every_access_is_checked(runs):
+    """Races, bounds, uninitialised and stale reads, divergent barriers: any of them fails the call."""
+    for checked in runs[1], run(**CHECKED, METAL_EMULATOR_ORDER="reverse"):
+        assert checked["worst"] < 25
+
+
+def test_inexact_fast_functions_cost_no_more_than_rounding(usual):
+    """fast::exp2 within 4 units in the last place, as a GPU's may be."""
+    perturbed = run(METAL_EMULATOR_FAST_ULPS="4", METAL_EMULATOR_SEED="3")
+    assert perturbed["bits"] != usual["bits"]
+    assert perturbed["worst"] < 35

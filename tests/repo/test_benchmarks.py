@@ -1,0 +1,163 @@
+"""benchmarks/ runs, counts the work as the oracle does, and judges targets the right way round."""
+
+import json
+import sys
+
+import pytest
+from support import oracle, tolerance
+from support.source_tree import ROOT, run
+
+sys.path.append(str(ROOT))  # benchmarks/ is not installed
+
+from benchmarks import cases, memory
+from benchmarks.contenders import CONTENDERS
+from benchmarks.measure import FULL, Measurement, Timing
+from benchmarks.operands import DTYPES
+from benchmarks.targets import verdicts
+
+GROUPS = ["prefill", "causal", "window", "decode", "small", "odd", "isa", "backward"]
+SLOW_TO_COMPILE = "flex_attention"
+CASE_FIELDS = {
+    "name", "group", "batch", "heads", "query_length", "head_dim", "dtype", "key_length", "kv_heads",
+    "causal", "window", "backward", "bias", "dropout_p", "cpu_isa", "rotate_bytes", "flop", "instructions",
+    "kv_bytes", "rounds", "peak", "bandwidth", "share_of_full", "results", "targets",
+}  # fmt: skip
+TIMED_FIELDS = {
+    "contender", "reason", "seconds", "median_ms", "gflops", "ginstrs", "gbytes", "peak_fraction",
+    "bandwidth_fraction", "error", "speedup",
+}  # fmt: skip
+MEMORY_FIELDS = {"contender", "reason", "growth_bytes", "result_bytes"}
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    path = tmp_path_factory.mktemp("benchmarks") / "results.json"
+    command = [sys.executable, "-m", "benchmarks", "--smoke", "--rounds", "2", "--threads", "2", "--targets"]
+    said = run(*command, "--skip", SLOW_TO_COMPILE, "--json", path, cwd=ROOT)
+    assert f"Wrote {path}" in said.replace("\n", "")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def timed(case):
+    return {result["contender"]: result for result in case["results"] if result["reason"] is None}
+
+
+def test_says_on_what_it_ran(smoke):
+    assert set(smoke) == {"machine", "size", "contenders", "cases", "memory"}
+    assert set(smoke["machine"]) == {"cpu", "isa", "threads", "system", "python", "packages", "date"}
+    assert smoke["machine"]["threads"] == 2
+    assert smoke["contenders"].keys() == CONTENDERS.keys()
+    assert smoke["contenders"][SLOW_TO_COMPILE] == "skipped"
+
+
+def test_every_group_is_measured_with_every_field(smoke):
+    assert {case["group"] for case in smoke["cases"]} | {"isa"} == set(GROUPS)  # not every machine has AVX2
+    for case in smoke["cases"]:
+        assert set(case) == CASE_FIELDS
+        assert case["rounds"] == 2
+        assert 0 < case["peak"]["median_gflops"] <= case["peak"]["largest_gflops"]
+        assert (case["bandwidth"] is not None) == (case["group"] == "decode")
+        assert (case["share_of_full"] is not None) == (case["causal"] or case["window"] is not None)
+        for result in timed(case).values():
+            assert set(result) == TIMED_FIELDS
+            assert len(result["seconds"]) == 2
+            is_peer = result["contender"] not in {"mfa", FULL}
+            assert (result["speedup"] is not None) == is_peer
+
+
+def test_everybody_answers_rightly(smoke):
+    contenders = set()
+    for case in smoke["cases"]:
+        assert case["group"] == "isa" or {"mfa", "torch"} <= timed(case).keys()
+        # Peers may round scores and weights as well as the result.
+        bound = 4 * tolerance.unit_roundoff(DTYPES[case["dtype"]]) + 1e-6
+        for name, result in timed(case).items():
+            if name == FULL or (name != "mfa" and case["dropout_p"]):  # a peer drops other weights
+                assert result["error"] is None
+            else:
+                assert result["error"] < bound, f"{name} on {case['group']} {case['name']}"
+                contenders.add(name)
+    assert {"mfa", "torch", "NumPy"} <= contenders
+
+
+def test_memory_is_measured(smoke):
+    assert {each["dtype"] for each in smoke["memory"]} == {"float32", "bfloat16"}
+    for each in smoke["memory"]:
+        assert each.keys() >= MEMORY_FIELDS
+        measurable = sys.platform == "linux" and each["contender"] in {"mfa", "torch"}
+        assert (each["growth_bytes"] is not None) == (each["reason"] is None) == measurable
+        assert measurable or each["reason"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no /proc")
+def test_growth_is_what_a_call_adds_to_the_peak():
+    def call():
+        bytearray(b"1") * (64 * MIB)  # gone when the call returns
+
+    assert 64 * MIB <= memory.peak_growth(call) + MIB < 66 * MIB
+    assert memory.peak_growth(lambda: None) < MIB
+
+
+def test_training_results_are_out_logsumexp_and_gradients():
+    case = cases.Case("memory", 2, 4, 10, 16, "bfloat16", key_length=20, kv_heads=2, backward=True)
+    queries, keys = 2 * 4 * 10, 2 * 2 * 20
+    assert case.training_result_bytes == 2 * (2 * queries * 16 + 2 * keys * 16) + 4 * queries
+
+
+def every_case():
+    return cases.select(GROUPS, "full")
+
+
+@pytest.mark.parametrize("case", [*every_case(), *cases.select(GROUPS, "smoke")], ids=lambda case: case.name)
+def test_work_is_counted_as_the_oracle_sees_it(case):
+    window = (-1, -1) if case.window is None else (case.window - 1, 0)
+    seen = oracle.keys_in_range(case.query_length, case.key_length, causal=case.masked, window=window).sum()
+    pairs = case.batch * case.heads * seen
+    assert case.flop == (10 if case.backward else 4) * pairs * case.head_dim
+    assert case.instructions == (7 * case.head_dim + 10 if case.backward else 2 * case.head_dim + 5) * pairs
+
+
+def test_every_case_has_a_target_and_an_own_name():
+    assert all(case.targets for case in every_case())
+    names = [(case.group, case.name) for case in every_case()]
+    assert len(set(names)) == len(names)
+    peers = {target.peer for case in every_case() for target in case.targets} - {None}
+    assert peers <= CONTENDERS.keys()
+
+
+def measurement(case, **seconds):
+    timings = {name: Timing(name, seconds=list(values)) for name, values in seconds.items()}
+    return Measurement(case, "some kernel", peak=[case.flop / 1.0] * 3, timings=timings)
+
+
+def square(*targets, **fields):
+    return cases.square("prefill", (1, 2, 64, 32), "float32", targets=targets, **fields)
+
+
+def test_ratio_is_the_median_of_the_ratios_of_rounds():
+    result = measurement(square(), mfa=[1, 2, 10], torch=[3, 10, 10])
+    assert result.speedup("torch") == 3  # of 3, 5, 1; the ratio of the medians is 5
+    assert result.ratio("mfa", "torch") == 1 / 3
+    assert result.speedup("OpenVINO") is None
+
+
+@pytest.mark.parametrize(
+    ("target", "seconds", "outcome"),
+    [
+        (cases.Target("speedup", 2.0, "torch"), {"mfa": [1] * 3, "torch": [2.1] * 3}, "met"),
+        (cases.Target("speedup", 2.0, "torch"), {"mfa": [1] * 3, "torch": [1.9] * 3}, "not met"),
+        (cases.Target("speedup", 2.0, "torch"), {"mfa": [1] * 3}, "not measured"),
+        (cases.Target("peak_fraction", 0.5), {"mfa": [1.9] * 3}, "met"),
+        (cases.Target("peak_fraction", 0.5), {"mfa": [2.1] * 3}, "not met"),
+        (cases.Target("share_of_full", 0.5), {"mfa": [1] * 3, FULL: [2.1] * 3}, "met"),
+        (cases.Target("share_of_full", 0.5), {"mfa": [1] * 3, FULL: [1.9] * 3}, "not met"),
+    ],
+)
+def test_verdict(target, seconds, outcome):
+    assert [verdict.outcome for verdict in verdicts(measurement(square(target), **seconds))] == [outcome]
+
+
+def test_unknown_peer_is_refused():
+    with pytest.raises(AssertionError, match=r"--skip \['nobody'\]: expected some of \['torch'"):
+        run(sys.executable, "-m", "benchmarks", "--smoke", "--skip", "nobody", cwd=ROOT)

@@ -1,0 +1,114 @@
+"""What README.md shows and claims is so."""
+
+import ast
+import re
+import sys
+
+import pytest
+from support.emulated import EMULATOR, OF_BACKENDS, OF_DEFAULT, environment, in_python
+from support.source_tree import ROOT, code_block, run
+
+
+def test_python_example_prints_what_the_readme_says(tmp_path):
+    source, output = code_block("README.md", "python")
+    path = tmp_path / "example.py"
+    path.write_text(source, encoding="utf-8")
+    assert run(sys.executable, path, cwd=tmp_path) == output
+
+
+def feature_rows():
+    """(feature, the columns of backends, test) of each row of the feature table."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = re.search(r"\| Feature \|.*\n\|[-| ]+\|\n((?:\|.*\n)+)", readme)[1]
+    for line in table.splitlines():
+        feature, *backends, test = (cell.strip() for cell in line.strip("|").split("|"))
+        yield feature, backends, test
+
+
+def named_test(cell):
+    return re.fullmatch(r"`([a-z]+/test_\w+\.py)::(test_\w+)`", cell).groups()
+
+
+@pytest.mark.parametrize(("feature", "backends", "test"), list(feature_rows()))
+def test_feature_that_works_names_a_test_that_exists(feature, backends, test):
+    cpu, metal = backends
+    assert cpu in ("yes", "not yet", "-"), f"{feature}: {cpu}"
+    assert metal in ("yes", "not yet", "not run", "-"), f"{feature}: {metal}"
+    if "yes" not in backends:
+        assert test == ""
+        return
+    file, name = named_test(test)
+    tree = ast.parse((ROOT / "tests" / file).read_text(encoding="utf-8"))
+    assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def collected(files, **settings):
+    """Tests of these files that a run on the emulated device has, as (file, name)."""
+    if not files:
+        return set()
+    command = [
+        EMULATOR / "run",
+        sys.executable,
+        "-m",
+        "pytest",
+        "--collect-only",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+    ]
+    said = run(*command, *(f"tests/{file}" for file in files), cwd=ROOT, env=environment(**settings))
+    return set(re.findall(r"^tests/([a-z]+/test_\w+\.py)::(test_\w+)", said, flags=re.MULTILINE))
+
+
+def test_metal_column_names_tests_that_are_asked_of_metal(library):
+    cells = {feature: (backends[1], named_test(test)) for feature, backends, test in feature_rows() if test}
+    files = {file for _, (file, _) in cells.values()}
+    of_backends = files & set(OF_BACKENDS)
+    of_default = files & set(OF_DEFAULT)
+    asked = collected(of_backends, MFA_TEST_BACKENDS="metal") | collected(of_default, MFA_BACKEND="metal")
+    for feature, (metal, test) in cells.items():
+        is_asked = test in asked or test[0].startswith("metal/")
+        assert metal == "-" or is_asked == (metal == "yes"), f"{feature}: {metal}"
+
+
+def test_emulated_device_prints_what_the_readme_says(library):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    command = r"^tests/metal_emulator/run \.venv/bin/python -c '(.*)'\n```\n\nprints\n\n```text\n(.*?)```"
+    [(code, output)] = re.findall(command, readme, flags=re.DOTALL | re.MULTILINE)
+    done = in_python("-c", code)
+    assert done.stdout == output, done.stderr
+
+
+def test_every_command_it_shows_exists():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set()
+    for name in ("README.md", "CONTRIBUTING.md"):
+        document = (ROOT / name).read_text(encoding="utf-8")
+        targets.update(re.findall(r"(?:^|`)make ([a-z-]+)", document, flags=re.MULTILINE))
+    assert {"demo", "test"} <= targets
+    assert targets <= set(re.findall(r"^([a-z-]+):.*## ", makefile, flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "tests/metal_emulator/README.md"])
+def test_files_it_names_exist(name):
+    document = (ROOT / name).read_text(encoding="utf-8")
+    paths = set(re.findall(r"`((?:benchmarks|examples|include|metal|mfa|src|tests)/[\w./*]*)`", document))
+    assert paths
+    assert not {path for path in paths if not list(ROOT.glob(path))}
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "tests/metal_emulator/README.md"])
+def test_files_it_links_exist(name):
+    document = (ROOT / name).read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#:]+)\)", document)
+    assert not [link for link in links if not (ROOT / name).parent.joinpath(link).exists()]
+
+
+def test_emulator_readme_has_every_variable():
+    readme = (EMULATOR / "README.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `(METAL_EMULATOR_\w+)` \|", readme, flags=re.MULTILINE)
+    headers = [(EMULATOR / name).read_text(encoding="utf-8") for name in ("host/control.h", "emulator.h")]
+    environment = "".join(header.partition("- environment")[2] for header in headers)
+    assert sorted(listed) == sorted(
+        set(re.findall(r"METAL_EMULATOR_[A-Z_]+[A-Z]", environment)) - {"METAL_EMULATOR_H"}
+    )

@@ -1,0 +1,83 @@
+"""Runs on the emulated Metal device, and the build that they need."""
+
+import subprocess
+import sys
+
+from support.source_tree import ROOT, make_env, run
+from support.tools import require_metal_emulator
+
+EMULATOR = ROOT / "tests/metal_emulator"
+LIBRARIES = ("-lmfa", "-lMetal", "-lgnustep-base", "-lobjc", "-lm")
+
+# Tests that are asked of each backend.
+OF_BACKENDS = tuple(
+    f"attention/test_{name}.py"
+    for name in (
+        "accuracy",
+        "backward",
+        "backward_laws",
+        "backward_memory",
+        "backward_nonfinite",
+        "determinism",
+        "dropout",
+        "edges",
+        "forward",
+        "isa",
+        "laws",
+        "masks",
+        "memory",
+        "peer_bugs",
+    )
+)
+# Tests that use whatever backend is the default.
+OF_DEFAULT = (
+    "attention/test_gradients.py",
+    *(
+        f"python/test_{name}.py"
+        for name in ("arrays", "buffers_contexts", "errors", "flash_attn", "leaks", "sdpa")
+    ),
+)
+
+
+def built_library():
+    """The folder of the emulated build, made; skips the test where it cannot be."""
+    require_metal_emulator()
+    run("make", "-s", "metal-emulator", cwd=ROOT, env=make_env())
+    return ROOT / "build/metal-emulator"
+
+
+def objc_flags():
+    """What Objective-C is compiled with for the emulated device."""
+    require_metal_emulator()
+    return run(
+        "make", "-s", "-f", EMULATOR / "host/emulator.mk", "metal-objcflags", cwd=ROOT, env=make_env()
+    ).split()
+
+
+def build_objc(library, source, binary, *includes):
+    """Compiles a program for the emulated device; `library` is the folder of the emulated build."""
+    flags = ["-O1", "-g", "-Wall", "-Wextra", "-Werror", *(f"-I{ROOT / folder}" for folder in includes)]
+    compiler = require_metal_emulator()
+    run(compiler, *objc_flags(), *flags, source, "-o", binary, f"-L{library}", *LIBRARIES, cwd=ROOT)
+
+
+def environment(**settings):
+    """Without settings of the emulator but those given."""
+    kept = {
+        name: value
+        for name, value in make_env().items()
+        if not name.startswith(("MFA_", "METAL_EMULATOR_")) or name == "METAL_EMULATOR_CACHE"
+    }
+    return {**kept, "METAL_EMULATOR_PYTHON": sys.executable, **settings}
+
+
+def in_python(*arguments, **settings):
+    """Runs Python with these arguments and the emulated device; what it printed, in `stdout` and `stderr`."""
+    return subprocess.run(
+        [EMULATOR / "run", sys.executable, *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment(**settings),
+    )
