@@ -71,7 +71,7 @@ static void test_normalised(mfa_context_t context) {
     CHECK(problem.bool_mask.shape[0] == 1 && problem.bool_mask.stride[0] == 0 && problem.bool_mask.stride[2] == 0);
     CHECK(problem.additive_mask.shape[3] == 1 && problem.additive_mask.stride[3] == 0 &&
           problem.additive_mask.stride[2] == 1);
-    CHECK(problem.features == (MFAI_LOGSUMEXP | MFAI_BIASES | MFAI_SINKS));
+    CHECK(problem.features == (MFAI_LOGSUMEXP | MFAI_BOOL_MASK | MFAI_ADDITIVE_MASK | MFAI_ALIBI | MFAI_SINKS));
 
     c.desc.flags = MFA_ATTENTION_CAUSAL | MFA_ATTENTION_LITERAL_SCALE;
     c.desc.alignment = MFA_ALIGN_TOP_LEFT;
