@@ -2,9 +2,10 @@
 
     python -m benchmarks.compare_builds OLD/mfa/libmfa.so mfa/libmfa.so --quick
 
-A busy machine slows both alike; a build next to a copy of itself shows the noise that is left. Each build has
-a pool of threads of its own, whose idle ones spin for some microseconds and then sleep: a turn begins when
-all other threads of the process sleep, so that only one pool runs. Only the CPU backend is timed.
+Time is that of the clock, best and median, and that of the processors: the last is the one to look at where
+others use them too. A build next to a copy of itself shows the noise that is left. Each build has a pool of
+threads of its own, whose idle ones spin for some microseconds and then sleep: a turn begins when all other
+threads of the process sleep, so that only one pool runs. Only the CPU backend is timed.
 """
 
 import argparse
@@ -85,20 +86,30 @@ class Side:
 
     calls: list[Callable[[], None]]
     results: list[np.ndarray]
-    seconds: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)  # by the clock, for each round
+    cpu_seconds: list[float] = field(default_factory=list)  # of all threads
     next_call: int = 0
 
-    def time(self, count: int) -> float:
-        start = time.perf_counter()
+    def time(self, count: int) -> tuple[float, float]:
+        """By the clock and of all threads, for one call."""
+        cpu_start, start = time.process_time(), time.perf_counter()
         for _ in range(count):
             self.calls[self.next_call]()
             self.next_call = (self.next_call + 1) % len(self.calls)
-        return (time.perf_counter() - start) / count
+        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+        return seconds / count, cpu_seconds / count
 
     def take_turn(self, count: int) -> None:
         wait_until_alone()
         self.time(1)  # its threads are awake, and its code is in the caches
-        self.seconds.append(self.time(count))
+        seconds, cpu_seconds = self.time(count)
+        self.seconds.append(seconds)
+        self.cpu_seconds.append(cpu_seconds)
+
+
+def median_ratio(old: list[float], new: list[float]) -> float:
+    """Of the rounds' ratios: what disturbs a whole round cancels."""
+    return statistics.median(after / before for before, after in zip(old, new, strict=True))
 
 
 @dataclass(frozen=True)
@@ -113,9 +124,11 @@ class Comparison:
 
     @property
     def median_ratio(self) -> float:
-        """Of the rounds' ratios: what disturbs a whole round cancels."""
-        pairs = zip(self.old.seconds, self.new.seconds, strict=True)
-        return statistics.median(new / old for old, new in pairs)
+        return median_ratio(self.old.seconds, self.new.seconds)
+
+    @property
+    def cpu_ratio(self) -> float:
+        return median_ratio(self.old.cpu_seconds, self.new.cpu_seconds)
 
     @property
     def same_bits(self) -> bool:
@@ -129,7 +142,7 @@ def compare(case: Case, libraries: list[Library], effort: Effort) -> Comparison:
     for library in libraries:
         calls, results = zip(*(library.call(case, operands) for operands in operand_sets), strict=True)
         sides.append(Side(list(calls), results[0]))
-    slowest = max(side.time(len(side.calls)) for side in sides)
+    slowest = max(side.time(len(side.calls))[0] for side in sides)
     count = max(1, math.ceil(effort.turn_seconds / slowest))
     for index in range(effort.rounds):
         for side in sides if index % 2 == 0 else reversed(sides):  # neither always follows the other
@@ -160,24 +173,26 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     options = parse()
     libraries = [Library(path, options.threads) for path in (options.old, options.new)]
-    print(f"{'':44}{'old ms':>10}{'new ms':>10}{'best':>8}{'median':>8}  bits (best, median: of new / old)")
-    ratios = []
+    print(f"{'new / old':44}{'old ms':>10}{'new ms':>10}{'best':>8}{'median':>8}{'cpu':>8}  bits")
+    compared = []
     for case in cases():
         case = tiny(case) if options.effort is SMOKE else case
         name = f"{case.group} {case.name}"
         if options.match not in name:
             continue
         done = compare(case, libraries, options.effort)
-        ratios.append(done.median_ratio)
+        compared.append(done)
         old, new = (1e3 * min(side.seconds) for side in (done.old, done.new))
+        ratios = f"{done.best_ratio:8.3f}{done.median_ratio:8.3f}{done.cpu_ratio:8.3f}"
         bits = "same" if done.same_bits else "differ"
-        print(
-            f"{name:44}{old:10.4f}{new:10.4f}{done.best_ratio:8.3f}{done.median_ratio:8.3f}  {bits}",
-            flush=True,
-        )
-    if not ratios:
+        print(f"{name:44}{old:10.4f}{new:10.4f}{ratios}  {bits}", flush=True)
+    if not compared:
         raise SystemExit(f"--match {options.match!r}: no case has it in its name")
-    print(f"{'geometric mean of the medians':44}{'':28}{statistics.geometric_mean(ratios):8.3f}")
+    columns = (
+        [getattr(done, ratio) for done in compared] for ratio in ("best_ratio", "median_ratio", "cpu_ratio")
+    )
+    means = "".join(f"{statistics.geometric_mean(column):8.3f}" for column in columns)
+    print(f"{'geometric mean':64}{means}")
     return 0
 
 

@@ -12,7 +12,7 @@ from support.source_tree import ROOT, run
 sys.path.append(str(ROOT))  # benchmarks/ is not installed
 
 import mfa
-from benchmarks import cases, compare_builds, digest_problems, memory
+from benchmarks import cases, compare_builds, digest_problems, library, memory
 from benchmarks.contenders import CONTENDERS
 from benchmarks.digest import digest as hash_of
 from benchmarks.measure import FULL, Measurement, Timing
@@ -203,12 +203,28 @@ def test_digested_problems_are_told_apart():
     assert 60 < len(digest_problems.metal_problems()) < len(problems)
 
 
+@pytest.mark.parametrize(
+    ("name", "mirror"),
+    [
+        ("mfa_context_options_t", library.ContextOptions),
+        ("mfa_tensor_t", library.Tensor),
+        ("mfa_attention_desc_t", library.ForwardDesc),
+        ("mfa_attention_backward_desc_t", library.BackwardDesc),
+    ],
+)
+def test_structs_begin_as_the_abi_has_them(name, mirror):
+    layout = (ROOT / "tests/abi/layout.txt").read_text(encoding="utf-8").splitlines()
+    for field, *_ in mirror._fields_:
+        place = getattr(mirror, field)
+        assert f"{name}.{field} {place.offset} {place.size}" in layout
+
+
 def test_two_builds_are_timed_on_every_case(tmp_path):
-    library = Path(mfa.get_library())
-    copy = tmp_path / library.name
-    copy.write_bytes(library.read_bytes())
+    built = Path(mfa.get_library())
+    copy = tmp_path / built.name
+    copy.write_bytes(built.read_bytes())
     said = run(
-        sys.executable, "-m", "benchmarks.compare_builds", library, copy, "--smoke", cwd=ROOT
+        sys.executable, "-m", "benchmarks.compare_builds", built, copy, "--smoke", cwd=ROOT
     ).splitlines()
     assert len(said) == len(compare_builds.cases()) + 2
     assert all(line.endswith("  same") for line in said[1:-1])
