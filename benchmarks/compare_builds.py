@@ -162,7 +162,7 @@ def parse() -> argparse.Namespace:
     size = parser.add_mutually_exclusive_group()
     size.set_defaults(effort=FULL)
     size.add_argument(
-        "--quick", dest="effort", action="store_const", const=QUICK, help="fewer rounds: half a minute"
+        "--quick", dest="effort", action="store_const", const=QUICK, help="fewer rounds: a minute"
     )
     size.add_argument(
         "--smoke", dest="effort", action="store_const", const=SMOKE, help="tiny shapes: does it run at all?"
