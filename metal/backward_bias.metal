@@ -1,6 +1,6 @@
 /*
- * The gradient of the additive mask. A threadgroup owns a tile of it, or an element or a row of elements where it is broadcast over
- * rows or keys, and adds up the gradients of all scores that it was added to, in a fixed order:
+ * The gradient of the additive mask. A threadgroup owns a tile of it, or an element or a row of elements where it is
+ * broadcast over rows or keys, and adds up the gradients of all scores that it was added to, in a fixed order:
  *
  *   for each batch and head that the mask was broadcast to, for each tile of rows, for each tile of keys:
  *     gradients = exp(scores - logsumexp) (dweights - delta), added to the same places of the tile before
@@ -10,30 +10,15 @@
 
 enum { TILE_SCORES = MFA_BQ * MFA_BK };
 
-/* Along one axis: the places that a threadgroup adds up. */
-struct bias_axis {
-    mfa_index first, last; /* one past it */
-};
-
-static inline bias_axis bias_axis_of(mfa_index size, mfa_index count, mfa_index own) {
-    bias_axis axis;
-    axis.first = size == 1 ? 0 : own;
-    axis.last = size == 1 ? count : own + 1;
-    return axis;
+/* The places along an axis, `count` in all, that a threadgroup adds up: all of them where the gradient has size 1. */
+static inline mfa_span summed(mfa_index size, mfa_index count, mfa_index own) {
+    return size == 1 ? mfa_span_of(0, count) : mfa_span_of(own, own + 1);
 }
 
-[[kernel, max_total_threads_per_threadgroup(THREADS)]] void attention_backward_bias(
-    constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]], const device MFA_T *query [[buffer(MFA_BUFFER_QUERY)]],
-    const device MFA_T *key [[buffer(MFA_BUFFER_KEY)]], const device MFA_T *value [[buffer(MFA_BUFFER_VALUE)]],
-    const device MFA_DO *dout [[buffer(MFA_BUFFER_DOUT)]],
-    const device float *logsumexp [[buffer(MFA_BUFFER_LOGSUMEXP)]],
-    const device mfa_metal_delta *deltas [[buffer(MFA_BUFFER_DELTA)]],
-    const device uchar *bool_mask [[buffer(MFA_BUFFER_BOOL_MASK), function_constant(has_bool_mask)]],
-    const device uchar *additive_mask [[buffer(MFA_BUFFER_ADDITIVE_MASK), function_constant(has_additive_mask)]],
-    const device float *alibi_slopes [[buffer(MFA_BUFFER_ALIBI_SLOPES), function_constant(has_alibi)]],
-    device MFA_G *dbias [[buffer(MFA_BUFFER_DBIAS)]], uint threadgroup_number [[threadgroup_position_in_grid]],
-    uint thread_number [[thread_index_in_threadgroup]], uint simdgroup [[simdgroup_index_in_threadgroup]],
-    uint lane [[thread_index_in_simdgroup]]) {
+[[kernel, max_total_threads_per_threadgroup(THREADS)]] void
+attention_backward_bias(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]], MFA_QUERY_ARGUMENTS,
+                        MFA_KEY_ARGUMENTS, MFA_BIAS_ARGUMENTS, device MFA_G *dbias [[buffer(MFA_BUFFER_DBIAS)]],
+                        MFA_THREAD_ARGUMENTS) {
     threadgroup vec<MFA_T, MFA_VECTOR> staged_keys[STAGED_KEYS];
     threadgroup vec<MFA_T, MFA_VECTOR> staged_values[STAGED_VALUES];
     threadgroup float tile[TILE_SCORES];
@@ -46,26 +31,34 @@ static inline bias_axis bias_axis_of(mfa_index size, mfa_index count, mfa_index 
     const mfa_index row_tile = number % own_rows;
     number /= own_rows;
     const mfa_index own_head = number % p.dbias_size.head, own_batch = number / p.dbias_size.head;
-    const bias_axis batches = bias_axis_of(p.dbias_size.batch, p.batch, own_batch);
-    const bias_axis heads = bias_axis_of(p.dbias_size.head, p.heads, own_head);
-    const bias_axis rows = bias_axis_of(p.dbias_size.row, p.query_tiles, row_tile);
-    const bias_axis keys = bias_axis_of(p.dbias_size.column, p.key_tiles, key_tile);
+    const mfa_span batches = summed(p.dbias_size.batch, p.batch, own_batch);
+    const mfa_span heads = summed(p.dbias_size.head, p.heads, own_head);
+    const mfa_span row_tiles = summed(p.dbias_size.row, p.query_tiles, row_tile);
+    const mfa_span key_tiles = summed(p.dbias_size.column, p.key_tiles, key_tile);
 
     mfa_visited_keys visited;
     visited.first = (threadgroup MFA_T *)staged_keys;
     visited.second = (threadgroup MFA_T *)staged_values;
     visited.count = p.key_count;
     mfa_key_products sums = mfa_zeros<KEY_MATRICES>();
-    for (mfa_index batch = batches.first; batch < batches.last; ++batch)
-        for (mfa_index head = heads.first; head < heads.last; ++head) {
+    for (mfa_index batch = batches.begin; batch < batches.end; ++batch)
+        for (mfa_index head = heads.begin; head < heads.end; ++head) {
             const mfa_index kv_head = head / p.group;
-            visited.first_rows = mfa_rows_of(key, p.key, batch, kv_head, p.head_dim);
-            visited.second_rows = mfa_rows_of(value, p.value, batch, kv_head, p.value_dim);
-            const mfa_head_terms head_terms = mfa_head_terms_of(p, bool_mask, additive_mask, alibi_slopes, batch, head);
-            for (mfa_index i = rows.first; i < rows.last; ++i) {
+            visited.first_rows = mfa_key_rows(p, MFA_KEYS, batch, kv_head);
+            visited.second_rows = mfa_value_rows(p, MFA_KEYS, batch, kv_head);
+            const mfa_head_terms head_terms = mfa_head_terms_of(p, MFA_BIASES, batch, head);
+            for (mfa_index i = row_tiles.begin; i < row_tiles.end; ++i) {
                 const mfa_index tile_row = i * MFA_BQ, first_row = tile_row + 8 * simdgroup;
                 const mfa_index lane_row = first_row + mfa_fragment_row(lane);
-                const mfa_key_span all = mfa_keys_seen_by(p, tile_row, MFA_BQ), own = mfa_keys_seen_by(p, first_row, 8);
+                mfa_walk walk =
+                    mfa_walk_over_keys(head_terms.extent, head_terms.blocks, mfa_span_of(tile_row, tile_row + MFA_BQ));
+                walk.visited =
+                    mfa_span_cut(walk.visited, mfa_span_of(key_tiles.begin * MFA_BK, key_tiles.end * MFA_BK));
+                const mfa_walk own_walk =
+                    mfa_walk_over_keys(head_terms.extent, head_terms.blocks, mfa_span_of(first_row, first_row + 8));
+                mfa_index first_key = mfa_walk_first<MFA_BK>(walk);
+                if (first_key >= walk.visited.end)
+                    continue;
                 mfa_owned_queries queries;
                 mfa_own(queries, mfa_lane_row_of(mfa_rows_of(query, p.query, batch, head, p.head_dim), lane_row,
                                                  p.query_count, lane));
@@ -73,27 +66,24 @@ static inline bias_axis bias_axis_of(mfa_index size, mfa_index count, mfa_index 
                 mfa_own(douts, mfa_lane_row_of(mfa_rows_of(dout, p.dout, batch, head, p.value_dim), lane_row,
                                                p.query_count, lane));
                 const mfa_row_terms row_terms = mfa_row_terms_of(p, logsumexp, deltas, batch, head, lane_row);
-                const mfa_index first = max(keys.first, all.begin / MFA_BK);
-                const mfa_index last = min(keys.last, (all.end + MFA_BK - 1) / MFA_BK);
-                for (mfa_index k = first; k < last; ++k) {
-                    const mfa_index first_key = k * MFA_BK;
-                    const bool seen = first_key < own.end && first_key + MFA_BK > own.begin;
+                for (; first_key < walk.visited.end; first_key = mfa_walk_next<MFA_BK>(walk, first_key + MFA_BK)) {
+                    const bool is_visited = mfa_walk_visits(own_walk, mfa_span_of(first_key, first_key + MFA_BK));
                     mfa_key_products products = mfa_zeros<KEY_MATRICES>(), dweights = mfa_zeros<KEY_MATRICES>();
-                    mfa_multiply_visited<MFA_BK, THREADS>(p, queries, douts, visited, first_key, 0, seen, thread_number,
-                                                          products, dweights);
-                    if (seen) {
+                    mfa_multiply_visited<MFA_BK, THREADS>(p, queries, douts, visited, first_key, 0, is_visited,
+                                                          thread_number, products, dweights);
+                    if (is_visited) {
                         mfa_differentiate<true>(p, head_terms, row_terms, first_row, first_key, lane, products,
                                                 dweights);
                         for (int j = 0; j < KEY_MATRICES; ++j)
                             for (int e = 0; e < 2; ++e)
-                                sums.at[j].thread_elements()[e] += products.at[j].thread_elements()[e];
+                                sums.m[j].thread_elements()[e] += products.m[j].thread_elements()[e];
                     }
                 }
             }
         }
 
     for (int j = 0; j < KEY_MATRICES; ++j)
-        simdgroup_store(sums.at[j], tile + 8 * simdgroup * MFA_BK + 8 * j, MFA_BK);
+        simdgroup_store(sums.m[j], tile + 8 * simdgroup * MFA_BK + 8 * j, MFA_BK);
     threadgroup_barrier(mem_flags::mem_threadgroup);
 
     /* Each place of what is written adds up a part of the tile. */

@@ -1,6 +1,6 @@
 /*
- * What the other kernels of the backward pass read of rows: delta = rowsum(dout * out), and whether dout is finite. A simdgroup takes
- * some rows, one after the other.
+ * What the other kernels of the backward pass read of rows: delta = rowsum(dout * out), and whether dout is finite. A
+ * simdgroup takes some rows, one after the other.
  */
 #include "mfa_rows.h"
 

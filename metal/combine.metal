@@ -30,7 +30,7 @@ attention_combine(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]],
         sum += parts[s * width + value_dim + 1] * part_weight(parts + s * width, value_dim, reference);
 
     const mfa_row_end end = mfa_finish_row(p, most, sum, has_sinks ? sinks[head * p.sinks.head] : -INFINITY);
-    device MFA_O *to = out + mfa_place(p.out, batch, head, row);
+    device MFA_O *to = mfa_row_at(mfa_result_rows_of(out, p.out, batch, head, value_dim), row);
     for (mfa_index column = lane; column < value_dim; column += 32) {
         float total = 0;
         for (mfa_index s = 0; s < splits; ++s)

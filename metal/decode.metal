@@ -1,19 +1,18 @@
 /*
- * The forward pass for few queries, bound by reading keys and values: each is read once, straight into registers. A threadgroup
- * computes sums over one part of the keys for MFA_BQ = 8 rows, which are the queries of all heads that share a key/value head:
- * row r is head r % group of query r / group. Its simdgroups take tiles of keys in turn and add up at the end; combine.metal adds
- * the parts.
+ * The forward pass for few queries, bound by reading keys and values: each is read once, straight into registers. A
+ * threadgroup computes sums over one part of the keys for MFA_BQ = 8 rows, which are the queries of all heads that
+ * share a key/value head: row r is head r % group of query r / group. Its simdgroups take tiles of keys in turn and add
+ * up at the end; combine.metal adds the parts.
  *
  *   for each tile of keys of this simdgroup that some row sees:
  *     scores = transpose(keys . queries transposed)
  *     weights = exp(scores - running maximum), running sums
  *     sums = sums * correction + weights . values
  *
- * A lane reads MFA_VECTOR neighbours of a row where a fragment has two. So the columns of two fragments interleave: fragment t of
- * columns 16 c .. 16 c + 15 has the columns 16 c + 4 n + 2 t and the next, n = 0 .. 3. A sum over columns does not mind, and
- * columns of the output know their place.
+ * A lane reads MFA_VECTOR neighbours of a row where a fragment has two. So the columns of two fragments interleave:
+ * fragment t of columns 16 c .. 16 c + 15 has the columns 16 c + 4 n + 2 t and the next, n = 0 .. 3. A sum over columns
+ * does not mind, and columns of the output know their place.
  */
-#include "mfa_rows.h"
 #include "mfa_softmax.h"
 
 enum {
@@ -30,19 +29,24 @@ static_assert(MFA_D % CHUNK == 0 && MFA_DV % CHUNK == 0, "whole chunks");
 /* Two queries, at fragment_column and the next, as a fragment of their transpose: queries have columns there. */
 static inline vec<MFA_T, 2> read_transposed(const device MFA_T *first, const device MFA_T *second,
                                             mfa_index column_stride, int column, mfa_index head_dim) {
-    const mfa_index at = column * column_stride;
+    const mfa_index place = column * column_stride;
     const bool inside = column < head_dim;
-    return inside ? vec<MFA_T, 2>(first[at], second[at]) : vec<MFA_T, 2>(MFA_T(0));
+    return inside ? vec<MFA_T, 2>(first[place], second[place]) : vec<MFA_T, 2>(MFA_T(0));
 }
 
-[[kernel, max_total_threads_per_threadgroup(32 * MFA_SIMDGROUPS)]] void attention_decode(
-    constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]], const device MFA_T *query [[buffer(MFA_BUFFER_QUERY)]],
-    const device MFA_T *key [[buffer(MFA_BUFFER_KEY)]], const device MFA_T *value [[buffer(MFA_BUFFER_VALUE)]],
-    const device uchar *bool_mask [[buffer(MFA_BUFFER_BOOL_MASK), function_constant(has_bool_mask)]],
-    const device uchar *additive_mask [[buffer(MFA_BUFFER_ADDITIVE_MASK), function_constant(has_additive_mask)]],
-    const device float *alibi_slopes [[buffer(MFA_BUFFER_ALIBI_SLOPES), function_constant(has_alibi)]],
-    device float *partials [[buffer(MFA_BUFFER_PARTIALS)]], uint threadgroup_number [[threadgroup_position_in_grid]],
-    uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
+/* What a lane reads of a key or value at once, where `exists`, else zeros. */
+typedef vec<MFA_T, MFA_VECTOR> piece_t;
+
+static inline piece_t read_piece(mfa_rows<MFA_KV> rows, mfa_index row, int column, bool exists) {
+    return exists ? piece_t(mfa_read<MFA_VECTOR>(rows, row, column)) : piece_t(MFA_T(0));
+}
+
+[[kernel, max_total_threads_per_threadgroup(32 * MFA_SIMDGROUPS)]] void
+attention_decode(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]],
+                 const device MFA_T *query [[buffer(MFA_BUFFER_QUERY)]], MFA_KEY_ARGUMENTS, MFA_BIAS_ARGUMENTS,
+                 device float *partials [[buffer(MFA_BUFFER_PARTIALS)]],
+                 uint threadgroup_number [[threadgroup_position_in_grid]],
+                 uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
     threadgroup float all_max[MFA_SIMDGROUPS][MFA_BQ];
     threadgroup float all_sum[MFA_SIMDGROUPS][MFA_BQ];
     threadgroup float totals[MFA_BQ][MFA_DV];
@@ -58,38 +62,44 @@ static inline vec<MFA_T, 2> read_transposed(const device MFA_T *first, const dev
 
     const mfa_index row_count = p.query_count * group, last_row = min(first_row + MFA_BQ, row_count) - 1;
     const int first_column = int(value_block) * MFA_DV;
-    const mfa_index key_count = p.key_count, offset = p.offset, left = p.window_left, right = p.window_right;
-    const mfa_rows<MFA_T> key_rows = mfa_rows_of(key, p.key, batch, kv_head, p.head_dim);
-    const mfa_rows<MFA_T> value_rows = mfa_rows_of(value, p.value, batch, kv_head, p.value_dim);
+    const mfa_extent extent = mfa_extent_of(p, batch);
+    const mfa_biases biases = MFA_BIASES;
+    const mfa_rows<MFA_KV> key_rows = mfa_key_rows(p, MFA_KEYS, batch, kv_head);
+    const mfa_rows<MFA_KV> value_rows = mfa_value_rows(p, MFA_KEYS, batch, kv_head);
 
     /* This lane's row of scores; lanes beyond the last row repeat it, and write nothing. */
     const int fragment_row = mfa_fragment_row(lane), fragment_column = mfa_fragment_column(lane);
     const mfa_index row = min(first_row + fragment_row, last_row);
     const mfa_index head = kv_head * group + row % group, query_row = row / group;
-    const mfa_scoring scoring = mfa_scoring_of(p, alibi_slopes, batch, head);
+    const mfa_scoring scoring = mfa_scoring_of(p, biases, batch, head);
     mfa_mask_row mask_row;
     if (has_mask)
-        mask_row = mfa_mask_row_of(p, bool_mask, additive_mask, batch, head, query_row);
+        mask_row = mfa_mask_row_of(p, biases, batch, head, query_row);
 
-    const mfa_index begin = max(mfa_rule_key_begin(first_row / group, offset, left, key_count), split * p.split_keys);
-    const mfa_index end = min(mfa_rule_key_end(last_row / group, offset, right, key_count), (split + 1) * p.split_keys);
+    const mfa_span split_keys = mfa_span_of(split * p.split_keys, (split + 1) * p.split_keys);
+    const mfa_span rows_here = mfa_span_of(first_row / group, last_row / group + 1);
+    const mfa_span keys = mfa_span_cut(mfa_rule_keys_some_see(extent, rows_here), split_keys);
 
-    mfa_softmax_row state = mfa_softmax_row_of(query_row, mfa_rule_key_begin(query_row, offset, left, key_count),
-                                               min(mfa_rule_key_end(query_row, offset, right, key_count), end));
+    /* Rows of several heads have blocks of their own each. */
+    const mfa_blocks blocks = mfa_blocks_of(p, biases, batch, head);
+    const mfa_walk lane_walk = mfa_walk_over_keys(extent, blocks, mfa_span_of(query_row, query_row + 1));
+    mfa_softmax_row state = mfa_softmax_row_of(query_row, mfa_span_cut(lane_walk.visited, split_keys));
 
     const mfa_index row_a = min(first_row + fragment_column, last_row), row_b = min(row_a + 1, last_row);
-    const device MFA_T *query_a = query + mfa_place(p.query, batch, kv_head * group + row_a % group, row_a / group);
-    const device MFA_T *query_b = query + mfa_place(p.query, batch, kv_head * group + row_b % group, row_b / group);
-    const mfa_index query_stride = p.query.column, head_dim = p.head_dim;
+    const mfa_index head_dim = p.head_dim, query_stride = p.query.column;
+    const device MFA_T *query_a =
+        mfa_row_at(mfa_rows_of(query, p.query, batch, kv_head * group + row_a % group, head_dim), row_a / group);
+    const device MFA_T *query_b =
+        mfa_row_at(mfa_rows_of(query, p.query, batch, kv_head * group + row_b % group, head_dim), row_b / group);
     /* Of a fragment's row of the transposed queries. */
     const int query_column = fragment_row / 2 * MFA_VECTOR + fragment_row % 2;
-#if MFA_KEEP_QUERY
-    vec<MFA_T, 2> kept_query[DEPTH_CHUNKS][CHUNK_FRAGMENTS];
+#if MFA_RESIDENT
+    vec<MFA_T, 2> resident_query[DEPTH_CHUNKS][CHUNK_FRAGMENTS];
 #pragma unroll
     for (int c = 0; c < DEPTH_CHUNKS; ++c)
 #pragma unroll
         for (int t = 0; t < CHUNK_FRAGMENTS; ++t)
-            kept_query[c][t] =
+            resident_query[c][t] =
                 read_transposed(query_a, query_b, query_stride, CHUNK * c + query_column + 2 * t, head_dim);
 #endif
 
@@ -98,25 +108,27 @@ static inline vec<MFA_T, 2> read_transposed(const device MFA_T *first, const dev
     for (int n = 0; n < VALUE_CHUNKS * CHUNK_FRAGMENTS; ++n)
         sums[n] = float2(0);
 
-    for (mfa_index first_key = (begin / MFA_BK + simdgroup) * MFA_BK; first_key < end;
+    for (mfa_index first_key = (keys.begin / MFA_BK + simdgroup) * MFA_BK; first_key < keys.end;
          first_key += MFA_BK * MFA_SIMDGROUPS) {
-        float2 bias[KEY_FRAGMENTS];
-        if (has_mask && !simd_any(mfa_read_bias(mask_row, state, first_key, fragment_column, bias)))
+        if (has_blocks && !simd_any(mfa_walk_visits(lane_walk, mfa_span_of(first_key, first_key + MFA_BK))))
+            continue;
+        float2 mask_bias[KEY_FRAGMENTS];
+        if (has_mask && !simd_any(mfa_read_bias(mask_row, state, first_key, fragment_column, mask_bias)))
             continue;
 
         float2 scores[KEY_FRAGMENTS];
 #pragma unroll
         for (int f = 0; f < KEY_FRAGMENTS; ++f)
             scores[f] = float2(0);
-#if MFA_KEEP_QUERY
+#if MFA_RESIDENT
 #pragma unroll
 #endif
         for (int c = 0; c < DEPTH_CHUNKS; ++c) {
             vec<MFA_T, 2> columns[CHUNK_FRAGMENTS];
 #pragma unroll
             for (int t = 0; t < CHUNK_FRAGMENTS; ++t) {
-#if MFA_KEEP_QUERY
-                columns[t] = kept_query[c][t];
+#if MFA_RESIDENT
+                columns[t] = resident_query[c][t];
 #else
                 columns[t] =
                     read_transposed(query_a, query_b, query_stride, CHUNK * c + query_column + 2 * t, head_dim);
@@ -124,10 +136,9 @@ static inline vec<MFA_T, 2> read_transposed(const device MFA_T *first, const dev
             }
 #pragma unroll
             for (int f = 0; f < KEY_FRAGMENTS; ++f) {
-                const mfa_index at = first_key + 8 * f + fragment_row;
-                mfa_piece piece = mfa_piece(MFA_T(0));
-                if (at >= begin && at < end)
-                    piece = mfa_read<MFA_VECTOR>(key_rows, at, CHUNK * c + fragment_column / 2 * MFA_VECTOR);
+                const mfa_index own_key = first_key + 8 * f + fragment_row;
+                const piece_t piece = read_piece(key_rows, own_key, CHUNK * c + fragment_column / 2 * MFA_VECTOR,
+                                                 own_key >= keys.begin && own_key < keys.end);
 #pragma unroll
                 for (int t = 0; t < CHUNK_FRAGMENTS; ++t)
                     scores[f] = mfa_multiply_add<MFA_T, MFA_T>(vec<MFA_T, 2>(piece[2 * t], piece[2 * t + 1]),
@@ -138,8 +149,8 @@ static inline vec<MFA_T, 2> read_transposed(const device MFA_T *first, const dev
 #pragma unroll
         for (int f = 0; f < KEY_FRAGMENTS; ++f)
             scores[f] = mfa_transpose(scores[f], lane);
-        mfa_score_row(scoring, state, false, first_key, fragment_column, bias, scores);
-        const uint unseen = mfa_unseen_keys(scores);
+        mfa_score_row(scoring, blocks, state, false, first_key, fragment_column, mask_bias, scores);
+        const uint hidden = mfa_hidden_keys(scores);
         const float correction = mfa_weigh_row(state, scores);
 #pragma unroll
         for (int n = 0; n < VALUE_CHUNKS * CHUNK_FRAGMENTS; ++n)
@@ -150,13 +161,12 @@ static inline vec<MFA_T, 2> read_transposed(const device MFA_T *first, const dev
         bool not_finite = false;
 #pragma unroll
         for (int f = 0; f < KEY_FRAGMENTS; ++f) {
-            const mfa_index at = first_key + 8 * f + fragment_row;
+            const mfa_index own_key = first_key + 8 * f + fragment_row;
 #pragma unroll
             for (int c = 0; c < VALUE_CHUNKS; ++c) {
-                mfa_piece piece = mfa_piece(MFA_T(0));
-                if (at >= begin && at < end)
-                    piece = mfa_read<MFA_VECTOR>(value_rows, at,
-                                                 first_column + CHUNK * c + fragment_column / 2 * MFA_VECTOR);
+                piece_t piece =
+                    read_piece(value_rows, own_key, first_column + CHUNK * c + fragment_column / 2 * MFA_VECTOR,
+                               own_key >= keys.begin && own_key < keys.end);
                 not_finite = not_finite || !mfa_is_finite<MFA_VECTOR, MFA_T>(piece);
                 piece = mfa_only_finite<MFA_VECTOR, MFA_T>(piece);
 #pragma unroll
@@ -166,8 +176,7 @@ static inline vec<MFA_T, 2> read_transposed(const device MFA_T *first, const dev
             }
         }
         if (simd_any(not_finite))
-            mfa_add_not_finite<CHUNK_FRAGMENTS>(value_rows, first_key, begin, end, first_column, lane, unseen, scores,
-                                                sums);
+            mfa_add_not_finite<CHUNK_FRAGMENTS>(value_rows, first_key, keys, first_column, lane, hidden, scores, sums);
     }
 
     /* Simdgroups add up in order. */

@@ -8,10 +8,9 @@
  *     out = out * correction + weights . values
  *   divide, and write out and logsumexp
  *
- * Queries, scores and out are fragments in registers. Queries outside, keys inside: FlashAttention-2 (Dao, 2023). A simdgroup has
- * whole rows, so that it alone needs their maximum, as in MLX's steel attention.
+ * Queries, scores and out are fragments in registers. Queries outside, keys inside: FlashAttention-2 (Dao, 2023). A
+ * simdgroup has whole rows, so that it alone needs their maximum, as in MLX's steel attention.
  */
-#include "mfa_rows.h"
 #include "mfa_softmax.h"
 
 enum {
@@ -22,50 +21,28 @@ enum {
     BLOCK_FRAGMENTS = MFA_BD / 8,
     DEPTH_BLOCKS = MFA_D / MFA_BD,
     VALUE_FRAGMENTS = MFA_DV / 8,
-    KEY_LEAD = MFA_LEAD(MFA_BK),
-    VALUE_LEAD = MFA_LEAD(MFA_DV),
-    KEY_PIECES = MFA_BD * MFA_LEAD(MFA_BK) / MFA_VECTOR,
-    VALUE_PIECES = MFA_BK * MFA_LEAD(MFA_DV) / MFA_VECTOR
+    KEY_LEAD = mfa_lead<MFA_T>(MFA_BK),
+    VALUE_LEAD = mfa_lead<MFA_T>(MFA_DV),
+    KEY_PIECES = MFA_BD * mfa_lead<MFA_T>(MFA_BK) / MFA_VECTOR,
+    VALUE_PIECES = MFA_BK * mfa_lead<MFA_T>(MFA_DV) / MFA_VECTOR
 };
 
 static_assert(MFA_BQ % (8 * MFA_SIMDGROUPS) == 0, "each simdgroup has whole fragments of rows");
 static_assert(MFA_D % MFA_BD == 0 && MFA_BD % 8 == 0 && MFA_DV % 8 == 0, "matrices are 8 wide");
-static_assert(!MFA_KEEP_QUERY || MFA_BD == MFA_D, "registers are not indexed at run time");
+static_assert(!MFA_RESIDENT || MFA_BD == MFA_D, "registers are not indexed at run time");
 
 /* A fragment of queries; rows beyond the last are zero. */
 static inline vec<MFA_T, 2> read_query(mfa_rows<MFA_T> queries, mfa_index row, mfa_index query_count, int column) {
     return row < query_count ? mfa_read<2>(queries, row, column) : vec<MFA_T, 2>(MFA_T(0));
 }
 
-/* Where a tile of keys lies for the rows of a simdgroup. */
-struct key_span {
-    mfa_index begin, end;             /* that some row sees */
-    mfa_index whole_begin, whole_end; /* that every row sees */
-};
-
-static inline key_span span_of(mfa_index first_row, mfa_index last_row, mfa_index offset, mfa_index left,
-                               mfa_index right, mfa_index key_count) {
-    key_span span;
-    span.begin = mfa_rule_key_begin(first_row, offset, left, key_count);
-    span.end = mfa_rule_key_end(last_row, offset, right, key_count);
-    span.whole_begin = mfa_rule_key_begin(last_row, offset, left, key_count);
-    span.whole_end = mfa_rule_key_end(first_row, offset, right, key_count);
-    return span;
-}
-
 [[kernel, max_total_threads_per_threadgroup(32 * MFA_SIMDGROUPS)]] void attention_forward(
     constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]], const device MFA_T *query [[buffer(MFA_BUFFER_QUERY)]],
-    const device MFA_T *key [[buffer(MFA_BUFFER_KEY)]], const device MFA_T *value [[buffer(MFA_BUFFER_VALUE)]],
-    device MFA_O *out [[buffer(MFA_BUFFER_OUT)]],
+    MFA_KEY_ARGUMENTS, MFA_BIAS_ARGUMENTS, device MFA_O *out [[buffer(MFA_BUFFER_OUT)]],
     device float *logsumexp [[buffer(MFA_BUFFER_LOGSUMEXP), function_constant(has_logsumexp)]],
-    const device uchar *bool_mask [[buffer(MFA_BUFFER_BOOL_MASK), function_constant(has_bool_mask)]],
-    const device uchar *additive_mask [[buffer(MFA_BUFFER_ADDITIVE_MASK), function_constant(has_additive_mask)]],
-    const device float *alibi_slopes [[buffer(MFA_BUFFER_ALIBI_SLOPES), function_constant(has_alibi)]],
-    const device float *sinks [[buffer(MFA_BUFFER_SINKS), function_constant(has_sinks)]],
-    uint threadgroup_number [[threadgroup_position_in_grid]], uint thread_number [[thread_index_in_threadgroup]],
-    uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
-    threadgroup mfa_piece staged_keys[KEY_PIECES];
-    threadgroup mfa_piece staged_values[VALUE_PIECES];
+    const device float *sinks [[buffer(MFA_BUFFER_SINKS), function_constant(has_sinks)]], MFA_THREAD_ARGUMENTS) {
+    threadgroup vec<MFA_T, MFA_VECTOR> staged_keys[KEY_PIECES];
+    threadgroup vec<MFA_T, MFA_VECTOR> staged_values[VALUE_PIECES];
     threadgroup uint votes[2][MFA_SIMDGROUPS], not_finite[MFA_SIMDGROUPS];
     threadgroup MFA_T *keys = (threadgroup MFA_T *)staged_keys, *values = (threadgroup MFA_T *)staged_values;
 
@@ -77,12 +54,14 @@ static inline key_span span_of(mfa_index first_row, mfa_index last_row, mfa_inde
     number /= p.value_blocks;
     const mfa_index head = number % p.heads, batch = number / p.heads, kv_head = head / p.group;
 
-    const mfa_index query_count = p.query_count, key_count = p.key_count, value_dim = p.value_dim;
-    const mfa_index offset = p.offset, left = p.window_left, right = p.window_right;
+    const mfa_extent extent = mfa_extent_of(p, batch);
+    const mfa_index query_count = extent.query_count;
+    const mfa_biases biases = MFA_BIASES;
+    const mfa_blocks blocks = mfa_blocks_of(p, biases, batch, head);
     const mfa_rows<MFA_T> queries = mfa_rows_of(query, p.query, batch, head, p.head_dim);
-    const mfa_rows<MFA_T> key_rows = mfa_rows_of(key, p.key, batch, kv_head, p.head_dim);
-    const mfa_rows<MFA_T> value_rows = mfa_rows_of(value, p.value, batch, kv_head, value_dim);
-    const mfa_scoring scoring = mfa_scoring_of(p, alibi_slopes, batch, head);
+    const mfa_rows<MFA_KV> key_rows = mfa_key_rows(p, MFA_KEYS, batch, kv_head);
+    const mfa_rows<MFA_KV> value_rows = mfa_value_rows(p, MFA_KEYS, batch, kv_head);
+    const mfa_scoring scoring = mfa_scoring_of(p, biases, batch, head);
 
     /* This lane's first row, and its columns in each fragment; further rows are 8 apart. */
     const int fragment_row = mfa_fragment_row(lane), fragment_column = mfa_fragment_column(lane);
@@ -93,23 +72,21 @@ static inline key_span span_of(mfa_index first_row, mfa_index last_row, mfa_inde
 #pragma unroll
     for (int r = 0; r < ROW_FRAGMENTS; ++r) {
         const mfa_index row = lane_row + 8 * r;
-        rows[r] = mfa_softmax_row_of(row, mfa_rule_key_begin(row, offset, left, key_count),
-                                     row < query_count ? mfa_rule_key_end(row, offset, right, key_count) : 0);
+        rows[r] = mfa_softmax_row_of(row, mfa_rule_keys_some_see(extent, mfa_span_of(row, row + 1)));
         if (has_mask)
-            mask_rows[r] = mfa_mask_row_of(p, bool_mask, additive_mask, batch, head, min(row, query_count - 1));
+            mask_rows[r] = mfa_mask_row_of(p, biases, batch, head, min(row, query_count - 1));
     }
-    const key_span tile_span =
-        span_of(first_row, min(first_row + MFA_BQ, query_count) - 1, offset, left, right, key_count);
-    const key_span span =
-        span_of(simdgroup_row, min(simdgroup_row + SIMDGROUP_ROWS, query_count) - 1, offset, left, right, key_count);
+    const mfa_walk walk = mfa_walk_over_keys(extent, blocks, mfa_span_of(first_row, first_row + MFA_BQ));
+    const mfa_walk own_walk =
+        mfa_walk_over_keys(extent, blocks, mfa_span_of(simdgroup_row, simdgroup_row + SIMDGROUP_ROWS));
 
-#if MFA_KEEP_QUERY
-    vec<MFA_T, 2> kept_query[ROW_FRAGMENTS][BLOCK_FRAGMENTS];
+#if MFA_RESIDENT
+    vec<MFA_T, 2> resident_query[ROW_FRAGMENTS][BLOCK_FRAGMENTS];
 #pragma unroll
     for (int r = 0; r < ROW_FRAGMENTS; ++r)
 #pragma unroll
         for (int d = 0; d < BLOCK_FRAGMENTS; ++d)
-            kept_query[r][d] = read_query(queries, lane_row + 8 * r, query_count, 8 * d + fragment_column);
+            resident_query[r][d] = read_query(queries, lane_row + 8 * r, query_count, 8 * d + fragment_column);
 #endif
 
     float2 sums[ROW_FRAGMENTS][VALUE_FRAGMENTS];
@@ -120,21 +97,23 @@ static inline key_span span_of(mfa_index first_row, mfa_index last_row, mfa_inde
             sums[r][c] = float2(0);
 
     uint round = 0;
-    for (mfa_index first_key = tile_span.begin / MFA_BK * MFA_BK; first_key < tile_span.end; first_key += MFA_BK) {
-        bool seen = simdgroup_row < query_count && first_key < span.end && first_key + MFA_BK > span.begin;
-        const bool whole = first_key >= span.whole_begin && first_key + MFA_BK <= span.whole_end;
+    for (mfa_index first_key = mfa_walk_first<MFA_BK>(walk); first_key < walk.visited.end;
+         first_key = mfa_walk_next<MFA_BK>(walk, first_key + MFA_BK)) {
+        const mfa_span tile = mfa_span_of(first_key, first_key + MFA_BK);
+        const bool whole = mfa_tile_is_whole(extent, blocks, own_walk.own, tile);
+        bool is_visited = mfa_walk_visits(own_walk, tile); /* by this simdgroup */
 
-        float2 bias[ROW_FRAGMENTS][KEY_FRAGMENTS];
+        float2 mask_bias[ROW_FRAGMENTS][KEY_FRAGMENTS];
         if (has_mask) {
             bool any = false;
-            if (seen)
+            if (is_visited)
 #pragma unroll
                 for (int r = 0; r < ROW_FRAGMENTS; ++r)
-                    any |= mfa_read_bias(mask_rows[r], rows[r], first_key, fragment_column, bias[r]);
-            seen = simd_any(any);
+                    any |= mfa_read_bias(mask_rows[r], rows[r], first_key, fragment_column, mask_bias[r]);
+            is_visited = simd_any(any);
             round ^= 1;
             if (lane == 0)
-                votes[round][simdgroup] = seen;
+                votes[round][simdgroup] = is_visited;
         }
 
         float2 scores[ROW_FRAGMENTS][KEY_FRAGMENTS];
@@ -144,37 +123,37 @@ static inline key_span span_of(mfa_index first_row, mfa_index last_row, mfa_inde
             for (int f = 0; f < KEY_FRAGMENTS; ++f)
                 scores[r][f] = float2(0);
 
-        bool visited = true;
-        for (int block = 0; block < DEPTH_BLOCKS && visited; ++block) {
+        bool is_staged = true;
+        for (int block = 0; block < DEPTH_BLOCKS && is_staged; ++block) {
             threadgroup_barrier(mem_flags::mem_threadgroup);
             if (has_mask) {
                 uint all_votes = 0;
                 for (int s = 0; s < MFA_SIMDGROUPS; ++s)
                     all_votes |= votes[round][s];
-                visited = all_votes != 0;
+                is_staged = all_votes != 0;
             }
-            if (visited) {
-                const int begin = int(max(tile_span.begin - first_key, mfa_index(0)));
-                const int end = int(min(tile_span.end - first_key, mfa_index(MFA_BK)));
-                mfa_stage<MFA_BK, MFA_BD, KEY_LEAD, true, false, THREADS>(keys, key_rows, first_key, begin, end,
-                                                                          block * MFA_BD, thread_number);
+            if (is_staged) {
+                const mfa_span part = mfa_walk_part(walk, first_key, MFA_BK);
+                const int begin = int(part.begin), end = int(part.end);
+                mfa_stage<MFA_BK, MFA_BD, true, false, THREADS>(keys, key_rows, first_key, begin, end, block * MFA_BD,
+                                                                thread_number);
                 if (block == DEPTH_BLOCKS - 1) {
-                    const bool found = simd_any(mfa_stage<MFA_BK, MFA_DV, VALUE_LEAD, false, true, THREADS>(
+                    const bool found = simd_any(mfa_stage<MFA_BK, MFA_DV, false, true, THREADS>(
                         values, value_rows, first_key, begin, end, int(value_block) * MFA_DV, thread_number));
                     if (lane == 0)
                         not_finite[simdgroup] = found;
                 }
                 threadgroup_barrier(mem_flags::mem_threadgroup);
-                if (seen)
-#if MFA_KEEP_QUERY
+                if (is_visited)
+#if MFA_RESIDENT
 #pragma unroll
 #endif
                     for (int d = 0; d < BLOCK_FRAGMENTS; ++d) {
                         vec<MFA_T, 2> part[ROW_FRAGMENTS];
 #pragma unroll
                         for (int r = 0; r < ROW_FRAGMENTS; ++r) {
-#if MFA_KEEP_QUERY
-                            part[r] = kept_query[r][d];
+#if MFA_RESIDENT
+                            part[r] = resident_query[r][d];
 #else
                             part[r] = read_query(queries, lane_row + 8 * r, query_count,
                                                  block * MFA_BD + 8 * d + fragment_column);
@@ -191,18 +170,18 @@ static inline key_span span_of(mfa_index first_row, mfa_index last_row, mfa_inde
                     }
             }
         }
-        if (!seen)
+        if (!is_visited)
             continue;
 
-        uint any_not_finite = 0, unseen[ROW_FRAGMENTS];
+        uint any_not_finite = 0, hidden[ROW_FRAGMENTS];
         float correction[ROW_FRAGMENTS];
         for (int s = 0; s < MFA_SIMDGROUPS; ++s)
             any_not_finite |= not_finite[s];
 #pragma unroll
         for (int r = 0; r < ROW_FRAGMENTS; ++r) {
-            mfa_score_row(scoring, rows[r], whole, first_key, fragment_column, bias[r], scores[r]);
+            mfa_score_row(scoring, blocks, rows[r], whole, first_key, fragment_column, mask_bias[r], scores[r]);
             if (any_not_finite != 0)
-                unseen[r] = mfa_unseen_keys(scores[r]);
+                hidden[r] = mfa_hidden_keys(scores[r]);
             correction[r] = mfa_weigh_row(rows[r], scores[r]);
             if (has_dropout)
                 mfa_drop_row(mfa_dropout_of(p, batch, head), rows[r].row, first_key, fragment_column, scores[r]);
@@ -229,21 +208,20 @@ static inline key_span span_of(mfa_index first_row, mfa_index last_row, mfa_inde
         if (any_not_finite != 0)
 #pragma unroll
             for (int r = 0; r < ROW_FRAGMENTS; ++r)
-                mfa_add_not_finite<1>(value_rows, first_key, tile_span.begin, tile_span.end, int(value_block) * MFA_DV,
-                                      lane, unseen[r], scores[r], sums[r]);
+                mfa_add_not_finite<1>(value_rows, first_key, walk.visited, int(value_block) * MFA_DV, lane, hidden[r],
+                                      scores[r], sums[r]);
     }
 
+    const mfa_result_rows<MFA_O> outs = mfa_result_rows_of(out, p.out, batch, head, p.value_dim);
     const float sink = has_sinks ? sinks[head * p.sinks.head] : -INFINITY;
 #pragma unroll
     for (int r = 0; r < ROW_FRAGMENTS; ++r) {
         const mfa_index row = rows[r].row;
         const mfa_row_end end = mfa_finish_row(p, mfa_to_natural(rows[r].most), mfa_row_sum(rows[r].sum), sink);
         if (row < query_count) {
-            device MFA_O *to = out + mfa_place(p.out, batch, head, row);
 #pragma unroll
             for (int c = 0; c < VALUE_FRAGMENTS; ++c)
-                mfa_write_pair(to, p.out.column, int(value_block) * MFA_DV + 8 * c + fragment_column, value_dim,
-                               sums[r][c] * end.factor);
+                mfa_write_pair(outs, row, int(value_block) * MFA_DV + 8 * c + fragment_column, sums[r][c] * end.factor);
             if (has_logsumexp && value_block == 0 && fragment_column == 0)
                 logsumexp[mfa_place(p.logsumexp, batch, head, row)] = end.logsumexp;
         }

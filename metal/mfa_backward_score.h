@@ -1,5 +1,6 @@
 /*
- * What happens between the products of a tile: scores become weights, and gradients of weights become gradients of scores.
+ * What happens between the products of a tile: scores become weights, and gradients of weights become gradients of
+ * scores.
  *
  *   weight = exp(score - logsumexp), times the dropout factor
  *   gradient = scale * softcap' * weight' * (dout . value - delta), 0 where hidden
@@ -12,9 +13,8 @@
 #include "mfa_dropout.h"
 #include "mfa_score.h"
 
-#define MFA_LOG2_E_REST 1.92596303e-8f /* what MFA_LOG2_E lost as a float */
-
-/* A number times log2(e) as a sum. Scores and logsumexp cancel, so that the rounding of single floats would show in the weight. */
+/* A number times log2(e) as a sum. Scores and logsumexp cancel, so that the rounding of single floats would show in the
+   weight. */
 struct mfa_exponent {
     float value, rest;
 };
@@ -46,34 +46,34 @@ inline mfa_row_terms mfa_row_terms_of(constant mfa_metal_params &p, const device
             terms.reference.value = reference;
         else
             terms.reference = mfa_exponent_of(reference);
-        const mfa_index at = (batch * p.heads + head) * p.query_count + row;
-        terms.delta = deltas[at].delta;
-        terms.taint = deltas[at].taint;
+        const mfa_index place = (batch * p.heads + head) * p.query_count + row;
+        terms.delta = deltas[place].delta;
+        terms.taint = deltas[place].taint;
     }
     return terms;
 }
 
 /* What the rows of one head share. */
 struct mfa_head_terms {
-    const device uchar *bool_mask, *additive_mask;
+    mfa_biases biases;
     mfa_index batch, head;
+    mfa_extent extent;
+    mfa_blocks blocks;
+    mfa_scoring scoring;
     mfa_exponent factor; /* softmax_scale */
-    float slope;         /* of ALiBi */
     mfa_dropout dropout;
 };
 
-inline mfa_head_terms mfa_head_terms_of(constant mfa_metal_params &p, const device uchar *bool_mask,
-                                        const device uchar *additive_mask, const device float *alibi_slopes,
-                                        mfa_index batch, mfa_index head) {
+inline mfa_head_terms mfa_head_terms_of(constant mfa_metal_params &p, mfa_biases biases, mfa_index batch,
+                                        mfa_index head) {
     mfa_head_terms terms;
-    if (has_bool_mask)
-        terms.bool_mask = bool_mask;
-    if (has_additive_mask)
-        terms.additive_mask = additive_mask;
+    terms.biases = biases;
     terms.batch = batch;
     terms.head = head;
+    terms.extent = mfa_extent_of(p, batch);
+    terms.blocks = mfa_blocks_of(p, biases, batch, head);
+    terms.scoring = mfa_scoring_of(p, biases, batch, head);
     terms.factor = mfa_exponent_of(p.softmax_scale);
-    terms.slope = has_alibi ? alibi_slopes[mfa_place(p.alibi_slopes, batch, head, 0)] : 0.0f;
     if (has_dropout)
         terms.dropout = mfa_dropout_of(p, batch, head);
     return terms;
@@ -82,35 +82,28 @@ inline mfa_head_terms mfa_head_terms_of(constant mfa_metal_params &p, const devi
 /* What a pair of a row and a key has beside its products. */
 struct mfa_pair_terms {
     bool visible;
-    float bias, keep; /* keep: the factor of dropout */
+    float bias, drop_factor;
 };
 
-/* Whether each row of a tile sees each of its keys, without a look at masks. */
-inline bool mfa_tile_is_whole(constant mfa_metal_params &p, mfa_index first_row, int rows, mfa_index first_key,
-                              int keys) {
-    const mfa_index last_row = first_row + rows - 1;
-    return !has_mask && last_row < p.query_count &&
-           mfa_rule_key_begin(last_row, p.offset, p.window_left, p.key_count) <= first_key &&
-           mfa_rule_key_end(first_row, p.offset, p.window_right, p.key_count) >= first_key + keys;
+/* Whether nothing hides any pair of a tile. */
+inline bool mfa_scores_are_whole(mfa_head_terms head, mfa_span rows, mfa_span keys) {
+    return !has_mask && mfa_tile_is_whole(head.extent, head.blocks, rows, keys);
 }
 
-/* Visibility and bias; nothing is read of a mask where bounds hide the pair. WHOLE: they hide none of the tile. */
+/* Visibility and bias; nothing is read of a mask where bounds or blocks hide the pair. WHOLE: they hide none of the
+   tile. */
 template <bool WHOLE>
 inline mfa_pair_terms mfa_pair_terms_of(constant mfa_metal_params &p, mfa_head_terms head, mfa_index row,
                                         mfa_index key) {
     mfa_pair_terms pair;
-    pair.visible =
-        WHOLE || (row < p.query_count && key >= mfa_rule_key_begin(row, p.offset, p.window_left, p.key_count) &&
-                  key < mfa_rule_key_end(row, p.offset, p.window_right, p.key_count));
-    pair.bias = 0;
-    pair.keep = 1;
+    float mask_bias = 0;
+    pair.visible = WHOLE || mfa_pair_is_visible(head.extent, head.blocks, row, key);
+    pair.drop_factor = 1;
     if (has_mask && pair.visible) {
-        pair.bias =
-            mfa_mask_bias(mfa_mask_row_of(p, head.bool_mask, head.additive_mask, head.batch, head.head, row), key);
-        pair.visible = pair.bias != -INFINITY;
+        mask_bias = mfa_mask_bias(mfa_mask_row_of(p, head.biases, head.batch, head.head, row), key);
+        pair.visible = mask_bias != -INFINITY;
     }
-    if (has_alibi)
-        pair.bias += mfa_rule_alibi(head.slope, row, p.offset, key);
+    pair.bias = mfa_bias(head.scoring, mask_bias, row, key);
     return pair;
 }
 
@@ -120,30 +113,26 @@ struct mfa_score_gradient {
 
 /* OF_BIAS: the gradient of what is added to the score, instead of that of the product of query and key. */
 template <bool OF_BIAS>
-inline mfa_score_gradient mfa_score_gradient_of(constant mfa_metal_params &p, mfa_exponent factor, float product,
-                                                float dweight, mfa_row_terms row, mfa_pair_terms pair) {
-    float chain = OF_BIAS ? 1.0f : p.softmax_scale, score;
+inline mfa_score_gradient mfa_score_gradient_of(float softmax_scale, mfa_head_terms head, float product, float dweight,
+                                                mfa_row_terms row, mfa_pair_terms pair) {
+    float chain = OF_BIAS ? 1.0f : softmax_scale, score;
     if (scores_are_natural) {
-        score = product * p.softmax_scale;
-        if (has_softcap) {
-            const float bent = precise::tanh(score / p.softcap);
-            score = mfa_bend(score, p.softcap, bent);
-            if (!OF_BIAS)
-                chain *= (1.0f - bent) * (1.0f + bent); /* cancels less than 1 - bent * bent */
-        }
-        score = score + pair.bias - row.reference.value;
+        float bent;
+        score = mfa_score(head.scoring, product, pair.bias, bent) - row.reference.value;
+        if (has_softcap && !OF_BIAS)
+            chain *= (1.0f - bent) * (1.0f + bent); /* cancels less than 1 - bent * bent */
         score = fma(score, MFA_LOG2_E, score * MFA_LOG2_E_REST);
     } else {
-        const float rest = fma(product, factor.rest, -row.reference.rest);
-        score = fma(product, factor.value, -row.reference.value);
+        const float rest = fma(product, head.factor.rest, -row.reference.rest);
+        score = fma(product, head.factor.value, -row.reference.value);
         score = score == -INFINITY ? score : score + rest; /* which may be the opposite infinity */
     }
     mfa_score_gradient result;
     result.weight = result.gradient = 0;
     if (pair.visible && score != -INFINITY) {
         const float weight = fast::exp2(score);
-        result.gradient = weight * chain * (dweight * pair.keep - row.delta);
-        result.weight = (weight + row.taint) * pair.keep;
+        result.gradient = weight * chain * (dweight * pair.drop_factor - row.delta);
+        result.weight = (weight + row.taint) * pair.drop_factor;
     }
     return result;
 }

@@ -22,8 +22,15 @@ inline mfa_dropout mfa_dropout_of(constant mfa_metal_params &p, mfa_index batch,
     return dropout;
 }
 
-/* Factors of the keys first_key + 8 f + column and the next, for each fragment f. first_key is a multiple of 8 * FRAGMENTS, which
-   is 8, 16, 32, 64 or 128: one call of Philox then serves every other fragment. */
+/* 0 for a weight that is dropped. */
+inline float mfa_dropout_factor(mfa_dropout dropout, mfa_index row, mfa_index key) {
+    return mfa_rule_dropout_bits(dropout.key, dropout.batch, dropout.head, row, key) < dropout.threshold
+               ? 0.0f
+               : dropout.factor;
+}
+
+/* Factors of the keys first_key + 8 f + column and the next, for each fragment f. first_key is a multiple of 8 *
+   FRAGMENTS, which is 8, 16, 32, 64 or 128: one call of Philox then serves every other fragment. */
 template <int FRAGMENTS>
 inline void mfa_dropout_factors(mfa_dropout dropout, mfa_index row, mfa_index first_key, int column,
                                 thread float2 (&factors)[FRAGMENTS]) {

@@ -1,6 +1,6 @@
 /*
- * 8x8 matrices spread over the 32 lanes of a simdgroup: a fragment is what one lane holds, two neighbours of a row. Which ones is
- * stated here alone; it is so on every Apple GPU so far (MLX relies on it too):
+ * 8x8 matrices spread over the 32 lanes of a simdgroup: a fragment is what one lane holds, two neighbours of a row.
+ * Which ones is stated here alone; it is so on every Apple GPU so far (MLX relies on it too):
  *
  *   lane    0  1  8  9     columns 0 1 | 2 3 | 4 5 | 6 7  of row 0
  *           2  3 10 11                                    row 1

@@ -17,12 +17,10 @@ constant bool has_dropout [[function_constant(MFA_CONSTANT_DROPOUT)]];
 constant bool exact_weights [[function_constant(MFA_CONSTANT_EXACT_WEIGHTS)]];
 constant bool has_huge_scale [[function_constant(MFA_CONSTANT_HUGE_SCALE)]];
 constant bool has_vectors [[function_constant(MFA_CONSTANT_VECTORS)]];
+constant bool has_blocks [[function_constant(MFA_CONSTANT_BLOCKS)]];
 
 constant bool has_additive_mask = additive_mask_type != 0;
 constant bool has_mask = has_bool_mask || has_additive_mask;
-
-#define MFA_LOG2_E 1.4426950408889634f
-#define MFA_LN_2 0.6931471805599453f
 
 /* Elements from an operand's first to column 0 of a row. */
 inline mfa_index mfa_place(constant mfa_metal_strides &strides, mfa_index batch, mfa_index head, mfa_index row) {

@@ -1,10 +1,11 @@
 /*
- * What the host tells the kernels: the problem, and the numbers of buffers and function constants. C and Metal read this file
- * alike, so nothing in it is padded.
+ * What the host tells the kernels: the problem, and the numbers of buffers and function constants. C and Metal read
+ * this file alike.
  *
  * The host compiles each source with these macros, which the tile table (src/metal/tiles.h) and the call determine:
  *
- *   MFA_T   type of query, key, value             half, bfloat or float
+ *   MFA_T   type of query, and in which products are computed     half, bfloat or float
+ *   MFA_KV  type as which keys and values are stored
  *   MFA_O   type of out
  *   MFA_DO  type of dout                           backward only
  *   MFA_G   type of the gradient that is written   backward only; of dK and dV, that of dkey
@@ -13,18 +14,21 @@
  *   MFA_BD  how much of it is staged at once, and in the backward pass summed by a threadgroup; divides MFA_D
  *   MFA_DV  columns of values that a threadgroup accumulates, a multiple of 8 (decode: 16)
  *   MFA_BQ, MFA_BK  query rows and keys of a tile               MFA_SIMDGROUPS  of a threadgroup
- *   MFA_KEEP_QUERY  1: query tiles stay in registers; 0: they are read anew for each key tile. Backward: rows of both operands
- *                   that a simdgroup owns
+ *   MFA_RESIDENT  1: query tiles stay in registers; 0: they are read anew for each key tile. Backward: rows of both
+ *   operands
+ *                 that a simdgroup owns
  *
  * Threadgroups are numbered in one dimension, batch outermost; those of one dispatch start at first_threadgroup.
  */
 #ifndef MFA_PARAMS_H
 #define MFA_PARAMS_H
 
+#include "mfa_constants.h"
 #include "mfa_philox.h"
 #include "mfa_rules.h"
 
-/* Strides count elements, in the order batch, head, row, column; 0 where broadcast. A buffer is bound at element 0, 0, 0, 0. */
+/* Strides count elements, in the order batch, head, row, column; 0 where broadcast. A buffer is bound at element 0, 0,
+   0, 0. */
 typedef struct mfa_metal_strides {
     mfa_index batch, head, row, column;
 } mfa_metal_strides;
@@ -35,6 +39,7 @@ typedef struct mfa_metal_params {
     mfa_index batch, heads, kv_heads, group; /* group = heads / kv_heads */
     mfa_index query_count, key_count, head_dim, value_dim;
     mfa_index offset, window_left, window_right; /* for mfa_rules.h; -1: unbounded */
+    mfa_index block_rows, block_keys;            /* of a block */
 
     mfa_index query_tiles, key_tiles,
         value_blocks;             /* ceil(query_count / MFA_BQ) and so on; decode: of group * query_count */
@@ -42,6 +47,7 @@ typedef struct mfa_metal_params {
 
     mfa_metal_strides query, key, value, out, logsumexp;
     mfa_metal_strides bool_mask, additive_mask, alibi_slopes; /* stretched to (B, H, Nq, Nkv), slopes to (B, H, 1, 1) */
+    mfa_metal_strides blocks;                                 /* (B, H, rows of blocks, words); .column is 1 */
     mfa_metal_strides sinks;                                  /* only .head */
     mfa_metal_strides dout, dquery, dkey, dvalue, dbias, dsinks;
     mfa_metal_strides dbias_size; /* sizes of dbias: full, or 1 where it is summed */
@@ -53,15 +59,16 @@ typedef struct mfa_metal_params {
     mfa_philox_key dropout_key; /* mfa_rule_dropout_key */
 } mfa_metal_params;
 
-/* No padding anywhere: so members lie in the same places for host and kernels. */
+/* Members lie in the same places for host and kernels: their types have the same sizes, and those of 8 bytes come
+   first, so that nothing is padded. */
 #ifdef __METAL_VERSION__
-#define MFA_PARAMS_ASSERT static_assert
+static_assert(sizeof(mfa_index) == 8 && sizeof(mfa_u32) == 4 && sizeof(float) == 4, "types of fixed size");
 #else
-#define MFA_PARAMS_ASSERT _Static_assert
+#include <stddef.h>
+_Static_assert(sizeof(mfa_index) == 8 && sizeof(mfa_u32) == 4 && sizeof(float) == 4, "types of fixed size");
+_Static_assert(offsetof(mfa_metal_params, dropout_key) + sizeof(mfa_philox_key) == sizeof(mfa_metal_params),
+               "no padding");
 #endif
-MFA_PARAMS_ASSERT(sizeof(mfa_index) == 8 && sizeof(mfa_u32) == 4 && sizeof(float) == 4, "types of fixed size");
-MFA_PARAMS_ASSERT(sizeof(mfa_metal_params) == 17 * 8 + 16 * sizeof(mfa_metal_strides) + 6 * 4, "no padding");
-#undef MFA_PARAMS_ASSERT
 
 enum {
     MFA_BUFFER_PARAMS = 0,
@@ -74,8 +81,8 @@ enum {
     MFA_BUFFER_ADDITIVE_MASK = 7, /* bound if MFA_CONSTANT_ADDITIVE_MASK */
     MFA_BUFFER_ALIBI_SLOPES = 8,  /* bound if MFA_CONSTANT_ALIBI */
     MFA_BUFFER_SINKS = 9,         /* bound if MFA_CONSTANT_SINKS */
-    /* float (B, H, Nq, splits, value_dim + MFA_PARTIAL_EXTRA), contiguous: sums not yet divided, then the row's maximum in natural
-       units and its sum of weights. Written by decode, read by combine. */
+    /* float (B, H, Nq, splits, value_dim + MFA_PARTIAL_EXTRA), contiguous: sums not yet divided, then the row's maximum
+       in natural units and its sum of weights. Written by decode, read by combine. */
     MFA_BUFFER_PARTIALS = 10,
     MFA_BUFFER_DOUT = 11,
     MFA_BUFFER_DELTA = 12, /* mfa_metal_delta (B, H, Nq), contiguous; written by prepare */
@@ -83,12 +90,13 @@ enum {
     MFA_BUFFER_DKEY = 14,
     MFA_BUFFER_DVALUE = 15,
     MFA_BUFFER_DBIAS = 16,
-    MFA_BUFFER_DSINKS = 17
+    MFA_BUFFER_DSINKS = 17,
+    MFA_BUFFER_BLOCKS = 18 /* bound if MFA_CONSTANT_BLOCKS */
 };
 
 enum { MFA_PARTIAL_EXTRA = 2 };
 
-/* Of a row in the backward pass: rowsum(dout * out), and 0, or NaN if dout holds what is not finite. */
+/* Of a row in the backward pass: rowsum(dout * out), and 0, or NaN if dout holds non-finite values. */
 typedef struct mfa_metal_delta {
     float delta, taint;
 } mfa_metal_delta;
@@ -106,12 +114,15 @@ enum {
     MFA_CONSTANT_SOFTCAP = 5,
     MFA_CONSTANT_DROPOUT = 6,
     MFA_CONSTANT_EXACT_WEIGHTS = 7, /* softmax weights stay float32; of no consequence for float inputs */
-    /* Every floating operand's and result's rows (logsumexp and masks aside) have their elements side by side (column stride 1),
-       begin at multiples of MFA_VECTOR elements from address 0, and have a length that is a multiple of MFA_VECTOR. */
+    /* Every floating operand's and result's rows (logsumexp and masks aside) have their elements side by side (column
+       stride 1), begin at multiples of MFA_VECTOR elements from address 0, and have a length that is a multiple of
+       MFA_VECTOR. */
     MFA_CONSTANT_VECTORS = 8,
     MFA_CONSTANT_DKEY = 9, /* dkey is wanted, and dvalue: of the kernel that can write both */
     MFA_CONSTANT_DVALUE = 10,
-    MFA_CONSTANT_HUGE_SCALE = 11 /* softmax_scale times log2(e) leaves the range of float */
+    MFA_CONSTANT_HUGE_SCALE = 11, /* softmax_scale times log2(e) leaves the range of float */
+    MFA_CONSTANT_BLOCKS = 12,
+    MFA_CONSTANTS
 };
 
 enum { MFA_VECTOR = 4 };

@@ -5,8 +5,8 @@
 #include "mfa_types.h"
 
 /*
- * Dropout. One call of Philox4x32-10 (Salmon, Moraes, Dror and Shaw, 2011) decides about 8 columns of a row, 16 apart, so that
- * 16 lanes that each make a call have 8 vectors of adjacent columns:
+ * Dropout. One call of Philox4x32-10 (Salmon, Moraes, Dror and Shaw, 2011) decides about 8 columns of a row, 16 apart,
+ * so that 16 lanes that each make a call have 8 vectors of adjacent columns:
  *
  *   key      the first two words of Philox of (offset low, offset high, 0, 0) with the key (seed low, seed high)
  *   counter  (16 * (column / 128) + column % 16, row, head, batch), each modulo 2^32

@@ -1,23 +1,27 @@
-/* Rows of an operand in device memory: how a row is addressed, and how pieces of it are read and written. */
+/* Rows of an operand in device memory: how a row is addressed, and how pieces of it are read, written and staged. */
 #ifndef MFA_ROWS_H
 #define MFA_ROWS_H
 
 #include "mfa_kernel.h"
 
-/* A piece of a row, as vector instructions move it. */
-typedef vec<MFA_T, MFA_VECTOR> mfa_piece;
-
 /* The rows of one head. Columns from `length` on read as zero. */
-template <typename T> struct mfa_rows {
-    const device T *first;
+template <typename S> struct mfa_rows {
+    const device S *first;
     mfa_index row_stride, column_stride;
     int length;
 };
 
-template <typename T>
-inline mfa_rows<T> mfa_rows_of(const device T *operand, constant mfa_metal_strides &strides, mfa_index batch,
+/* The same of a result. Columns from `length` on are not written. */
+template <typename S> struct mfa_result_rows {
+    device S *first;
+    mfa_index row_stride, column_stride;
+    int length;
+};
+
+template <typename S>
+inline mfa_rows<S> mfa_rows_of(const device S *operand, constant mfa_metal_strides &strides, mfa_index batch,
                                mfa_index head, mfa_index length) {
-    mfa_rows<T> rows;
+    mfa_rows<S> rows;
     rows.first = operand + mfa_place(strides, batch, head, 0);
     rows.row_stride = strides.row;
     rows.column_stride = strides.column;
@@ -25,13 +29,32 @@ inline mfa_rows<T> mfa_rows_of(const device T *operand, constant mfa_metal_strid
     return rows;
 }
 
+template <typename S>
+inline mfa_result_rows<S> mfa_result_rows_of(device S *result, constant mfa_metal_strides &strides, mfa_index batch,
+                                             mfa_index head, mfa_index length) {
+    mfa_result_rows<S> rows;
+    rows.first = result + mfa_place(strides, batch, head, 0);
+    rows.row_stride = strides.row;
+    rows.column_stride = strides.column;
+    rows.length = int(length);
+    return rows;
+}
+
+/* Column 0 of a row. */
+template <typename S> inline const device S *mfa_row_at(mfa_rows<S> rows, mfa_index row) {
+    return rows.first + row * rows.row_stride;
+}
+template <typename S> inline device S *mfa_row_at(mfa_result_rows<S> rows, mfa_index row) {
+    return rows.first + row * rows.row_stride;
+}
+
 /* Columns column .. column + COUNT - 1 of a row, where COUNT divides MFA_VECTOR and `column`. */
-template <int COUNT, typename T> inline vec<T, COUNT> mfa_read(mfa_rows<T> rows, mfa_index row, int column) {
-    const device T *start = rows.first + row * rows.row_stride;
-    vec<T, COUNT> piece = vec<T, COUNT>(T(0));
+template <int COUNT, typename S> inline vec<S, COUNT> mfa_read(mfa_rows<S> rows, mfa_index row, int column) {
+    const device S *start = mfa_row_at(rows, row);
+    vec<S, COUNT> piece = vec<S, COUNT>(S(0));
     if (has_vectors) {
         if (column < rows.length)
-            piece = *(const device vec<T, COUNT> *)(start + column);
+            piece = *(const device vec<S, COUNT> *)(start + column);
     } else {
 #pragma unroll
         for (int i = 0; i < COUNT; ++i)
@@ -39,6 +62,19 @@ template <int COUNT, typename T> inline vec<T, COUNT> mfa_read(mfa_rows<T> rows,
                 piece[i] = start[(column + i) * rows.column_stride];
     }
     return piece;
+}
+
+/* Columns column and column + 1 of a row. */
+template <typename S> inline void mfa_write_pair(mfa_result_rows<S> rows, mfa_index row, int column, float2 pair) {
+    device S *start = mfa_row_at(rows, row);
+    if (has_vectors) {
+        if (column < rows.length)
+            *(device vec<S, 2> *)(start + column) = vec<S, 2>(S(pair[0]), S(pair[1]));
+    } else {
+        for (int i = 0; i < 2; ++i)
+            if (column + i < rows.length)
+                start[(column + i) * rows.column_stride] = S(pair[i]);
+    }
 }
 
 /* inf and NaN times 0 are NaN. */
@@ -57,54 +93,43 @@ template <int COUNT, typename T> inline vec<T, COUNT> mfa_only_finite(vec<T, COU
     return elements;
 }
 
-/* Columns column and column + 1 of the row that starts at `row`. */
-template <typename T>
-inline void mfa_write_pair(device T *row, mfa_index column_stride, int column, mfa_index length, float2 pair) {
-    if (has_vectors) {
-        if (column < length)
-            *(device vec<T, 2> *)(row + column) = vec<T, 2>(T(pair[0]), T(pair[1]));
-    } else {
-        for (int i = 0; i < 2; ++i)
-            if (column + i < length)
-                row[(column + i) * column_stride] = T(pair[i]);
-    }
-}
+/* From one row of a staged tile to the next: 16 bytes more than it holds, so that rows begin in different memory banks.
+   */
+template <typename V> constexpr int mfa_lead(int columns) { return columns + 16 / int(sizeof(V)); }
 
 /*
- * Copies ROWS x COLUMNS elements, from row first_row and column first_column on, to threadgroup memory: element (r, c) goes to
- * r * LEAD + c, or to c * LEAD + r if TRANSPOSED. Rows outside begin .. end - 1, counted from first_row, are not read, and become
- * zero. If FINITE, so does what is not finite; true if this thread met any.
+ * Copies ROWS x COLUMNS elements, from row first_row and column first_column on, to threadgroup memory, from the type
+ * that they are stored in to the one that is computed with: element (r, c) goes to r * mfa_lead<V>(COLUMNS) + c, or to
+ * c * mfa_lead<V>(ROWS) + r if TRANSPOSED. Rows outside begin .. end - 1, counted from first_row, are not read, and
+ * become zero. If FINITE, so do non-finite values; true if this thread met any.
  */
-template <int ROWS, int COLUMNS, int LEAD, bool TRANSPOSED, bool FINITE, int THREADS, typename T>
-inline bool mfa_stage(threadgroup T *tile, mfa_rows<T> rows, mfa_index first_row, int begin, int end, int first_column,
+template <int ROWS, int COLUMNS, bool TRANSPOSED, bool FINITE, int THREADS, typename V, typename S>
+inline bool mfa_stage(threadgroup V *tile, mfa_rows<S> rows, mfa_index first_row, int begin, int end, int first_column,
                       uint thread_number) {
-    const int across = COLUMNS / MFA_VECTOR;
+    constexpr int across = COLUMNS / MFA_VECTOR, lead = mfa_lead<V>(TRANSPOSED ? ROWS : COLUMNS);
     bool found = false;
     for (int piece = int(thread_number); piece < ROWS * across; piece += THREADS) {
         const int row = piece / across, column = piece % across * MFA_VECTOR;
-        vec<T, MFA_VECTOR> elements = vec<T, MFA_VECTOR>(T(0));
+        vec<V, MFA_VECTOR> elements = vec<V, MFA_VECTOR>(V(0));
         if (row >= begin && row < end)
-            elements = mfa_read<MFA_VECTOR>(rows, first_row + row, first_column + column);
-        if (FINITE && !mfa_is_finite<MFA_VECTOR, T>(elements)) {
+            elements = vec<V, MFA_VECTOR>(mfa_read<MFA_VECTOR>(rows, first_row + row, first_column + column));
+        if (FINITE && !mfa_is_finite<MFA_VECTOR, V>(elements)) {
             found = true;
-            elements = mfa_only_finite<MFA_VECTOR, T>(elements);
+            elements = mfa_only_finite<MFA_VECTOR, V>(elements);
         }
         if (TRANSPOSED) {
             for (int i = 0; i < MFA_VECTOR; ++i)
-                tile[(column + i) * LEAD + row] = elements[i];
+                tile[(column + i) * lead + row] = elements[i];
         } else {
-            *(threadgroup vec<T, MFA_VECTOR> *)(tile + row * LEAD + column) = elements;
+            *(threadgroup vec<V, MFA_VECTOR> *)(tile + row * lead + column) = elements;
         }
     }
     return found;
 }
 
 /* Two neighbours in threadgroup memory, the first at an even place. */
-template <typename T> inline vec<T, 2> mfa_read_staged(const threadgroup T *at) {
-    return *(const threadgroup vec<T, 2> *)at;
+template <typename V> inline vec<V, 2> mfa_read_staged(const threadgroup V *first) {
+    return *(const threadgroup vec<V, 2> *)first;
 }
-
-/* Elements between the starts of staged rows, which keep neighbours out of each other's memory banks. */
-#define MFA_LEAD(columns) ((columns) + 16 / int(sizeof(MFA_T)))
 
 #endif

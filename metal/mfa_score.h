@@ -1,11 +1,12 @@
 /*
- * From the product of a query and a key to the key's weight. Scores are in units that make the common case cheap: base-2
- * logarithms if there is nothing but a scale, else natural ones, in which a bias as large as a float can be stays finite.
+ * From the product of a query and a key to the key's weight. Scores are in units that make the common case cheap:
+ * base-2 logarithms if there is nothing but a scale, else natural ones, in which a bias as large as a float can be
+ * stays finite.
  */
 #ifndef MFA_SCORE_H
 #define MFA_SCORE_H
 
-#include "mfa_kernel.h"
+#include "mfa_walk.h"
 
 constant bool scores_are_natural = has_mask || has_alibi || has_softcap || has_huge_scale;
 
@@ -27,32 +28,37 @@ struct mfa_scoring {
     mfa_index offset;
 };
 
-inline mfa_scoring mfa_scoring_of(constant mfa_metal_params &p, const device float *alibi_slopes, mfa_index batch,
-                                  mfa_index head) {
+inline mfa_scoring mfa_scoring_of(constant mfa_metal_params &p, mfa_biases biases, mfa_index batch, mfa_index head) {
     mfa_scoring scoring;
     scoring.scale = mfa_from_natural(p.softmax_scale);
     scoring.softcap = has_softcap ? p.softcap : 0.0f;
-    scoring.slope = has_alibi ? alibi_slopes[mfa_place(p.alibi_slopes, batch, head, 0)] : 0.0f;
-    scoring.offset = p.offset;
+    scoring.slope = has_alibi ? biases.alibi_slopes[mfa_place(p.alibi_slopes, batch, head, 0)] : 0.0f;
+    scoring.offset = mfa_extent_of(p, batch).offset;
     return scoring;
 }
 
-/* softcap * tanh(score / softcap); `bent` is that tanh. Near 0 it is the score, whose quotient may be too small for a GPU. */
+/* softcap * tanh(score / softcap); `bent` is that tanh. Near 0 it is the score, whose quotient may be too small for a
+   GPU. */
 inline float mfa_bend(float score, float softcap, float bent) {
     return fabs(score) < softcap * (1.0f / 8192) ? score : softcap * bent;
 }
 
-/* `bias` is what mfa_mask_bias said. */
-inline float mfa_score(mfa_scoring scoring, float product, float bias, mfa_index row, mfa_index key) {
-    float score = product * scoring.scale;
-    if (has_softcap)
-        score = mfa_bend(score, scoring.softcap, precise::tanh(score / scoring.softcap));
-    float added = has_mask ? bias : 0.0f;
+/* What is added to a score. `mask_bias` is what mfa_mask_bias said. */
+inline float mfa_bias(mfa_scoring scoring, float mask_bias, mfa_index row, mfa_index key) {
+    float bias = has_mask ? mask_bias : 0.0f;
     if (has_alibi)
-        added += mfa_rule_alibi(scoring.slope, row, scoring.offset, key);
-    if (has_mask || has_alibi)
-        score += added;
-    return has_mask && bias == -INFINITY ? -INFINITY : score;
+        bias += mfa_rule_alibi(scoring.slope, row, scoring.offset, key);
+    return bias;
+}
+
+/* softcap(scale q.k) + bias. `bent` becomes the tanh of a softcap, if there is one. */
+inline float mfa_score(mfa_scoring scoring, float product, float bias, thread float &bent) {
+    float score = product * scoring.scale;
+    if (has_softcap) {
+        bent = precise::tanh(score / scoring.softcap);
+        score = mfa_bend(score, scoring.softcap, bent);
+    }
+    return has_mask || has_alibi ? score + bias : score;
 }
 
 /* One row of the masks, read where it lies. */
@@ -63,15 +69,15 @@ struct mfa_mask_row {
 
 inline int mfa_mask_size() { return additive_mask_type == MFA_MASK_FP32 ? 4 : 2; }
 
-inline mfa_mask_row mfa_mask_row_of(constant mfa_metal_params &p, const device uchar *bool_mask,
-                                    const device uchar *additive_mask, mfa_index batch, mfa_index head, mfa_index row) {
+inline mfa_mask_row mfa_mask_row_of(constant mfa_metal_params &p, mfa_biases biases, mfa_index batch, mfa_index head,
+                                    mfa_index row) {
     mfa_mask_row mask;
     if (has_bool_mask) {
-        mask.bool_mask = bool_mask + mfa_place(p.bool_mask, batch, head, row);
+        mask.bool_mask = biases.bool_mask + mfa_place(p.bool_mask, batch, head, row);
         mask.bool_stride = p.bool_mask.column;
     }
     if (has_additive_mask) {
-        mask.additive_mask = additive_mask + mfa_place(p.additive_mask, batch, head, row) * mfa_mask_size();
+        mask.additive_mask = biases.additive_mask + mfa_place(p.additive_mask, batch, head, row) * mfa_mask_size();
         mask.additive_stride = p.additive_mask.column;
     }
     return mask;
@@ -81,13 +87,13 @@ inline mfa_mask_row mfa_mask_row_of(constant mfa_metal_params &p, const device u
 inline float mfa_mask_bias(mfa_mask_row mask, mfa_index key) {
     float bias = 0;
     if (has_additive_mask) {
-        const mfa_index at = key * mask.additive_stride;
+        const mfa_index place = key * mask.additive_stride;
         if (additive_mask_type == MFA_MASK_FP16)
-            bias = float(((const device half *)mask.additive_mask)[at]);
+            bias = float(((const device half *)mask.additive_mask)[place]);
         else if (additive_mask_type == MFA_MASK_BF16)
-            bias = float(((const device bfloat *)mask.additive_mask)[at]);
+            bias = float(((const device bfloat *)mask.additive_mask)[place]);
         else
-            bias = ((const device float *)mask.additive_mask)[at];
+            bias = ((const device float *)mask.additive_mask)[place];
     }
     if (has_bool_mask)
         bias = mask.bool_mask[key * mask.bool_stride] ? bias : -INFINITY;
@@ -99,15 +105,16 @@ struct mfa_row_end {
     float factor, logsumexp; /* the sums of values times factor are the output, in which dropout's factor is */
 };
 
-/* `most` is the largest score, in natural units, and `sum` that of the weights relative to it. `sink`: -inf for none. */
+/* `most` is the largest score, in natural units, and `sum` that of the weights relative to it. `sink`: -inf for none.
+   */
 inline mfa_row_end mfa_finish_row(constant mfa_metal_params &p, float most, float sum, float sink) {
     mfa_row_end end;
     end.factor = 1;
     if (has_sinks) {
-        const float seen = most;
+        const float most_of_keys = most;
         most = sink > most ? sink : most;
         if (most != -INFINITY || isnan(sink)) {
-            end.factor = precise::exp(seen - most);
+            end.factor = precise::exp(most_of_keys - most);
             sum = sum * end.factor + precise::exp(sink - most);
         }
     }

@@ -1,26 +1,25 @@
 /*
- * Online softmax (Milakov and Gimelshein, 2018) over rows of scores that lie in fragments: each of the four lanes of a row holds
- * two neighbouring keys of each fragment, those from first_key + 8 f + column on.
+ * Online softmax (Milakov and Gimelshein, 2018) over rows of scores that lie in fragments: each of the four lanes of a
+ * row holds two neighbouring keys of each fragment, those from first_key + 8 f + column on.
  */
 #ifndef MFA_SOFTMAX_H
 #define MFA_SOFTMAX_H
 
 #include "mfa_dropout.h"
 #include "mfa_fragment.h"
-#include "mfa_rows.h"
 #include "mfa_score.h"
 
-/* A row of the output, and the keys begin .. end - 1 that it may see. */
+/* A row of the output, and the keys that bounds let it see. */
 struct mfa_softmax_row {
-    mfa_index row, begin, end;
+    mfa_index row;
+    mfa_span keys;
     float most, sum; /* the largest score so far; this lane's weights so far, relative to it */
 };
 
-inline mfa_softmax_row mfa_softmax_row_of(mfa_index row, mfa_index begin, mfa_index end) {
+inline mfa_softmax_row mfa_softmax_row_of(mfa_index row, mfa_span keys) {
     mfa_softmax_row state;
     state.row = row;
-    state.begin = begin;
-    state.end = end;
+    state.keys = keys;
     state.most = -INFINITY;
     state.sum = 0;
     return state;
@@ -35,22 +34,28 @@ inline bool mfa_read_bias(mfa_mask_row mask, mfa_softmax_row state, mfa_index fi
     for (int f = 0; f < FRAGMENTS; ++f)
         for (int i = 0; i < 2; ++i) {
             const mfa_index key = first_key + 8 * f + column + i;
-            bias[f][i] = key >= state.begin && key < state.end ? mfa_mask_bias(mask, key) : -INFINITY;
+            bias[f][i] = key >= state.keys.begin && key < state.keys.end ? mfa_mask_bias(mask, key) : -INFINITY;
             any = any || bias[f][i] != -INFINITY;
         }
     return any;
 }
 
-/* Products become scores. `whole`: the row sees the whole tile, but for what masks hide. */
+/* Products become scores, with what mfa_read_bias read. `whole`: the row sees the whole tile, but for what masks hide.
+   */
 template <int FRAGMENTS>
-inline void mfa_score_row(mfa_scoring scoring, mfa_softmax_row state, bool whole, mfa_index first_key, int column,
-                          thread float2 (&bias)[FRAGMENTS], thread float2 (&scores)[FRAGMENTS]) {
+inline void mfa_score_row(mfa_scoring scoring, mfa_blocks blocks, mfa_softmax_row state, bool whole,
+                          mfa_index first_key, int column, thread float2 (&mask_bias)[FRAGMENTS],
+                          thread float2 (&scores)[FRAGMENTS]) {
 #pragma unroll
     for (int f = 0; f < FRAGMENTS; ++f)
         for (int i = 0; i < 2; ++i) {
             const mfa_index key = first_key + 8 * f + column + i;
-            const float score = mfa_score(scoring, scores[f][i], has_mask ? bias[f][i] : 0.0f, state.row, key);
-            scores[f][i] = whole || (key >= state.begin && key < state.end) ? score : -INFINITY;
+            float bent;
+            const float score =
+                mfa_score(scoring, scores[f][i], mfa_bias(scoring, mask_bias[f][i], state.row, key), bent);
+            const bool visible = whole || (key >= state.keys.begin && key < state.keys.end &&
+                                           (!has_blocks || mfa_block_counts(blocks, state.row, key)));
+            scores[f][i] = visible && !(has_mask && mask_bias[f][i] == -INFINITY) ? score : -INFINITY;
         }
 }
 
@@ -74,8 +79,8 @@ template <int FRAGMENTS> inline float mfa_weigh_row(thread mfa_softmax_row &stat
     return correction;
 }
 
-/* After the row's sum, which ignores dropout, is taken. Dropout's factor, with which weights could leave the range of half, comes in
-   at the row's end. */
+/* After the row's sum, which ignores dropout, is taken. Dropout's factor, with which weights could leave the range of
+   half, comes in at the row's end. */
 template <int FRAGMENTS>
 inline void mfa_drop_row(mfa_dropout dropout, mfa_index row, mfa_index first_key, int column,
                          thread float2 (&weights)[FRAGMENTS]) {
@@ -87,41 +92,41 @@ inline void mfa_drop_row(mfa_dropout dropout, mfa_index row, mfa_index first_key
         weights[f] *= factors[f];
 }
 
-/* A bit for each of the lane's keys: those that scored -inf, hidden ones among them, whose values take part in nothing. */
-template <int FRAGMENTS> inline uint mfa_unseen_keys(thread float2 (&scores)[FRAGMENTS]) {
-    uint unseen = 0;
+/* A bit for each of the lane's keys: those that scored -inf, hidden ones among them, whose values take part in nothing.
+   */
+template <int FRAGMENTS> inline uint mfa_hidden_keys(thread float2 (&scores)[FRAGMENTS]) {
+    uint hidden = 0;
 #pragma unroll
     for (int f = 0; f < FRAGMENTS; ++f)
         for (int i = 0; i < 2; ++i)
-            unseen |= scores[f][i] == -INFINITY ? 1u << (2 * f + i) : 0u;
-    return unseen;
+            hidden |= scores[f][i] == -INFINITY ? 1u << (2 * f + i) : 0u;
+    return hidden;
 }
 
 /*
- * Adds what of the values first_key .. first_key + 8 FRAGMENTS - 1, of those from begin to end - 1, is not finite, weighted, to the
- * sums of rows that see it: in a product of matrices, weights of 0 would spread it to other rows.
- * SPAN: fragments whose columns interleave (decode.metal), or 1. `unseen`: see mfa_unseen_keys
+ * Adds the non-finite ones of the values first_key .. first_key + 8 FRAGMENTS - 1, as far as `keys` has them, weighted,
+ * to the sums of rows that see them: in a product of matrices, weights of 0 would spread them to other rows.
+ * SPAN: fragments whose columns interleave (decode.metal), or 1. `hidden`: see mfa_hidden_keys
  */
 template <int SPAN, int FRAGMENTS, int SUMS>
-inline void mfa_add_not_finite(mfa_rows<MFA_T> values, mfa_index first_key, mfa_index begin, mfa_index end,
-                               int first_column, uint lane, uint unseen, thread float2 (&weights)[FRAGMENTS],
-                               thread float2 (&sums)[SUMS]) {
+inline void mfa_add_not_finite(mfa_rows<MFA_KV> values, mfa_index first_key, mfa_span keys, int first_column, uint lane,
+                               uint hidden, thread float2 (&weights)[FRAGMENTS], thread float2 (&sums)[SUMS]) {
     const int row = mfa_fragment_row(lane), column = first_column + SPAN * mfa_fragment_column(lane);
 #pragma unroll
     for (int f = 0; f < FRAGMENTS; ++f)
         for (int k = 0; k < 8; ++k) {
             const mfa_index key = first_key + 8 * f + k;
-            if (key < begin || key >= end)
+            if (key < keys.begin || key >= keys.end)
                 continue;
             const ushort from = mfa_fragment_lane(row, k);
             const float even = simd_shuffle(weights[f][0], from), odd = simd_shuffle(weights[f][1], from);
             const float weight = (k & 1) != 0 ? odd : even;
-            const bool seen = (simd_shuffle(unseen, from) >> (2 * f + (k & 1)) & 1) == 0;
+            const bool is_seen = (simd_shuffle(hidden, from) >> (2 * f + (k & 1)) & 1) == 0;
 #pragma unroll
             for (int n = 0; n < SUMS; ++n) {
-                const vec<MFA_T, 2> pair = mfa_read<2>(values, key, column + 8 * SPAN * (n / SPAN) + 2 * (n % SPAN));
+                const vec<MFA_KV, 2> pair = mfa_read<2>(values, key, column + 8 * SPAN * (n / SPAN) + 2 * (n % SPAN));
                 for (int i = 0; i < 2; ++i)
-                    if (seen && !isfinite(float(pair[i])))
+                    if (is_seen && !isfinite(float(pair[i])))
                         sums[n][i] += weight * float(pair[i]);
             }
         }

@@ -1,4 +1,5 @@
-/* What a backward call consists of: delta first, then a kernel for each gradient that is wanted, or for dkey and dvalue together. */
+/* What a backward call consists of: delta first, then a kernel for each gradient that is wanted, or for dkey and dvalue
+   together. */
 #import "metal/backward.h"
 
 #include <stdio.h>
@@ -21,75 +22,83 @@ static mfai_metal_tile_t find_tile(const backward_t *b, mfai_metal_pass_t pass) 
 }
 
 /* A kernel that computes scores anew, on tiles of the table. */
-static mfai_metal_dispatch_t *add_tiled(const backward_t *b, const char *name, const mfai_metal_tile_t *tile) {
+static mfa_status_t add_tiled(const backward_t *b, const char *name, const mfai_metal_tile_t *tile,
+                              mfai_metal_dispatch_t **added) {
     const mfai_problem_t *p = b->problem;
-    mfai_metal_dispatch_t *dispatch = mfai_metal_call_add_dispatch(b->call, name);
-    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_T", p->query.format);
-    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_DO", b->problem->dout.format);
+    MFA_TRY(mfai_metal_call_add_dispatch(b->call, name, added));
+    mfai_metal_dispatch_t *dispatch = *added;
+    mfai_metal_kernel_define_operands(&dispatch->kernel, p);
+    mfai_metal_kernel_define_type(&dispatch->kernel, MFAI_METAL_DO, p->dout.format);
     mfai_metal_kernel_define_tile(&dispatch->kernel, tile);
     mfai_metal_kernel_set_features(&dispatch->kernel, p, ~(unsigned)MFAI_SINKS);
-    mfai_metal_kernel_set_flag(&dispatch->kernel, MFA_CONSTANT_DKEY, b->problem->dkey.present);
-    mfai_metal_kernel_set_flag(&dispatch->kernel, MFA_CONSTANT_DVALUE, b->problem->dvalue.present);
+    dispatch->kernel.constants[MFA_CONSTANT_DKEY] = p->dkey.present;
+    dispatch->kernel.constants[MFA_CONSTANT_DVALUE] = p->dvalue.present;
     dispatch->rows = tile->rows;
     dispatch->keys = tile->keys;
     dispatch->query_tiles = mfai_metal_ceil_div(p->query_count, tile->rows);
     dispatch->key_tiles = mfai_metal_ceil_div(p->key_count, tile->keys);
     dispatch->value_blocks = tile->value_blocks;
     dispatch->threads = (unsigned)tile->simdgroups * MFAI_METAL_SIMD_WIDTH;
-    return dispatch;
+    return MFA_SUCCESS;
 }
 
 /* A kernel without tiles of scores. */
-static mfai_metal_dispatch_t *add_plain(const backward_t *b, const char *name, int simdgroups) {
-    mfai_metal_dispatch_t *dispatch = mfai_metal_call_add_dispatch(b->call, name);
-    mfai_metal_kernel_set_features(&dispatch->kernel, b->problem, 0);
-    dispatch->threads = (unsigned)simdgroups * MFAI_METAL_SIMD_WIDTH;
-    return dispatch;
+static mfa_status_t add_plain(const backward_t *b, const char *name, int simdgroups, mfai_metal_dispatch_t **added) {
+    MFA_TRY(mfai_metal_call_add_dispatch(b->call, name, added));
+    mfai_metal_kernel_set_features(&(*added)->kernel, b->problem, 0);
+    (*added)->threads = (unsigned)simdgroups * MFAI_METAL_SIMD_WIDTH;
+    return MFA_SUCCESS;
 }
 
-static void add_prepare(const backward_t *b) {
+static mfa_status_t add_prepare(const backward_t *b) {
     const mfai_problem_t *p = b->problem;
     const int64_t heads = p->batch * p->heads;
-    mfai_metal_dispatch_t *dispatch = add_plain(b, "backward_prepare", MFA_PREPARE_SIMDGROUPS);
-    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_T", p->query.format);
-    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_O", p->out.format);
-    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_DO", b->problem->dout.format);
+    mfai_metal_dispatch_t *dispatch;
+    MFA_TRY(add_plain(b, "backward_prepare", MFA_PREPARE_SIMDGROUPS, &dispatch));
+    mfai_metal_kernel_define_operands(&dispatch->kernel, p);
+    mfai_metal_kernel_define_type(&dispatch->kernel, MFAI_METAL_O, p->out.format);
+    mfai_metal_kernel_define_type(&dispatch->kernel, MFAI_METAL_DO, p->dout.format);
     dispatch->threadgroups = (uint64_t)(heads * mfai_metal_ceil_div(p->query_count, MFA_PREPARE_ROWS));
     dispatch->work = (uint64_t)(MFA_PREPARE_ROWS * p->value_dim);
-    mfai_metal_call_add_scratch(b->call, MFA_BUFFER_DELTA,
-                                (uint64_t)(heads * p->query_count) * sizeof(mfa_metal_delta));
+    return mfai_metal_call_add_scratch(b->call, MFA_BUFFER_DELTA,
+                                       (uint64_t)(heads * p->query_count) * sizeof(mfa_metal_delta));
 }
 
-static void add_query(const backward_t *b) {
+static mfa_status_t add_query(const backward_t *b) {
     const mfai_problem_t *p = b->problem;
     const mfai_metal_tile_t tile = find_tile(b, MFAI_METAL_BACKWARD_QUERY);
-    mfai_metal_dispatch_t *dispatch = add_tiled(b, "backward_query", &tile);
-    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_G", b->problem->dquery.format);
+    mfai_metal_dispatch_t *dispatch;
+    MFA_TRY(add_tiled(b, "backward_query", &tile, &dispatch));
+    mfai_metal_kernel_define_type(&dispatch->kernel, MFAI_METAL_G, p->dquery.format);
     dispatch->threadgroups = (uint64_t)(p->batch * p->heads * dispatch->query_tiles * (tile.depth / tile.depth_block));
     dispatch->work = (uint64_t)(tile.rows * p->key_count * (tile.depth + tile.depth_block + p->value_dim));
+    return MFA_SUCCESS;
 }
 
-static void add_key(const backward_t *b) {
+static mfa_status_t add_key(const backward_t *b) {
     const mfai_problem_t *p = b->problem;
     const mfai_metal_tile_t tile = find_tile(b, MFAI_METAL_BACKWARD_KEY);
-    mfai_metal_dispatch_t *dispatch = add_tiled(b, "backward_key", &tile);
-    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_G", (p->dkey.present ? p->dkey : p->dvalue).format);
-    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_GV", (p->dvalue.present ? p->dvalue : p->dkey).format);
+    mfai_metal_dispatch_t *dispatch;
+    MFA_TRY(add_tiled(b, "backward_key", &tile, &dispatch));
+    mfai_metal_kernel_define_type(&dispatch->kernel, MFAI_METAL_G, (p->dkey.present ? p->dkey : p->dvalue).format);
+    mfai_metal_kernel_define_type(&dispatch->kernel, MFAI_METAL_GV, (p->dvalue.present ? p->dvalue : p->dkey).format);
     /* A threadgroup sums a block of columns of each. */
     const int64_t head_blocks = tile.depth / tile.depth_block;
     const int64_t most = head_blocks > tile.value_blocks ? head_blocks : tile.value_blocks;
-    const int64_t blocks = tile.keep_query ? 1 : most;
+    const int64_t blocks = tile.resident ? 1 : most;
     dispatch->threadgroups = (uint64_t)(p->batch * p->kv_heads * dispatch->key_tiles * blocks);
     dispatch->work = (uint64_t)(tile.keys * p->group * p->query_count *
                                 (tile.depth + tile.depth_block + p->value_dim + tile.value_block));
+    return MFA_SUCCESS;
 }
 
-static void add_bias(const backward_t *b) {
+static mfa_status_t add_bias(const backward_t *b) {
     const mfai_problem_t *p = b->problem;
-    const int64_t *size = b->problem->dbias.shape;
+    const int64_t *size = p->dbias.shape;
     const mfai_metal_tile_t tile = find_tile(b, MFAI_METAL_BACKWARD_BIAS);
-    mfai_metal_dispatch_t *dispatch = add_tiled(b, "backward_bias", &tile);
-    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_G", b->problem->dbias.format);
+    mfai_metal_dispatch_t *dispatch;
+    MFA_TRY(add_tiled(b, "backward_bias", &tile, &dispatch));
+    mfai_metal_kernel_define_type(&dispatch->kernel, MFAI_METAL_G, p->dbias.format);
     b->call->params.dbias_size = (mfa_metal_strides){size[0], size[1], size[2], size[3]};
     const int64_t own_rows = size[2] == 1 ? 1 : dispatch->query_tiles,
                   own_keys = size[3] == 1 ? 1 : dispatch->key_tiles;
@@ -97,16 +106,20 @@ static void add_bias(const backward_t *b) {
     const int64_t summed = (size[0] == 1 ? p->batch : 1) * (size[1] == 1 ? p->heads : 1) *
                            (size[2] == 1 ? dispatch->query_tiles : 1) * (size[3] == 1 ? dispatch->key_tiles : 1);
     dispatch->work = (uint64_t)(summed * tile.rows * tile.keys * (tile.depth + p->value_dim));
+    return MFA_SUCCESS;
 }
 
-static void add_sinks(const backward_t *b) {
+static mfa_status_t add_sinks(const backward_t *b) {
     const mfai_problem_t *p = b->problem;
-    mfai_metal_dispatch_t *dispatch = add_plain(b, "backward_sinks", MFA_SINKS_SIMDGROUPS);
+    mfai_metal_dispatch_t *dispatch;
+    MFA_TRY(add_plain(b, "backward_sinks", MFA_SINKS_SIMDGROUPS, &dispatch));
     dispatch->threadgroups = (uint64_t)p->heads;
     dispatch->work = (uint64_t)(p->batch * p->query_count);
+    return MFA_SUCCESS;
 }
 
-/* The first kernel that runs after the one that computes delta waits for it, and so do those behind, which share nothing else. */
+/* The first kernel that runs after the one that computes delta waits for it, and so do those behind, which share
+   nothing else. */
 static void wait_for_delta(mfai_metal_call_t *call) {
     int first = 1;
     while (first + 1 < call->dispatch_count && call->dispatches[first].threadgroups == 0)
@@ -135,15 +148,15 @@ mfa_status_t mfai_metal_backward_make(const mfai_metal_device_t *device, const m
     MFA_TRY(mfai_metal_check_process());
     MFA_TRY(mfai_metal_parameters(p, &call->params));
     mfai_metal_add_operands(call, p);
-    add_prepare(&b);
+    MFA_TRY(add_prepare(&b));
     if (p->dquery.present)
-        add_query(&b);
+        MFA_TRY(add_query(&b));
     if (p->dkey.present || p->dvalue.present)
-        add_key(&b);
+        MFA_TRY(add_key(&b));
     if (p->dbias.present)
-        add_bias(&b);
+        MFA_TRY(add_bias(&b));
     if (p->dsinks.present)
-        add_sinks(&b);
+        MFA_TRY(add_sinks(&b));
     wait_for_delta(call);
     name_kernels(call, p->query.format);
     return MFA_SUCCESS;

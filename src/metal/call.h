@@ -11,7 +11,11 @@
 #import "metal/operand.h"
 #include "mfa_params.h"
 
-enum { MFAI_METAL_SCRATCHES = 4, MFAI_METAL_DISPATCHES = 8 };
+enum {
+    MFAI_METAL_OPERANDS = MFAI_OPERANDS + 1, /* and blocks */
+    MFAI_METAL_SCRATCHES = 4,
+    MFAI_METAL_DISPATCHES = 8
+};
 
 typedef struct {
     mfai_metal_kernel_t kernel;
@@ -41,17 +45,17 @@ typedef struct {
     mfa_metal_params params;
     char kernels[64]; /* in the plan */
     int operand_count, scratch_count, dispatch_count;
-    mfai_metal_operand_use_t operands[MFAI_OPERANDS];
+    mfai_metal_operand_use_t operands[MFAI_METAL_OPERANDS];
     mfai_metal_scratch_t scratches[MFAI_METAL_SCRATCHES];
     mfai_metal_dispatch_t dispatches[MFAI_METAL_DISPATCHES];
 } mfai_metal_call_t;
 
-/* A dispatch to fill in, whose kernel is still without macros and constants. `name` is its source's, and its function's after
-   "attention_". */
-mfai_metal_dispatch_t *mfai_metal_call_add_dispatch(mfai_metal_call_t *call, const char *name);
+/* A dispatch to fill in, whose kernel is still without macros and constants. `name` is its source's, and its function's
+   after "attention_". */
+mfa_status_t mfai_metal_call_add_dispatch(mfai_metal_call_t *call, const char *name, mfai_metal_dispatch_t **added);
 
 /* Scratch memory of the call's own at a buffer index. */
-void mfai_metal_call_add_scratch(mfai_metal_call_t *call, unsigned index, uint64_t bytes);
+mfa_status_t mfai_metal_call_add_scratch(mfai_metal_call_t *call, unsigned index, uint64_t bytes);
 
 /* Fills in the plan; tiles are those of the first dispatch that has any. */
 void mfai_metal_call_describe(const mfai_metal_device_t *device, const mfai_metal_call_t *call, mfa_plan_t *plan);

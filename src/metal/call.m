@@ -10,14 +10,22 @@ static uint64_t aligned(uint64_t bytes) {
     return (bytes + SCRATCH_ALIGNMENT - 1) / SCRATCH_ALIGNMENT * SCRATCH_ALIGNMENT;
 }
 
-mfai_metal_dispatch_t *mfai_metal_call_add_dispatch(mfai_metal_call_t *call, const char *name) {
-    mfai_metal_dispatch_t *dispatch = &call->dispatches[call->dispatch_count++];
-    *dispatch = (mfai_metal_dispatch_t){.kernel = {.name = name}};
-    return dispatch;
+mfa_status_t mfai_metal_call_add_dispatch(mfai_metal_call_t *call, const char *name, mfai_metal_dispatch_t **added) {
+    if (call->dispatch_count == MFAI_METAL_DISPATCHES)
+        return mfai_fail(MFA_ERROR_UNSUPPORTED, "kernel %s is one more than a Metal call has room for, %d", name,
+                         MFAI_METAL_DISPATCHES);
+    *added = &call->dispatches[call->dispatch_count++];
+    **added = (mfai_metal_dispatch_t){.kernel = {.name = name}};
+    return MFA_SUCCESS;
 }
 
-void mfai_metal_call_add_scratch(mfai_metal_call_t *call, unsigned index, uint64_t bytes) {
+mfa_status_t mfai_metal_call_add_scratch(mfai_metal_call_t *call, unsigned index, uint64_t bytes) {
+    if (call->scratch_count == MFAI_METAL_SCRATCHES)
+        return mfai_fail(MFA_ERROR_UNSUPPORTED,
+                         "the scratch memory of buffer %u is one more than a Metal call has room for, %d", index,
+                         MFAI_METAL_SCRATCHES);
     call->scratches[call->scratch_count++] = (mfai_metal_scratch_t){index, bytes};
+    return MFA_SUCCESS;
 }
 
 /* Bytes of one buffer that holds all scratches. */
@@ -44,7 +52,7 @@ void mfai_metal_call_describe(const mfai_metal_device_t *device, const mfai_meta
 /* ------------------------------------------------------------------ what a run holds */
 
 typedef struct {
-    mfai_metal_operand_t operands[MFAI_OPERANDS];
+    mfai_metal_operand_t operands[MFAI_METAL_OPERANDS];
     int operand_count;
     id<MTLBuffer> workspace;                                      /* retained; nil: not needed */
     id<MTLComputePipelineState> pipelines[MFAI_METAL_DISPATCHES]; /* nil: nothing to do */
@@ -82,7 +90,7 @@ static mfa_status_t open_pipelines(mfai_metal_device_t *device, mfai_metal_call_
         mfai_metal_dispatch_t *dispatch = &call->dispatches[i];
         if (dispatch->threadgroups == 0)
             continue;
-        mfai_metal_kernel_set_flag(&dispatch->kernel, MFA_CONSTANT_VECTORS, vectors);
+        dispatch->kernel.constants[MFA_CONSTANT_VECTORS] = vectors;
         MFA_TRY(mfai_metal_pipelines_find(&device->pipelines, device->gpu, &dispatch->kernel, dispatch->threads,
                                           &resources->pipelines[i]));
     }

@@ -23,8 +23,8 @@ mfa_status_t mfai_metal_commands_join(id<MTLDevice> gpu, void *target, mfai_meta
 /* Lets dispatches encoded from here on see what those before it wrote. */
 void mfai_metal_commands_barrier(const mfai_metal_commands_t *commands);
 
-/* Runs a command buffer of its own, waits for it, and opens an encoder on another, with nothing bound. On failure there is nothing
-   to finish. */
+/* Runs a command buffer of its own, waits for it, and opens an encoder on another, with nothing bound. On failure there
+   is nothing to finish. */
 mfa_status_t mfai_metal_commands_renew(mfai_metal_commands_t *commands);
 
 /* Ends the encoder unless it is the caller's; runs a command buffer of its own and waits for it. */

@@ -10,8 +10,8 @@ enum {
     MOST_FAMILY = 30, /* those to come support the families before them */
 };
 
-/* A tenth of a second or two for the slowest device. The system ends a command buffer that keeps the screen waiting, after some
-   seconds or sooner, and it tells one command buffer from another, not the dispatches of one. */
+/* A tenth of a second or two for the slowest device. The system ends a command buffer that keeps the screen waiting,
+   after some seconds or sooner, and it tells one command buffer from another, not the dispatches of one. */
 static const uint64_t most_work = 1ull << 36;
 
 static int apple_family(id<MTLDevice> gpu) {

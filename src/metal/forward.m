@@ -13,8 +13,8 @@ static mfai_metal_tile_t find_tile(mfai_metal_pass_t pass, const mfai_metal_devi
 }
 
 static void specialise(mfai_metal_dispatch_t *dispatch, const mfai_problem_t *p, const mfai_metal_tile_t *tile) {
-    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_T", p->query.format);
-    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_O", p->out.format);
+    mfai_metal_kernel_define_operands(&dispatch->kernel, p);
+    mfai_metal_kernel_define_type(&dispatch->kernel, MFAI_METAL_O, p->out.format);
     mfai_metal_kernel_define_tile(&dispatch->kernel, tile);
     mfai_metal_kernel_set_features(&dispatch->kernel, p, ~0u);
     dispatch->rows = tile->rows;
@@ -27,8 +27,9 @@ static uint64_t tile_work(const mfai_metal_tile_t *tile, int64_t keys) {
 
 /* ------------------------------------------------------------------ tiles of rows */
 
-static void make_tiled(const mfai_problem_t *p, const mfai_metal_tile_t *tile, mfai_metal_call_t *call) {
-    mfai_metal_dispatch_t *dispatch = mfai_metal_call_add_dispatch(call, "forward");
+static mfa_status_t make_tiled(const mfai_problem_t *p, const mfai_metal_tile_t *tile, mfai_metal_call_t *call) {
+    mfai_metal_dispatch_t *dispatch;
+    MFA_TRY(mfai_metal_call_add_dispatch(call, "forward", &dispatch));
     specialise(dispatch, p, tile);
     dispatch->query_tiles = mfai_metal_ceil_div(p->query_count, tile->rows);
     dispatch->key_tiles = mfai_metal_ceil_div(p->key_count, tile->keys);
@@ -36,28 +37,32 @@ static void make_tiled(const mfai_problem_t *p, const mfai_metal_tile_t *tile, m
     dispatch->threads = (unsigned)tile->simdgroups * MFAI_METAL_SIMD_WIDTH;
     dispatch->threadgroups = (uint64_t)(p->batch * p->heads * dispatch->query_tiles * dispatch->value_blocks);
     dispatch->work = tile_work(tile, p->key_count);
+    return MFA_SUCCESS;
 }
 
 /* ------------------------------------------------------------------ few rows */
 
 static bool is_decode(const mfai_problem_t *p) { return p->query_count <= MFAI_METAL_DECODE_QUERIES; }
 
-static void add_combine(const mfai_problem_t *p, mfai_metal_call_t *call) {
-    mfai_metal_dispatch_t *dispatch = mfai_metal_call_add_dispatch(call, "combine");
-    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_T", p->query.format);
-    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_O", p->out.format);
-    mfai_metal_kernel_define(&dispatch->kernel, "MFA_SIMDGROUPS", MFAI_METAL_COMBINE_SIMDGROUPS);
+static mfa_status_t add_combine(const mfai_problem_t *p, mfai_metal_call_t *call) {
+    mfai_metal_dispatch_t *dispatch;
+    MFA_TRY(mfai_metal_call_add_dispatch(call, "combine", &dispatch));
+    mfai_metal_kernel_define_operands(&dispatch->kernel, p);
+    mfai_metal_kernel_define_type(&dispatch->kernel, MFAI_METAL_O, p->out.format);
+    mfai_metal_kernel_define(&dispatch->kernel, MFAI_METAL_SIMDGROUPS, MFAI_METAL_COMBINE_SIMDGROUPS);
     mfai_metal_kernel_set_features(&dispatch->kernel, p, MFAI_LOGSUMEXP | MFAI_SINKS);
     dispatch->threads = MFAI_METAL_COMBINE_SIMDGROUPS * MFAI_METAL_SIMD_WIDTH;
     dispatch->threadgroups =
         (uint64_t)mfai_metal_ceil_div(p->batch * p->heads * p->query_count, MFAI_METAL_COMBINE_SIMDGROUPS);
     dispatch->work = (uint64_t)(call->params.splits * p->value_dim);
     dispatch->waits = true;
+    return MFA_SUCCESS;
 }
 
-static void make_decode(const mfai_problem_t *p, const mfai_metal_tile_t *tile, mfai_metal_call_t *call) {
+static mfa_status_t make_decode(const mfai_problem_t *p, const mfai_metal_tile_t *tile, mfai_metal_call_t *call) {
     mfa_metal_params *params = &call->params;
-    mfai_metal_dispatch_t *dispatch = mfai_metal_call_add_dispatch(call, "decode");
+    mfai_metal_dispatch_t *dispatch;
+    MFA_TRY(mfai_metal_call_add_dispatch(call, "decode", &dispatch));
     specialise(dispatch, p, tile);
     dispatch->query_tiles = mfai_metal_ceil_div(p->group * p->query_count, tile->rows);
     dispatch->value_blocks = tile->value_blocks;
@@ -69,9 +74,9 @@ static void make_decode(const mfai_problem_t *p, const mfai_metal_tile_t *tile, 
     dispatch->threadgroups = (uint64_t)(row_groups * params->splits);
     dispatch->work = tile_work(tile, params->split_keys);
     const int64_t rows = p->batch * p->heads * p->query_count;
-    mfai_metal_call_add_scratch(call, MFA_BUFFER_PARTIALS,
-                                (uint64_t)(rows * params->splits * (p->value_dim + MFA_PARTIAL_EXTRA)) * sizeof(float));
-    add_combine(p, call);
+    const uint64_t floats = (uint64_t)(rows * params->splits * (p->value_dim + MFA_PARTIAL_EXTRA));
+    MFA_TRY(mfai_metal_call_add_scratch(call, MFA_BUFFER_PARTIALS, floats * sizeof(float)));
+    return add_combine(p, call);
 }
 
 /* ------------------------------------------------------------------ both */
@@ -83,10 +88,7 @@ mfa_status_t mfai_metal_forward_make(const mfai_metal_device_t *device, const mf
     MFA_TRY(mfai_metal_parameters(p, &call->params));
     mfai_metal_add_operands(call, p);
     const mfai_metal_tile_t tile = find_tile(is_decode(p) ? MFAI_METAL_DECODE : MFAI_METAL_FORWARD, device, p);
-    if (is_decode(p))
-        make_decode(p, &tile, call);
-    else
-        make_tiled(p, &tile, call);
+    MFA_TRY(is_decode(p) ? make_decode(p, &tile, call) : make_tiled(p, &tile, call));
     snprintf(call->kernels, sizeof call->kernels, "%s_%s_d%dx%d", is_decode(p) ? "decode+combine" : "forward",
              mfai_formats[p->query.format].name, tile.depth, tile.value_block);
     return MFA_SUCCESS;

@@ -3,40 +3,60 @@
 #include <math.h>
 #include <stdio.h>
 
-#include "mfa_params.h"
+static const char *const names[] = {
+    [MFAI_METAL_T] = "MFA_T",
+    [MFAI_METAL_KV] = "MFA_KV",
+    [MFAI_METAL_O] = "MFA_O",
+    [MFAI_METAL_DO] = "MFA_DO",
+    [MFAI_METAL_G] = "MFA_G",
+    [MFAI_METAL_GV] = "MFA_GV",
+    [MFAI_METAL_D] = "MFA_D",
+    [MFAI_METAL_BD] = "MFA_BD",
+    [MFAI_METAL_DV] = "MFA_DV",
+    [MFAI_METAL_BQ] = "MFA_BQ",
+    [MFAI_METAL_BK] = "MFA_BK",
+    [MFAI_METAL_SIMDGROUPS] = "MFA_SIMDGROUPS",
+    [MFAI_METAL_RESIDENT] = "MFA_RESIDENT",
+};
+_Static_assert(sizeof names / sizeof *names == MFAI_METAL_MACROS, "a name for each macro");
 
-static const float LOG2_E = 1.4426950408889634f;
+static const char *const types[] = {
+    [MFAI_FORMAT_FP16] = "half", [MFAI_FORMAT_BF16] = "bfloat", [MFAI_FORMAT_FP32] = "float"};
 
-static mfai_metal_macro_t *add_macro(mfai_metal_kernel_t *kernel, const char *name) {
-    mfai_metal_macro_t *macro = &kernel->macros[kernel->macro_count++];
-    macro->name = name;
-    return macro;
+void mfai_metal_kernel_define_type(mfai_metal_kernel_t *kernel, mfai_metal_macro_t macro, int32_t format) {
+    kernel->macros[macro] = 1 + format;
 }
 
-void mfai_metal_kernel_define_type(mfai_metal_kernel_t *kernel, const char *name, int32_t format) {
-    static const char *const types[] = {
-        [MFAI_FORMAT_FP16] = "half", [MFAI_FORMAT_BF16] = "bfloat", [MFAI_FORMAT_FP32] = "float"};
-    mfai_metal_macro_t *macro = add_macro(kernel, name);
-    snprintf(macro->value, sizeof macro->value, "%s", types[format]);
-}
-
-void mfai_metal_kernel_define(mfai_metal_kernel_t *kernel, const char *name, int value) {
-    mfai_metal_macro_t *macro = add_macro(kernel, name);
-    snprintf(macro->value, sizeof macro->value, "%d", value);
+void mfai_metal_kernel_define(mfai_metal_kernel_t *kernel, mfai_metal_macro_t macro, int value) {
+    kernel->macros[macro] = 1 + value;
 }
 
 void mfai_metal_kernel_define_tile(mfai_metal_kernel_t *kernel, const mfai_metal_tile_t *tile) {
-    mfai_metal_kernel_define(kernel, "MFA_D", tile->depth);
-    mfai_metal_kernel_define(kernel, "MFA_BD", tile->depth_block);
-    mfai_metal_kernel_define(kernel, "MFA_DV", tile->value_block);
-    mfai_metal_kernel_define(kernel, "MFA_BQ", tile->rows);
-    mfai_metal_kernel_define(kernel, "MFA_BK", tile->keys);
-    mfai_metal_kernel_define(kernel, "MFA_SIMDGROUPS", tile->simdgroups);
-    mfai_metal_kernel_define(kernel, "MFA_KEEP_QUERY", tile->keep_query);
+    mfai_metal_kernel_define(kernel, MFAI_METAL_D, tile->depth);
+    mfai_metal_kernel_define(kernel, MFAI_METAL_BD, tile->depth_block);
+    mfai_metal_kernel_define(kernel, MFAI_METAL_DV, tile->value_block);
+    mfai_metal_kernel_define(kernel, MFAI_METAL_BQ, tile->rows);
+    mfai_metal_kernel_define(kernel, MFAI_METAL_BK, tile->keys);
+    mfai_metal_kernel_define(kernel, MFAI_METAL_SIMDGROUPS, tile->simdgroups);
+    mfai_metal_kernel_define(kernel, MFAI_METAL_RESIDENT, tile->resident);
 }
 
-void mfai_metal_kernel_set_flag(mfai_metal_kernel_t *kernel, unsigned index, bool value) {
-    kernel->constants[kernel->constant_count++] = (mfai_metal_constant_t){index, value, true};
+void mfai_metal_kernel_define_operands(mfai_metal_kernel_t *kernel, const mfai_problem_t *p) {
+    mfai_metal_kernel_define_type(kernel, MFAI_METAL_T, p->query.format);
+    mfai_metal_kernel_define_type(kernel, MFAI_METAL_KV, p->key.format);
+}
+
+const char *mfai_metal_macro_name(mfai_metal_macro_t macro) { return names[macro]; }
+
+bool mfai_metal_kernel_macro(const mfai_metal_kernel_t *kernel, mfai_metal_macro_t macro, char value[16]) {
+    const int number = kernel->macros[macro] - 1;
+    if (number < 0)
+        return false;
+    if (macro < MFAI_METAL_TYPES)
+        snprintf(value, 16, "%s", types[number]);
+    else
+        snprintf(value, 16, "%d", number);
+    return true;
 }
 
 static unsigned mask_kind(const mfai_view_t *mask) {
@@ -46,16 +66,16 @@ static unsigned mask_kind(const mfai_view_t *mask) {
 }
 
 void mfai_metal_kernel_set_features(mfai_metal_kernel_t *kernel, const mfai_problem_t *p, unsigned used) {
+    static const struct {
+        unsigned feature, constant;
+    } flags[] = {{MFAI_LOGSUMEXP, MFA_CONSTANT_LOGSUMEXP}, {MFAI_BOOL_MASK, MFA_CONSTANT_BOOL_MASK},
+                 {MFAI_ALIBI, MFA_CONSTANT_ALIBI},         {MFAI_SINKS, MFA_CONSTANT_SINKS},
+                 {MFAI_SOFTCAP, MFA_CONSTANT_SOFTCAP},     {MFAI_DROPOUT, MFA_CONSTANT_DROPOUT},
+                 {MFAI_BLOCKS, MFA_CONSTANT_BLOCKS},       {MFAI_EXACT_WEIGHTS, MFA_CONSTANT_EXACT_WEIGHTS}};
     const unsigned features = p->features & used;
-    mfai_metal_kernel_set_flag(kernel, MFA_CONSTANT_LOGSUMEXP, features & MFAI_LOGSUMEXP);
-    mfai_metal_kernel_set_flag(kernel, MFA_CONSTANT_BOOL_MASK, features & MFAI_BOOL_MASK);
-    kernel->constants[kernel->constant_count++] =
-        (mfai_metal_constant_t){MFA_CONSTANT_ADDITIVE_MASK,
-                                features & MFAI_ADDITIVE_MASK ? mask_kind(&p->additive_mask) : MFA_MASK_NONE, false};
-    mfai_metal_kernel_set_flag(kernel, MFA_CONSTANT_ALIBI, features & MFAI_ALIBI);
-    mfai_metal_kernel_set_flag(kernel, MFA_CONSTANT_SINKS, features & MFAI_SINKS);
-    mfai_metal_kernel_set_flag(kernel, MFA_CONSTANT_SOFTCAP, features & MFAI_SOFTCAP);
-    mfai_metal_kernel_set_flag(kernel, MFA_CONSTANT_HUGE_SCALE, isinf(p->softmax_scale * LOG2_E));
-    mfai_metal_kernel_set_flag(kernel, MFA_CONSTANT_DROPOUT, features & MFAI_DROPOUT);
-    mfai_metal_kernel_set_flag(kernel, MFA_CONSTANT_EXACT_WEIGHTS, features & MFAI_EXACT_WEIGHTS);
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; ++i)
+        kernel->constants[flags[i].constant] = (features & flags[i].feature) != 0;
+    kernel->constants[MFA_CONSTANT_ADDITIVE_MASK] =
+        features & MFAI_ADDITIVE_MASK ? mask_kind(&p->additive_mask) : MFA_MASK_NONE;
+    kernel->constants[MFA_CONSTANT_HUGE_SCALE] = isinf(p->softmax_scale * MFA_LOG2_E) != 0;
 }

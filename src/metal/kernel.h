@@ -4,37 +4,51 @@
 
 #include "core/problem.h"
 #include "metal/tiles.h"
+#include "mfa_params.h"
 
 enum { MFAI_METAL_SIMD_WIDTH = 32 };
-enum { MFAI_METAL_MACROS = 16, MFAI_METAL_CONSTANTS = 16 };
 
-typedef struct {
-    const char *name;
-    char value[16];
+/* The macros of mfa_params.h: those that are types, which begin at 0, and those that are numbers. */
+typedef enum {
+    MFAI_METAL_T,
+    MFAI_METAL_KV,
+    MFAI_METAL_O,
+    MFAI_METAL_DO,
+    MFAI_METAL_G,
+    MFAI_METAL_GV,
+    MFAI_METAL_TYPES,
+    MFAI_METAL_D = MFAI_METAL_TYPES,
+    MFAI_METAL_BD,
+    MFAI_METAL_DV,
+    MFAI_METAL_BQ,
+    MFAI_METAL_BK,
+    MFAI_METAL_SIMDGROUPS,
+    MFAI_METAL_RESIDENT,
+    MFAI_METAL_MACROS
 } mfai_metal_macro_t;
 
+/* Its bytes, of which none is padding before the last member's end, are the kernel's key in mfai_metal_pipelines_t. */
 typedef struct {
-    unsigned index, value;
-    bool is_flag; /* bool in the kernel, else uint */
-} mfai_metal_constant_t;
-
-typedef struct {
-    const char *name; /* in sources.h; its function is attention_<name> */
-    int macro_count, constant_count;
-    mfai_metal_macro_t macros[MFAI_METAL_MACROS];
-    mfai_metal_constant_t constants[MFAI_METAL_CONSTANTS];
+    const char *name;                  /* in sources.h; its function is attention_<name> */
+    int32_t macros[MFAI_METAL_MACROS]; /* 1 + a format or a number; 0: not defined */
+    uint32_t constants[MFA_CONSTANTS]; /* by MFA_CONSTANT_... */
 } mfai_metal_kernel_t;
 
-/* Macros of a type, "half", "bfloat" or "float", and of a number. */
-void mfai_metal_kernel_define_type(mfai_metal_kernel_t *kernel, const char *macro, int32_t format);
-void mfai_metal_kernel_define(mfai_metal_kernel_t *kernel, const char *macro, int value);
+/* Defines a macro of a type, as which an element of the format is computed with, or of a number. */
+void mfai_metal_kernel_define_type(mfai_metal_kernel_t *kernel, mfai_metal_macro_t macro, int32_t format);
+void mfai_metal_kernel_define(mfai_metal_kernel_t *kernel, mfai_metal_macro_t macro, int value);
 
 /* The macros of a row of the tile table. */
 void mfai_metal_kernel_define_tile(mfai_metal_kernel_t *kernel, const mfai_metal_tile_t *tile);
 
+/* The types of queries and of keys and values. */
+void mfai_metal_kernel_define_operands(mfai_metal_kernel_t *kernel, const mfai_problem_t *problem);
+
+/* The name of a macro and, if the kernel has it, its value: "half", "bfloat", "float" or a number. */
+const char *mfai_metal_macro_name(mfai_metal_macro_t macro);
+bool mfai_metal_kernel_macro(const mfai_metal_kernel_t *kernel, mfai_metal_macro_t macro, char value[16]);
+
 /* The function constants that follow from what the problem uses, of which the kernel knows the features in `used`. */
 void mfai_metal_kernel_set_features(mfai_metal_kernel_t *kernel, const mfai_problem_t *problem, unsigned used);
-
-void mfai_metal_kernel_set_flag(mfai_metal_kernel_t *kernel, unsigned index, bool value);
 
 #endif

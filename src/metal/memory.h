@@ -11,8 +11,8 @@ mfa_status_t mfai_metal_memory_adopt(void *device, void *object, size_t *size, m
 /* The Metal buffer of an open memory; nil: the device cannot reach it. The memory's base is `*offset` bytes into it. */
 id<MTLBuffer> mfai_metal_memory_buffer(const mfai_memory_t *memory, size_t *offset);
 
-/* A Metal buffer over the pages of the caller's memory, with `data` `*offset` bytes into it, retained; nil if Metal cannot
-   wrap them. */
+/* A Metal buffer over the pages of the caller's memory, with `data` `*offset` bytes into it, retained; nil if Metal
+   cannot wrap them. */
 id<MTLBuffer> mfai_metal_memory_wrap(id<MTLDevice> gpu, const void *data, size_t size, size_t *offset);
 
 #endif

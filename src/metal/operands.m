@@ -27,8 +27,9 @@ static const binding_t bindings[] = {
     BINDING(dvalue, MFA_BUFFER_DVALUE, true),
     BINDING(dbias, MFA_BUFFER_DBIAS, false),
     BINDING(dsinks, MFA_BUFFER_DSINKS, false),
+    BINDING(blocks, MFA_BUFFER_BLOCKS, false),
 };
-_Static_assert(sizeof bindings / sizeof *bindings == MFAI_OPERANDS, "a row for each operand");
+_Static_assert(sizeof bindings / sizeof *bindings == MFAI_METAL_OPERANDS, "a row for each operand");
 
 static const binding_t *find(size_t view) {
     const binding_t *binding = bindings;
@@ -37,21 +38,24 @@ static const binding_t *find(size_t view) {
     return binding;
 }
 
+static void add(mfai_metal_call_t *call, const mfai_problem_t *problem, const mfai_operand_t *operand, int use) {
+    const mfai_view_t *view = mfai_operand_view(operand, problem);
+    if (use == MFAI_UNUSED || !view->present)
+        return;
+    const binding_t *binding = find(operand->view);
+    call->operands[call->operand_count++] = (mfai_metal_operand_use_t){
+        .index = binding->index,
+        .name = operand->name,
+        .view = view,
+        .access = mfai_is_written(use) ? MFAI_METAL_WRITE : MFAI_METAL_READ,
+        .strides = (mfa_metal_strides *)((char *)&call->params + binding->strides),
+        .has_rows = binding->has_rows,
+    };
+}
+
 void mfai_metal_add_operands(mfai_metal_call_t *call, const mfai_problem_t *problem) {
-    for (int i = 0; i < MFAI_OPERANDS; ++i) {
-        const mfai_operand_t *operand = &mfai_operands[i];
-        const int use = operand->use[problem->pass];
-        const mfai_view_t *view = mfai_operand_view(operand, problem);
-        if (use == MFAI_UNUSED || !view->present)
-            continue;
-        const binding_t *binding = find(operand->view);
-        call->operands[call->operand_count++] = (mfai_metal_operand_use_t){
-            .index = binding->index,
-            .name = operand->name,
-            .view = view,
-            .access = mfai_is_written(use) ? MFAI_METAL_WRITE : MFAI_METAL_READ,
-            .strides = (mfa_metal_strides *)((char *)&call->params + binding->strides),
-            .has_rows = binding->has_rows,
-        };
-    }
+    static const mfai_operand_t blocks = {.name = "blocks", .view = offsetof(mfai_problem_t, blocks)};
+    for (int i = 0; i < MFAI_OPERANDS; ++i)
+        add(call, problem, &mfai_operands[i], mfai_operands[i].use[problem->pass]);
+    add(call, problem, &blocks, MFAI_READ);
 }

@@ -22,6 +22,8 @@ mfa_status_t mfai_metal_parameters(const mfai_problem_t *p, mfa_metal_params *pa
                                  .offset = p->offset,
                                  .window_left = p->window_left,
                                  .window_right = p->window_right,
+                                 .block_rows = p->block_rows,
+                                 .block_keys = p->block_keys,
                                  .splits = 1,
                                  .split_keys = p->key_count,
                                  .softmax_scale = p->softmax_scale,

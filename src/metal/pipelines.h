@@ -16,13 +16,14 @@ typedef struct {
 void mfai_metal_pipelines_open(mfai_metal_pipelines_t *pipelines);
 void mfai_metal_pipelines_close(mfai_metal_pipelines_t *pipelines);
 
-/* The pipeline, which lives as long as the cache. Fails with the compiler's message, or if the device cannot run it with
-   `threads` in a threadgroup. */
+/* The pipeline, which lives as long as the cache. Fails with the compiler's message, or if the device cannot run it
+   with `threads` in a threadgroup. */
 mfa_status_t mfai_metal_pipelines_find(mfai_metal_pipelines_t *pipelines, id<MTLDevice> gpu,
                                        const mfai_metal_kernel_t *kernel, unsigned threads,
                                        id<MTLComputePipelineState> *pipeline);
 
-/* Goes only as far as Metal's own compiler does, without the device's: so on any device. The function is autoreleased. */
+/* Goes only as far as Metal's own compiler does, without the device's: so on any device. The function is autoreleased.
+   */
 mfa_status_t mfai_metal_pipelines_specialise(mfai_metal_pipelines_t *pipelines, id<MTLDevice> gpu,
                                              const mfai_metal_kernel_t *kernel, id<MTLFunction> *function);
 

@@ -1,23 +1,36 @@
 #import "metal/pipelines.h"
 
+#include <stddef.h>
 #include <string.h>
 
 #include "metal/sources.h"
 
 /* ------------------------------------------------------------------ keys */
 
-static NSString *library_key(const mfai_metal_kernel_t *kernel) {
-    NSMutableString *key = [NSMutableString stringWithUTF8String:kernel->name];
-    for (int i = 0; i < kernel->macro_count; ++i)
-        [key appendFormat:@" %s=%s", kernel->macros[i].name, kernel->macros[i].value];
-    return key;
+/* The address of the name stands for it: a kernel whose name lies at two is compiled twice. */
+enum {
+    LIBRARY_KEY_BYTES = offsetof(mfai_metal_kernel_t, constants),
+    PIPELINE_KEY_BYTES = LIBRARY_KEY_BYTES + sizeof(uint32_t[MFA_CONSTANTS])
+};
+_Static_assert(LIBRARY_KEY_BYTES == sizeof(char *) + sizeof(int32_t[MFAI_METAL_MACROS]), "no padding");
+
+static NSData *library_key(const mfai_metal_kernel_t *kernel) {
+    return [NSData dataWithBytes:kernel length:LIBRARY_KEY_BYTES];
 }
 
-static NSString *pipeline_key(const mfai_metal_kernel_t *kernel) {
-    NSMutableString *key = [NSMutableString stringWithFormat:@"%@:", library_key(kernel)];
-    for (int i = 0; i < kernel->constant_count; ++i)
-        [key appendFormat:@" %u=%u", kernel->constants[i].index, kernel->constants[i].value];
-    return key;
+static NSData *pipeline_key(const mfai_metal_kernel_t *kernel) {
+    return [NSData dataWithBytes:kernel length:PIPELINE_KEY_BYTES];
+}
+
+static NSString *describe(const mfai_metal_kernel_t *kernel) {
+    NSMutableString *text = [NSMutableString stringWithUTF8String:kernel->name];
+    char value[16];
+    for (int i = 0; i < MFAI_METAL_MACROS; ++i)
+        if (mfai_metal_kernel_macro(kernel, i, value))
+            [text appendFormat:@" %s=%s", mfai_metal_macro_name(i), value];
+    for (int i = 0; i < MFA_CONSTANTS; ++i)
+        [text appendFormat:@" %d=%u", i, kernel->constants[i]];
+    return text;
 }
 
 /* ------------------------------------------------------------------ compiling */
@@ -39,9 +52,11 @@ static MTLCompileOptions *compile_options(const mfai_metal_kernel_t *kernel) {
     [options setLanguageVersion:MTLLanguageVersion3_1];
     demand_safe_math(options);
     NSMutableDictionary *macros = [NSMutableDictionary dictionary];
-    for (int i = 0; i < kernel->macro_count; ++i)
-        [macros setObject:[NSString stringWithUTF8String:kernel->macros[i].value]
-                   forKey:[NSString stringWithUTF8String:kernel->macros[i].name]];
+    char value[16];
+    for (int i = 0; i < MFAI_METAL_MACROS; ++i)
+        if (mfai_metal_kernel_macro(kernel, i, value))
+            [macros setObject:[NSString stringWithUTF8String:value]
+                       forKey:[NSString stringWithUTF8String:mfai_metal_macro_name(i)]];
     [options setPreprocessorMacros:macros];
     return options;
 }
@@ -59,13 +74,13 @@ static const char *message_of(NSError *error) {
 }
 
 static mfa_status_t fail(const char *what, const mfai_metal_kernel_t *kernel, NSError *error) {
-    return mfai_fail(MFA_ERROR_KERNEL_COMPILATION, "%s of kernel %s failed: %s", what,
-                     [pipeline_key(kernel) UTF8String], message_of(error));
+    return mfai_fail(MFA_ERROR_KERNEL_COMPILATION, "%s of kernel %s failed: %s", what, [describe(kernel) UTF8String],
+                     message_of(error));
 }
 
 static mfa_status_t find_library(mfai_metal_pipelines_t *pipelines, id<MTLDevice> gpu,
                                  const mfai_metal_kernel_t *kernel, id<MTLLibrary> *library) {
-    NSString *key = library_key(kernel);
+    NSData *key = library_key(kernel);
     *library = [pipelines->libraries objectForKey:key];
     if (*library != nil)
         return MFA_SUCCESS;
@@ -84,14 +99,13 @@ static mfa_status_t find_library(mfai_metal_pipelines_t *pipelines, id<MTLDevice
 
 static MTLFunctionConstantValues *constant_values(const mfai_metal_kernel_t *kernel) {
     MTLFunctionConstantValues *values = [[[MTLFunctionConstantValues alloc] init] autorelease];
-    for (int i = 0; i < kernel->constant_count; ++i) {
-        const mfai_metal_constant_t *constant = &kernel->constants[i];
-        const uint32_t number = constant->value;
-        const bool flag = constant->value != 0;
-        if (constant->is_flag)
-            [values setConstantValue:&flag type:MTLDataTypeBool atIndex:constant->index];
+    for (unsigned i = 0; i < MFA_CONSTANTS; ++i) {
+        const uint32_t number = kernel->constants[i];
+        const bool flag = number != 0;
+        if (i == MFA_CONSTANT_ADDITIVE_MASK)
+            [values setConstantValue:&number type:MTLDataTypeUInt atIndex:i];
         else
-            [values setConstantValue:&number type:MTLDataTypeUInt atIndex:constant->index];
+            [values setConstantValue:&flag type:MTLDataTypeBool atIndex:i];
     }
     return values;
 }
@@ -140,7 +154,7 @@ mfa_status_t mfai_metal_pipelines_specialise(mfai_metal_pipelines_t *pipelines, 
 
 static mfa_status_t find(mfai_metal_pipelines_t *pipelines, id<MTLDevice> gpu, const mfai_metal_kernel_t *kernel,
                          id<MTLComputePipelineState> *pipeline) {
-    NSString *key = pipeline_key(kernel);
+    NSData *key = pipeline_key(kernel);
     *pipeline = [pipelines->pipelines objectForKey:key];
     if (*pipeline != nil)
         return MFA_SUCCESS;

@@ -1,36 +1,40 @@
 #include "metal/tiles.h"
 
 /*
- * A row holds from a GPU family on and for head dimensions up to `most`, the larger of head_dim and value_dim; the first that fits
- * is taken, so newer families and smaller dimensions come first. The last row of a format has no limit: what exceeds its
- * `block` is staged (keys) or divided among threadgroups (values) in blocks of at most that many columns.
+ * A row holds from a GPU family on and for head dimensions up to `most`, the larger of head_dim and value_dim; the
+ * first that fits is taken, so newer families and smaller dimensions come first. The last row of a format has no limit:
+ * what exceeds its `block` is staged (keys) or divided among threadgroups (values) in blocks of at most that many
+ * columns.
  *
- * Forward: registers hold queries (if kept), scores, what masks add to them, and sums of values; threadgroup memory a block of
- * keys, one of values, and two rounds of votes. Decode: registers likewise; threadgroup memory the sums, and each simdgroup's row state.
+ * Forward: registers hold queries (if resident), scores, what masks add to them, and sums of values; threadgroup memory a
+ * block of keys, one of values, and two rounds of votes. Decode: registers hold the same; threadgroup memory the sums,
+ * and each simdgroup's row state.
  *
- * Backward: a simdgroup owns 8 rows (dQ, dBias) or 8 keys (dK and dV) and keeps both their operands or neither. Registers also hold
- * products for scores and for gradients of weights, and the sums; threadgroup memory a block of each operand that is visited. What
- * exceeds `block` is staged in blocks, and the sums are divided among threadgroups, which each repeat all products: so dK and dV,
- * whose sums fill the registers first, do a half more at 256 than they need.
+ * Backward: a simdgroup owns 8 rows (dQ, dBias) or 8 keys (dK and dV) and keeps both their operands or neither.
+ * Registers also hold products for scores and for gradients of weights, and the sums; threadgroup memory a block of
+ * each operand that is visited. What exceeds `block` is staged in blocks, and the sums are divided among threadgroups,
+ * which each repeat all products: so dK and dV, whose sums fill the registers first, do a half more at 256 than they
+ * need.
  *
- * Apple9 hands out registers and threadgroup memory as a kernel uses them, from one memory on the chip ("Dynamic Caching", Apple's
- * tech talk on M3), so that large tiles cost less occupancy than before. The tables that philipturner/metal-flash-attention measured
- * (AttentionDescriptor+Parameters.swift) agree: on M3 and later, sums stay in registers for more columns than on M1 and M2 (forward 160
- * instead of 96, dQ 192 instead of 96, dK and dV 144 instead of 32), beside tiles that visit 64 or 128 rows at once. So its rows
- * here visit twice as many rows between barriers wherever that fits the same budgets and a simdgroup keeps as many rows of its own;
- * others are Apple7's. This follows from those facts and was not measured on Apple9 or later.
+ * Apple9 hands out registers and threadgroup memory as a kernel uses them, from one memory on the chip ("Dynamic
+ * Caching", Apple's tech talk on M3), so that large tiles cost less occupancy than before. The tables that
+ * philipturner/metal-flash-attention measured (AttentionDescriptor+Parameters.swift) agree: on M3 and later, sums stay
+ * in registers for more columns than on M1 and M2 (forward 160 instead of 96, dQ 192 instead of 96, dK and dV 144
+ * instead of 32), beside tiles that visit 64 or 128 rows at once. So its rows here visit twice as many rows between
+ * barriers wherever that fits the same budgets and a simdgroup keeps as many rows of its own; others are Apple7's. This
+ * follows from those facts and was not measured on Apple9 or later.
  */
 typedef struct {
     mfai_metal_pass_t pass;
     int family, element_size;
     int most; /* head dimension; 0: any */
     int rows, keys, simdgroups;
-    bool keep_query;
+    bool resident;
     int block;
 } row_t;
 
 static const row_t table[] = {
-    /* pass               family            size most rows keys groups keep   block */
+    /* pass               family            size most rows keys groups resident block */
     {MFAI_METAL_FORWARD, MFAI_METAL_APPLE9, 2, 64, 64, 32, 4, true, 64},
     {MFAI_METAL_FORWARD, MFAI_METAL_APPLE9, 2, 96, 64, 64, 8, true, 96},
     {MFAI_METAL_FORWARD, MFAI_METAL_APPLE9, 2, 192, 64, 32, 8, true, 192},
@@ -105,7 +109,7 @@ static const row_t *find_row(mfai_metal_pass_t pass, int family, int element_siz
 
 static int registers_of(const mfai_metal_tile_t *tile, int element_size) {
     const int lane_rows = tile->rows / tile->simdgroups < FRAGMENT ? 1 : tile->rows / tile->simdgroups / FRAGMENT;
-    const int query_bytes = tile->keep_query ? tile->depth * element_size : 0;
+    const int query_bytes = tile->resident ? tile->depth * element_size : 0;
     const int float_bytes = (tile->value_block + 2 * tile->keys) * FLOAT_BYTES;
     /* 32 lanes hold the 8 elements of each column of a fragment. */
     return lane_rows * (query_bytes + float_bytes) * FRAGMENT / 32 / FLOAT_BYTES;
@@ -126,7 +130,7 @@ static bool is_backward(mfai_metal_pass_t pass) {
 }
 
 static int backward_registers(mfai_metal_pass_t pass, const mfai_metal_tile_t *tile, int element_size) {
-    const int owned_bytes = tile->keep_query ? (tile->depth + tile->value_block) * element_size : 0;
+    const int owned_bytes = tile->resident ? (tile->depth + tile->value_block) * element_size : 0;
     const int visited = pass == MFAI_METAL_BACKWARD_KEY ? tile->rows : tile->keys;
     const int sums = pass == MFAI_METAL_BACKWARD_KEY     ? tile->depth_block + tile->value_block
                      : pass == MFAI_METAL_BACKWARD_QUERY ? tile->depth_block
@@ -149,7 +153,7 @@ mfai_metal_tile_t mfai_metal_tile(mfai_metal_pass_t pass, int family, int elemen
     const row_t *row = find_row(pass, family, element_size, head_dim > value_dim ? head_dim : value_dim);
     const int unit = pass == MFAI_METAL_DECODE ? DECODE_CHUNK : FRAGMENT;
     mfai_metal_tile_t tile = {.rows = row->rows, .keys = row->keys, .simdgroups = row->simdgroups};
-    tile.keep_query = row->keep_query;
+    tile.resident = row->resident;
     tile.depth_block = pass == MFAI_METAL_DECODE ? (int)round_up(head_dim, unit) : block_of(head_dim, row->block, unit);
     tile.depth = (int)round_up(head_dim, tile.depth_block);
     tile.value_block = block_of(value_dim, row->block, unit);

@@ -23,7 +23,7 @@ typedef struct {
     int depth, depth_block; /* MFA_D, MFA_BD */
     int value_block;        /* MFA_DV */
     int64_t value_blocks;   /* threadgroups that share a tile of rows, each with columns of its own */
-    bool keep_query;        /* MFA_KEEP_QUERY */
+    bool resident;          /* MFA_RESIDENT */
     int registers;          /* of 32 bits that the tile's matrices take in each lane */
     int threadgroup_bytes;  /* declared by the kernel */
 } mfai_metal_tile_t;
@@ -42,8 +42,8 @@ enum { MFAI_METAL_THREADGROUP_BYTES = 32768 };
 mfai_metal_tile_t mfai_metal_tile(mfai_metal_pass_t pass, int family, int element_size, int64_t head_dim,
                                   int64_t value_dim);
 
-/* Up to so many queries of a head are decoded: MFAI_METAL_DECODE and a combine, not MFAI_METAL_FORWARD. Beyond, the latter reads
-   keys fewer times. */
+/* Up to so many queries of a head are decoded: MFAI_METAL_DECODE and a combine, not MFAI_METAL_FORWARD. Beyond, the
+   latter reads keys fewer times. */
 enum { MFAI_METAL_DECODE_QUERIES = 8 };
 
 /* Threadgroups that keep the largest GPU busy when each waits for memory. */
@@ -56,8 +56,8 @@ typedef struct {
     int64_t count, keys; /* of each split; a multiple of the tile's */
 } mfai_metal_split_t;
 
-/* How decode splits the keys, given how many threadgroups there are without: a function of the problem, so that results are
-   too. */
+/* How decode splits the keys, given how many threadgroups there are without: a function of the problem, so that results
+   are too. */
 mfai_metal_split_t mfai_metal_split(const mfai_metal_tile_t *tile, int64_t threadgroups, int64_t key_count);
 
 #endif

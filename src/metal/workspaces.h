@@ -19,7 +19,8 @@ void mfai_metal_workspaces_trim(mfai_metal_workspaces_t *workspaces);
 /* A new buffer that the CPU need not reach, retained. */
 mfa_status_t mfai_metal_workspace_make(id<MTLDevice> gpu, uint64_t size, id<MTLBuffer> *workspace);
 
-/* Likewise, or an idle one that is large enough, whose contents are what an earlier call left. */
+/* A new buffer as mfai_metal_workspace_make has it, or an idle one that is large enough, whose contents are what an
+   earlier call left. */
 mfa_status_t mfai_metal_workspaces_take(mfai_metal_workspaces_t *workspaces, id<MTLDevice> gpu, uint64_t size,
                                         id<MTLBuffer> *workspace);
 

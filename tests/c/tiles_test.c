@@ -14,7 +14,7 @@ static void check_tile(mfai_metal_pass_t pass, int family, int element_size, int
     CHECK(128 % tile.keys == 0); /* a call of Philox serves columns of one block of 128 */
     CHECK(tile.depth >= head_dim && tile.depth % tile.depth_block == 0 && tile.depth_block % 8 == 0);
     CHECK(tile.value_block % 8 == 0 && tile.value_blocks == ceil_divide(value_dim, tile.value_block));
-    CHECK(!tile.keep_query || tile.depth == tile.depth_block);
+    CHECK(!tile.resident || tile.depth == tile.depth_block);
     if (pass == MFAI_METAL_FORWARD)
         CHECK(tile.rows % (8 * tile.simdgroups) == 0);
     if (pass == MFAI_METAL_DECODE)

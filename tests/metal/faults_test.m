@@ -1,4 +1,5 @@
-/* Every call that Metal allows to fail, failing in turn: the library says what happened, writes nothing and leaks nothing. */
+/* Every call that Metal allows to fail, failing in turn: the library says what happened, writes nothing and leaks
+   nothing. */
 #import <Metal/Metal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -60,7 +61,8 @@ typedef struct {
             return (outcome_t){step_status, #call}; \
     } while (0)
 
-/* A forward and a backward call through a buffer that the context owns, memory that is wrapped and memory that is copied. */
+/* A forward and a backward call through a buffer that the context owns, memory that is wrapped and memory that is
+   copied. */
 static outcome_t run_calls(mfa_context_t context, mfa_buffer_t owned, const memory_t *m) {
     mfa_tensor_t query = tensor(NULL, HEAD_DIM), key = tensor(m->input, HEAD_DIM), out = tensor(m->out, HEAD_DIM);
     mfa_tensor_t logsumexp = tensor(m->logsumexp, 1), dquery = tensor(m->dquery, HEAD_DIM);
@@ -94,8 +96,8 @@ static outcome_t run(const memory_t *m) {
     return outcome;
 }
 
-/* What a failure of each kind may be reported as. A buffer that cannot wrap memory is replaced by a copy, and a default device by
-   the first that is listed. */
+/* What a failure of each kind may be reported as. A buffer that cannot wrap memory is replaced by a copy, and a default
+   device by the first that is listed. */
 static int is_fitting(emu_call_kind kind, mfa_status_t status) {
     switch (kind) {
     case EMU_CALL_DEVICE:

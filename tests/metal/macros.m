@@ -1,6 +1,7 @@
 /*
- * Prints the macros that the host compiles kernels with: for each row of the tile table and each combination of types, a line for
- * each kernel of the call, its name and NAME=VALUE. Lines repeat. What differs in function constants alone is not told apart.
+ * Prints the macros that the host compiles kernels with: for each row of the tile table and each combination of types,
+ * a line for each kernel of the call, its name and NAME=VALUE. Lines repeat. What differs in function constants alone
+ * is not told apart.
  */
 #include "metal/tiles.c" /* for its table */
 
@@ -36,8 +37,10 @@ static void print_kernels(const mfai_metal_call_t *call, mfai_metal_pass_t pass)
         if (is_of_another_pass(kernel->name, pass))
             continue;
         printf("%s", kernel->name);
-        for (int j = 0; j < kernel->macro_count; ++j)
-            printf(" %s=%s", kernel->macros[j].name, kernel->macros[j].value);
+        char value[16];
+        for (int j = 0; j < MFAI_METAL_MACROS; ++j)
+            if (mfai_metal_kernel_macro(kernel, j, value))
+                printf(" %s=%s", mfai_metal_macro_name(j), value);
         printf("\n");
     }
 }

@@ -1,4 +1,5 @@
-/* Fast math, Metal's default, breaks the rules for rows that see nothing: were the backend to leave it on, results would tell. */
+/* Fast math, Metal's default, breaks the rules for rows that see nothing: were the backend to leave it on, results
+   would tell. */
 #import <Metal/Metal.h>
 #import <objc/runtime.h>
 

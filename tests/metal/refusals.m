@@ -136,7 +136,8 @@ static mfa_status_t encoded_read_only_memory(void) {
     return attend(context, query, query, commands());
 }
 
-/* ------------------------------------------------------------------ a device with other limits than the emulated one has */
+/* ------------------------------------------------------------------ a device with other limits than the emulated one
+   has */
 
 static NSUInteger sixteen(id self, SEL selector) {
     (void)self, (void)selector;

@@ -1,7 +1,7 @@
 /*
- * Has Metal's compiler take the kernels in every specialisation of the tile table, and with every type and feature at one head
- * dimension. Where the device can run them, its own compiler takes them too and says whether it has room for their threads;
- * elsewhere Metal's goes as far as it can.
+ * Has Metal's compiler take the kernels in every specialisation of the tile table, and with every type and feature at
+ * one head dimension. Where the device can run them, its own compiler takes them too and says whether it has room for
+ * their threads; elsewhere Metal's goes as far as it can.
  *
  * Usage: specialisations [STRIDE]    only every STRIDE-th
  */
@@ -21,7 +21,7 @@ enum { QUERIES = 64, KEYS = 256, HEADS = 2, USUAL_DIM = 64 };
 typedef struct {
     int64_t query_count, head_dim, value_dim;
     int32_t precision, out, dout, gradient, mask; /* mask: of the additive mask; -1: none */
-    bool logsumexp, bool_mask, alibi, sinks, softcap, dropout, exact_weights, huge_scale;
+    bool logsumexp, bool_mask, alibi, sinks, softcap, dropout, exact_weights, huge_scale, blocks;
     bool dkey, dvalue;
 } variant_t;
 
@@ -34,10 +34,12 @@ typedef struct {
 
 static NSString *name_of(const mfai_metal_kernel_t *kernel) {
     NSMutableString *name = [NSMutableString stringWithUTF8String:kernel->name];
-    for (int i = 0; i < kernel->macro_count; ++i)
-        [name appendFormat:@" %s=%s", kernel->macros[i].name, kernel->macros[i].value];
-    for (int i = 0; i < kernel->constant_count; ++i)
-        [name appendFormat:@" %u=%u", kernel->constants[i].index, kernel->constants[i].value];
+    char value[16];
+    for (int i = 0; i < MFAI_METAL_MACROS; ++i)
+        if (mfai_metal_kernel_macro(kernel, i, value))
+            [name appendFormat:@" %s=%s", mfai_metal_macro_name(i), value];
+    for (int i = 0; i < MFA_CONSTANTS; ++i)
+        [name appendFormat:@" %d=%u", i, kernel->constants[i]];
     return name;
 }
 
@@ -66,7 +68,7 @@ static void take_call(compiler_t *compiler, const mfai_metal_call_t *call) {
         for (int vectors = 0; vectors < 2; ++vectors)
             @autoreleasepool {
                 mfai_metal_kernel_t kernel = call->dispatches[i].kernel;
-                mfai_metal_kernel_set_flag(&kernel, MFA_CONSTANT_VECTORS, vectors != 0);
+                kernel.constants[MFA_CONSTANT_VECTORS] = vectors != 0;
                 take(compiler, &kernel, call->dispatches[i].threads);
             }
 }
@@ -93,6 +95,7 @@ static mfai_problem_t problem_of(const variant_t *v) {
                         .additive_mask = view(v->mask >= 0, v->mask),
                         .alibi_slopes = view(v->alibi, MFA_PRECISION_FP32),
                         .sinks = view(v->sinks, MFA_PRECISION_FP32),
+                        .blocks = view(v->blocks, MFAI_FORMAT_UINT32),
                         .softmax_scale = v->huge_scale ? FLT_MAX : 1,
                         .softcap = v->softcap ? 1 : 0,
                         .features = v->exact_weights ? MFAI_EXACT_WEIGHTS : 0,
@@ -149,7 +152,7 @@ static variant_t plain(int32_t precision, int64_t head_dim, int64_t value_dim) {
 
 static variant_t with_everything(variant_t v, int32_t mask) {
     v.mask = mask;
-    v.logsumexp = v.bool_mask = v.alibi = v.sinks = v.softcap = v.dropout = v.exact_weights = true;
+    v.logsumexp = v.bool_mask = v.alibi = v.sinks = v.softcap = v.dropout = v.exact_weights = v.blocks = true;
     return v;
 }
 
@@ -182,7 +185,7 @@ static void take_types(compiler_t *compiler) {
 
 static void take_features(compiler_t *compiler) {
     const variant_t nothing = plain(MFA_PRECISION_FP16, USUAL_DIM, USUAL_DIM);
-    variant_t v[11];
+    variant_t v[12];
     for (size_t i = 0; i < sizeof v / sizeof *v; ++i)
         v[i] = nothing;
     v[0].logsumexp = true;
@@ -196,6 +199,7 @@ static void take_features(compiler_t *compiler) {
     v[8].dkey = false;
     v[9].dvalue = false;
     v[10].huge_scale = true;
+    v[11].blocks = true;
     for (size_t i = 0; i < sizeof v / sizeof *v; ++i)
         take_variant(compiler, v[i]);
 }

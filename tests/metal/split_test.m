@@ -1,4 +1,5 @@
-/* Large work, cut into command buffers that a device does one after the other: the same bits as in one, or an error that says so. */
+/* Large work, cut into command buffers that a device does one after the other: the same bits as in one, or an error
+   that says so. */
 #import <Metal/Metal.h>
 #include <stdlib.h>
 
