@@ -34,7 +34,20 @@ OF_DEFAULT = (
     "attention/test_gradients.py",
     *(
         f"python/test_{name}.py"
-        for name in ("arrays", "buffers_contexts", "errors", "flash_attn", "leaks", "sdpa")
+        for name in (
+            "arrays",
+            "buffers",
+            "contexts",
+            "dlpack",
+            "errors",
+            "flash_attn",
+            "leaks",
+            "plans",
+            "sdpa",
+            "sdpa_axes",
+            "strides",
+            "torch",
+        )
     ),
 )
 
