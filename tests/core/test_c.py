@@ -7,6 +7,7 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from support.flags import CORE, INCLUDES
 from support.tools import require_tool
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -18,15 +19,14 @@ SANITIZERS = {
 }
 # What cannot race is not run under the thread sanitizer.
 CONCURRENT = {"backward", "concurrency", "threads", "context"}
-FLAGS = ["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-pthread"]
-INCLUDES = [f"-I{ROOT / directory}" for directory in ("include", "src", "metal", "tests/c")]
+FLAGS = [*CORE, *INCLUDES, f"-I{ROOT / 'tests/c'}"]
 
 
 def compile_library(compiler, flags, directory):
     sources = sorted((ROOT / "src").glob("*/*.c"))
     objects = [directory / f"{path.parent.name}_{path.stem}.o" for path in sources]
     commands = [
-        [compiler, *FLAGS, *flags, *INCLUDES, "-c", path, "-o", target]
+        [compiler, *FLAGS, *flags, "-c", path, "-o", target]
         for path, target in zip(sources, objects, strict=True)
     ]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -78,7 +78,7 @@ def test_c_program(compiled, tmp_path, sanitizer, program):
     compiler, objects = compiled(sanitizer)
     source = ROOT / f"tests/c/{program}_test.c"
     binary = tmp_path / program
-    command = [compiler, *FLAGS, *SANITIZERS[sanitizer], *INCLUDES, source, *objects, "-o", binary, "-lm"]
+    command = [compiler, *FLAGS, *SANITIZERS[sanitizer], source, *objects, "-o", binary, "-lm"]
     subprocess.run(command, check=True)
     run([binary])
 
@@ -88,7 +88,7 @@ def test_c_program(compiled, tmp_path, sanitizer, program):
 def test_arm_program(compiled_for_arm, tmp_path, processor, instance, program):
     compiler, emulator, objects = compiled_for_arm
     source, binary = ROOT / f"tests/c/{program}_test.c", tmp_path / program
-    command = [compiler, *FLAGS, "-O2", "-static", *INCLUDES, source, *objects, "-o", binary, "-lm"]
+    command = [compiler, *FLAGS, "-O2", "-static", source, *objects, "-o", binary, "-lm"]
     subprocess.run(command, check=True)
     output = run([emulator, "-cpu", processor, binary])
     assert program not in ("precision", "backward") or f"instance {instance}\n" in output

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from support.emulated import EMULATOR, OF_BACKENDS, OF_DEFAULT, environment, in_python
+from support.flags import flags
 from support.source_tree import ROOT, code_block, run
 
 
@@ -14,6 +15,18 @@ def test_python_example_prints_what_the_readme_says(tmp_path):
     path = tmp_path / "example.py"
     path.write_text(source, encoding="utf-8")
     assert run(sys.executable, path, cwd=tmp_path) == output
+
+
+def test_command_without_a_build_system_has_every_flag_and_source():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    [command] = re.findall(r"^cc ((?:.|\\\n)*) -o libmfa\.so -lm$", readme, flags=re.MULTILINE)
+    words = command.replace("\\\n", " ").split()
+    sources = {path for word in words if word[0] != "-" for path in ROOT.glob(word)}
+    folders = [path for path in ROOT.glob("src/*/") if path.name != "metal"]
+    needed = {path for folder in folders for path in folder.glob("*.c")} | {ROOT / "src/metal/metal_stub.c"}
+    assert sources == needed
+    ours = [*flags("RELEASE"), *flags("CORE_FLAGS"), *flags("INCLUDES"), "-shared"]
+    assert sorted(word for word in words if word[0] == "-") == sorted(ours)
 
 
 def feature_rows():

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+from support.flags import WARNINGS
 from support.source_tree import ROOT, make_env, run
 from support.tools import require_metal_emulator
 
@@ -69,7 +70,7 @@ def objc_flags():
 
 def build_objc(library, source, binary, *includes):
     """Compiles a program for the emulated device; `library` is the folder of the emulated build."""
-    flags = ["-O1", "-g", "-Wall", "-Wextra", "-Werror", *(f"-I{ROOT / folder}" for folder in includes)]
+    flags = ["-O1", "-g", *WARNINGS, *(f"-I{ROOT / folder}" for folder in includes)]
     compiler = require_metal_emulator()
     run(compiler, *objc_flags(), *flags, source, "-o", binary, f"-L{library}", *LIBRARIES, cwd=ROOT)
 

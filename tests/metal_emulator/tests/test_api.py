@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from metal_emulator.host import api
+from support.flags import WARNINGS
 from support.source_tree import ROOT, make_env, run
 from support.tools import require_metal_emulator
 
@@ -210,7 +211,7 @@ def check_syntax(tmp_path, text):
     source = tmp_path / "source.m"
     source.write_text(text)
     flags = make("metal-objcflags").split()
-    run(require_metal_emulator(), *flags, "-Wall", "-Wextra", "-Werror", "-fsyntax-only", source, cwd=ROOT)
+    run(require_metal_emulator(), *flags, *WARNINGS, "-fsyntax-only", source, cwd=ROOT)
 
 
 def message(receiver, call):
