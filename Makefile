@@ -194,7 +194,7 @@ demo: $(VENV)/installed $(VENV)/demo ## set up .venv, build, and run semantic se
 EMULATOR_IF_POSSIBLE := $(and $(filter none,$(METAL)),$(filter x86_64,$(shell uname -m)),$(shell command -v $(EMULATOR_CLANG)),$(wildcard $(EMULATOR_HEADER)),metal-emulator)
 
 test: lib $(EMULATOR_IF_POSSIBLE) $(VENV)/installed $(VENV)/test ## set up .venv, build, and run the whole suite (PYTEST_ARGS=... are passed on)
-	$(VENV)/bin/pytest $(PYTEST_ARGS)
+	tests/run $(PYTEST_ARGS)
 
 dev: ## start clean, build for debugging, test
 	$(MAKE) clean

@@ -1,5 +1,7 @@
-"""Runs on the emulated Metal device, and the build that they need."""
+"""Runs on the emulated Metal device, the build that they need, and which tests it is asked."""
 
+import functools
+import re
 import subprocess
 import sys
 
@@ -9,48 +11,6 @@ from support.tools import require_metal_emulator
 
 EMULATOR = ROOT / "tests/metal_emulator"
 LIBRARIES = ("-lmfa", "-lMetal", "-lgnustep-base", "-lobjc", "-lm")
-
-# Tests that are asked of each backend.
-OF_BACKENDS = tuple(
-    f"attention/test_{name}.py"
-    for name in (
-        "accuracy",
-        "backward",
-        "backward_laws",
-        "backward_memory",
-        "backward_nonfinite",
-        "determinism",
-        "dropout",
-        "edges",
-        "forward",
-        "isa",
-        "laws",
-        "masks",
-        "memory",
-        "peer_bugs",
-    )
-)
-# Tests that use whatever backend is the default.
-OF_DEFAULT = (
-    "attention/test_gradients.py",
-    *(
-        f"python/test_{name}.py"
-        for name in (
-            "arrays",
-            "buffers",
-            "contexts",
-            "dlpack",
-            "errors",
-            "flash_attn",
-            "leaks",
-            "plans",
-            "sdpa",
-            "sdpa_axes",
-            "strides",
-            "torch",
-        )
-    ),
-)
 
 
 def built_library():
@@ -95,3 +55,14 @@ def in_python(*arguments, **settings):
         timeout=300,
         env=environment(**settings),
     )
+
+
+def collected(*command):
+    """Tests that this command of pytest would run, as (file in tests/, function)."""
+    said = run(*command, "--collect-only", "-q", cwd=ROOT, env=environment())
+    return set(re.findall(r"^tests/([\w/]+\.py)::(\w+)", said, flags=re.MULTILINE))
+
+
+@functools.cache
+def asked_of_metal():
+    return collected(ROOT / "tests/on_metal")
