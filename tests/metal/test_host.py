@@ -6,7 +6,7 @@ import sys
 import pytest
 from support.emulated import EMULATOR, build_objc, environment, in_python
 from support.flags import FRAMEWORKS, WARNINGS, flags
-from support.source_tree import ROOT, make_env, run
+from support.source_tree import ROOT, make, make_env, run
 from support.tools import require_tool
 
 import mfa
@@ -32,7 +32,7 @@ def test_program_on_a_mac(tmp_path):
     """The one program that asks nothing of the emulator."""
     if not mfa.is_device_supported():
         pytest.skip("this Mac's GPU does not run the kernels")
-    run("make", "-s", "lib", cwd=ROOT, env=make_env())
+    make("lib")
     source, binary = ROOT / "tests/metal/encode_test.m", tmp_path / "encode"
     includes = [f"-I{ROOT / folder}" for folder in INCLUDES]
     compiler = require_tool("cc", "xcode-select --install")
@@ -44,7 +44,7 @@ def test_program_on_a_mac(tmp_path):
 
 @pytest.fixture(scope="session")
 def specialisations(library):
-    run("make", "-s", "METAL=emulator", "build/metal-emulator/specialisations", cwd=ROOT, env=make_env())
+    make("METAL=emulator", "build/metal-emulator/specialisations")
     return library / "specialisations"
 
 

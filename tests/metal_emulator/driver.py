@@ -9,6 +9,7 @@ import numpy as np
 from support.flags import CORE
 
 HOME = Path(__file__).parent
+LIBRARY = "libmetal_emulator_runtime.so"
 SLOTS = 31
 ORDERS = ["fifo", "reverse", "lifo", "random"]
 MODES = ["fast", "checked"]
@@ -128,12 +129,11 @@ class Fault(Exception):
 
 
 def build(folder):
-    """Compiles the runtime into a shared library in this folder."""
-    library = Path(folder) / "libmetal_emulator_runtime.so"
+    """Compiles the runtime into LIBRARY in this folder."""
+    library = Path(folder) / LIBRARY
     sources = sorted(map(str, (HOME / "runtime").glob("*.c")))
     flags = ["-O2", "-g", *CORE, f"-I{HOME}"]
     subprocess.run(["cc", *flags, "-shared", "-o", library, *sources, "-ldl", "-lm"], check=True)
-    return library
 
 
 def _text(pointer):

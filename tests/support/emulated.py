@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from support.flags import WARNINGS
-from support.source_tree import ROOT, make_env, run
+from support.source_tree import ROOT, make, make_env, run
 from support.tools import require_metal_emulator
 
 EMULATOR = ROOT / "tests/metal_emulator"
@@ -16,16 +16,14 @@ LIBRARIES = ("-lmfa", "-lMetal", "-lgnustep-base", "-lobjc", "-lm")
 def built_library():
     """The folder of the emulated build, made; skips the test where it cannot be."""
     require_metal_emulator()
-    run("make", "-s", "metal-emulator", cwd=ROOT, env=make_env())
+    make("metal-emulator")
     return ROOT / "build/metal-emulator"
 
 
 def objc_flags():
     """What Objective-C is compiled with for the emulated device."""
     require_metal_emulator()
-    return run(
-        "make", "-s", "-f", EMULATOR / "host/emulator.mk", "metal-objcflags", cwd=ROOT, env=make_env()
-    ).split()
+    return make("-f", EMULATOR / "host/emulator.mk", "metal-objcflags").split()
 
 
 def build_objc(library, source, binary, *includes):

@@ -6,19 +6,20 @@ import sys
 import numpy as np
 import pytest
 from metal_emulator import driver
+from support.once import made_once
 from support.tools import require_metal_emulator
 
 
 @pytest.fixture(scope="session")
 def emulator(tmp_path_factory):
     require_metal_emulator()
-    folder = tmp_path_factory.mktemp("metal_emulator")
+    folder = made_once(tmp_path_factory, "metal_emulator", driver.build)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("METAL_EMULATOR_HOME", str(driver.HOME))
         patch.setenv("METAL_EMULATOR_PYTHON", sys.executable)
         if "METAL_EMULATOR_CACHE" not in os.environ:
             patch.setenv("METAL_EMULATOR_CACHE", str(folder / "cache"))
-        yield driver.Emulator(driver.build(folder))
+        yield driver.Emulator(folder / driver.LIBRARY)
 
 
 @pytest.fixture
