@@ -10,7 +10,7 @@ from support.source_tree import ROOT, make, make_env, run
 from support.tools import require_metal_emulator
 
 EMULATOR = ROOT / "tests/metal_emulator"
-LIBRARIES = ("-lmfa", "-lMetal", "-lgnustep-base", "-lobjc", "-lm")
+LIBRARIES = ("-l:libmfa.a", "-lMetal", "-lgnustep-base", "-lobjc", "-lm", "-pthread")
 
 
 def built_library():
@@ -27,7 +27,10 @@ def objc_flags():
 
 
 def build_objc(library, source, binary, *includes):
-    """Compiles a program for the emulated device; `library` is the folder of the emulated build."""
+    """Compiles a program for the emulated device, which may call what libmfa does not export.
+
+    `library` is the folder of the emulated build.
+    """
     flags = ["-O1", "-g", *WARNINGS, *(f"-I{ROOT / folder}" for folder in includes)]
     compiler = require_metal_emulator()
     run(compiler, *objc_flags(), *flags, source, "-o", binary, f"-L{library}", *LIBRARIES, cwd=ROOT)
