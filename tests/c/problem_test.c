@@ -50,7 +50,7 @@ static mfa_status_t import(call *c) {
     c->desc.additive_mask = &c->additive_mask;
     c->desc.alibi_slopes = &c->alibi_slopes;
     c->desc.sinks = &c->sinks;
-    return mfai_problem_import(c->context, &c->desc, &problem);
+    return mfai_problem_import(c->context, MFAI_FORWARD, &c->desc, &problem);
 }
 
 #define REFUSED(change, status, fragment)          \
@@ -68,10 +68,10 @@ static void test_normalised(mfa_context_t context) {
     CHECK(problem.query_count == 3 && problem.key_count == 5 && problem.head_dim == 8 && problem.value_dim == 6);
     CHECK(problem.softmax_scale == 0.353553390f && problem.offset == 2 && problem.window_left == -1 &&
           problem.window_right == -1);
-    CHECK(problem.bool_mask.shape[0] == 2 && problem.bool_mask.stride[0] == 0 && problem.bool_mask.stride[2] == 0);
-    CHECK(problem.additive_mask.shape[3] == 5 && problem.additive_mask.stride[3] == 0 &&
+    CHECK(problem.bool_mask.shape[0] == 1 && problem.bool_mask.stride[0] == 0 && problem.bool_mask.stride[2] == 0);
+    CHECK(problem.additive_mask.shape[3] == 1 && problem.additive_mask.stride[3] == 0 &&
           problem.additive_mask.stride[2] == 1);
-    CHECK(!problem.exact_weights);
+    CHECK(problem.features == (MFAI_LOGSUMEXP | MFAI_BIASES | MFAI_SINKS));
 
     c.desc.flags = MFA_ATTENTION_CAUSAL | MFA_ATTENTION_LITERAL_SCALE;
     c.desc.alignment = MFA_ALIGN_TOP_LEFT;
@@ -80,7 +80,7 @@ static void test_normalised(mfa_context_t context) {
     c.desc.intermediate_precision = MFA_PRECISION_FP32;
     CHECK(import(&c) == MFA_SUCCESS);
     CHECK(problem.softmax_scale == 0 && problem.offset == 0 && problem.window_right == 0 && problem.window_left >= 8);
-    CHECK(problem.exact_weights);
+    CHECK(problem.features & MFAI_EXACT_WEIGHTS);
 }
 
 static void test_refused(mfa_context_t context) {
@@ -107,7 +107,8 @@ static void test_refused(mfa_context_t context) {
     INVALID(c.logsumexp.shape[2] = 4, "logsumexp has shape");
     INVALID(c.bool_mask.shape[3] = 4, "bool_mask has shape (1, 4, 1, 4), expected (2, 4, 3, 5)");
     INVALID(c.additive_mask.shape[1] = 2, "additive_mask has shape");
-    INVALID(c.alibi_slopes.shape[1] = 1, "alibi_slopes has 1 heads");
+    INVALID(c.alibi_slopes.shape[1] = 1,
+            "alibi_slopes has shape (1, 1, 1, 1), expected (2, 4, 1, 1) or 1 in the first place");
     INVALID(c.sinks.shape[1] = 1, "sinks has shape");
     INVALID(c.query.data = NULL, "query.data and query.buffer are both NULL");
     INVALID(c.query.byte_offset = 4, "query.byte_offset is 4");
@@ -129,9 +130,9 @@ static void test_refused(mfa_context_t context) {
     INVALID(c.desc.softcap = -1, "softcap is -1");
     INVALID(c.desc.softcap = (float)(1.0 / 0.0), "softcap is inf");
     INVALID(c.desc.intermediate_precision = 3, "intermediate_precision is 3");
-    CHECK_FAILS(mfai_problem_import(context, NULL, &problem), MFA_ERROR_INVALID_ARGS, "desc is NULL");
+    CHECK_FAILS(mfai_problem_import(context, MFAI_FORWARD, NULL, &problem), MFA_ERROR_INVALID_ARGS, "desc is NULL");
     mfa_attention_desc_t empty = MFA_ATTENTION_DESC_INIT;
-    CHECK_FAILS(mfai_problem_import(context, &empty, &problem), MFA_ERROR_INVALID_ARGS, "query is NULL");
+    CHECK_FAILS(mfai_problem_import(context, MFAI_FORWARD, &empty, &problem), MFA_ERROR_INVALID_ARGS, "query is NULL");
 }
 
 /* Sizes and strides at the ends of 64 bits, which an empty batch or the undefined behaviour sanitizer would let through. */
