@@ -129,7 +129,7 @@ static void check_long_lines(void) {
             line[size * times] = '\0';
             snprintf(self, sizeof self, "0::/a:b/%.2000s\n3:cpu:/old\n0::/a:b/%.2000s", line, line);
             CHECK(quota_of(self) == 4);
-            snprintf(self, sizeof self, "%.2000s0::/a:b\n", line);
+            snprintf(self, sizeof self, "4:memory:/%.2000s0::/a:b\n", line);
             CHECK(quota_of(self) == 0);
         }
     static const char *const broken[] = {"30 25 0:26 / /two rw - cgroup2",     "30 25 0:26 / /two rw", "30 25 0:26",
