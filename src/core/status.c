@@ -3,19 +3,22 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-static _Thread_local char last_message[2048];
+#include "core/record.h"
 
 mfa_status_t mfai_fail(mfa_status_t status, const char *format, ...) {
+    mfai_record_t *record = mfai_record();
+    if (record == NULL)
+        return status;
     va_list arguments;
     va_start(arguments, format);
-    vsnprintf(last_message, sizeof last_message, format, arguments);
+    vsnprintf(record->message, sizeof record->message, format, arguments);
     va_end(arguments);
     return status;
 }
 
 const char *mfa_last_error_message(mfa_context_t context) {
     (void)context;
-    return last_message;
+    return mfai_record_look()->message;
 }
 
 const char *mfa_error_string(mfa_status_t status) {
