@@ -17,7 +17,7 @@ SANITIZERS = {
     "thread": ["-O1", "-g", "-fsanitize=thread"],
 }
 # What cannot race is not run under the thread sanitizer.
-CONCURRENT = {"backward", "concurrency", "threads", "context"}
+CONCURRENT = {"backward", "cancellation", "concurrency", "context", "signals", "threads"}
 FLAGS = ["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-pthread"]
 INCLUDES = [f"-I{ROOT / directory}" for directory in ("include", "src", "metal", "tests/c")]
 
@@ -84,7 +84,7 @@ def test_c_program(compiled, tmp_path, sanitizer, program):
 
 
 @pytest.mark.parametrize(("processor", "instance"), [("max", "neonbf16"), ("cortex-a72", "neon")])
-@pytest.mark.parametrize("program", ["precision", "flat", "half", "backward", "dropout"])
+@pytest.mark.parametrize("program", ["precision", "flat", "half", "backward", "dropout", "float_mode"])
 def test_arm_program(compiled_for_arm, tmp_path, processor, instance, program):
     compiler, emulator, objects = compiled_for_arm
     source, binary = ROOT / f"tests/c/{program}_test.c", tmp_path / program
