@@ -15,16 +15,17 @@ BENCH_ARGS ?=
 
 # ---------------------------------------------------------------- the C library
 
+include flags.mk
+
 version_part = $(shell sed -n 's/^.define MFA_VERSION_$(1) //p' include/mfa.h)
 MAJOR := $(call version_part,MAJOR)
 VERSION := $(MAJOR).$(call version_part,MINOR).$(call version_part,PATCH)
 
 ifeq ($(BUILD),release)
-OPTIMISE := -O3
+OPTIMISE := $(RELEASE)
 PACKAGE_CFLAGS = $(CFLAGS)
 else ifeq ($(BUILD),debug)
-# Kernels without inlining would take hours over the suite, hence not -O0.
-OPTIMISE := -O1 -g3 -fno-omit-frame-pointer
+OPTIMISE := $(DEBUG)
 PACKAGE_CFLAGS = $(CFLAGS) $(OPTIMISE)
 else
 $(error BUILD is '$(BUILD)', expected release or debug)
@@ -43,9 +44,7 @@ SOURCES += $(sort $(wildcard src/metal/*.c))
 else ifeq ($(METAL),apple)
 OUT := build/$(BUILD)
 OBJC = $(CC)
-# Nothing newer than the deployment target is called before device.m has asked for macOS 14.
-METAL_OBJCFLAGS := -Wno-unguarded-availability-new
-METAL_LIBS := -framework Metal -framework Foundation -framework CoreGraphics
+METAL_LIBS := $(METAL_FRAMEWORKS)
 else ifeq ($(METAL),emulator)
 OUT := build/metal-emulator
 OBJC = $(METAL_EMULATOR_CLANG)
@@ -59,7 +58,7 @@ SOURCES += $(filter-out src/metal/metal_stub.c,$(sort $(wildcard src/metal/*.[cm
 EMBEDDED := $(OUT)/metal_sources.o
 endif
 OBJECTS := $(patsubst %,$(OUT)/%.o,$(basename $(SOURCES))) $(EMBEDDED)
-C_FLAGS = $(OPTIMISE) -std=gnu11 -fPIC -fvisibility=hidden -pthread -Wall -Wextra -Iinclude -Isrc -Imetal $(CFLAGS)
+C_FLAGS = $(OPTIMISE) $(CORE_FLAGS) $(WARNINGS) $(INCLUDES) $(CFLAGS)
 
 STATIC := $(OUT)/libmfa.a
 ifeq ($(shell uname -s),Darwin)
@@ -94,7 +93,7 @@ $(OUT)/%.o: %.c $(OUT)/flags
 
 $(OUT)/%.o: %.m $(OUT)/flags
 	@mkdir -p $(@D)
-	$(OBJC) $(METAL_OBJCFLAGS) $(C_FLAGS) -fno-objc-arc -MMD -MP -c $< -o $@
+	$(OBJC) $(METAL_OBJCFLAGS) $(C_FLAGS) $(OBJC_FLAGS) -MMD -MP -c $< -o $@
 
 $(OUT)/metal_sources.c: $(wildcard metal/*)
 	$(PYTHON) metal/embed.py $@
@@ -121,7 +120,7 @@ $(SPECIALISATIONS):
 	@echo "make: METAL is 'none', and this is about Metal: apple, or emulator" >&2; exit 1
 else
 $(SPECIALISATIONS): tests/metal/specialisations.m $(STATIC)
-	$(OBJC) $(METAL_OBJCFLAGS) $(C_FLAGS) -fno-objc-arc $< -o $@ $(STATIC) $(LDFLAGS) $(METAL_LIBS) -lm
+	$(OBJC) $(METAL_OBJCFLAGS) $(C_FLAGS) $(OBJC_FLAGS) $< -o $@ $(STATIC) $(LDFLAGS) $(METAL_LIBS) -lm
 endif
 
 metal-specialisations: $(SPECIALISATIONS) ## have Metal's compiler take the kernels in all their specialisations (macOS)
@@ -151,7 +150,7 @@ install: lib ## install library, header and pkg-config file under PREFIX (DESTDI
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 PACKAGE := universal-metal-flash-attention
-PACKAGE_SOURCES := pyproject.toml setup.py $(wildcard include/*.h src/*/*.[chm] metal/* mfa/*.pyx mfa/*.pxd)
+PACKAGE_SOURCES := pyproject.toml setup.py flags.mk $(wildcard include/*.h src/*/*.[chm] metal/* mfa/*.pyx mfa/*.pxd)
 
 comma := ,
 define need
@@ -195,7 +194,7 @@ demo: $(VENV)/installed $(VENV)/demo ## set up .venv, build, and run semantic se
 EMULATOR_IF_POSSIBLE := $(and $(filter none,$(METAL)),$(filter x86_64,$(shell uname -m)),$(shell command -v $(EMULATOR_CLANG)),$(wildcard $(EMULATOR_HEADER)),metal-emulator)
 
 test: lib $(EMULATOR_IF_POSSIBLE) $(VENV)/installed $(VENV)/test ## set up .venv, build, and run the whole suite (PYTEST_ARGS=... are passed on)
-	$(VENV)/bin/pytest $(PYTEST_ARGS)
+	tests/run $(PYTEST_ARGS)
 
 dev: ## start clean, build for debugging, test
 	$(MAKE) clean

@@ -5,6 +5,7 @@ sources select instruction sets themselves, at run time.
 """
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -19,9 +20,13 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 MACOS = sys.platform == "darwin"
 LIBRARY = "libmfa.dylib" if MACOS else "libmfa.so"
-CORE_FLAGS = ["-O3", "-std=gnu11", "-fPIC", "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra"]
-CORE_INCLUDES = ["include", "src", "metal"]
 PARALLEL_COMPILES = 2
+
+
+def flags(name):
+    """The words that flags.mk gives `name`."""
+    [words] = re.findall(rf"^{name} := (.*)$", ROOT.joinpath("flags.mk").read_text(), flags=re.MULTILINE)
+    return shlex.split(words)
 
 
 def relative(paths):
@@ -37,9 +42,8 @@ def core_sources():
     return sources
 
 
-# Nothing newer than the deployment target is called before src/metal/device.m has asked for macOS 14.
-OBJC_FLAGS = ["-fno-objc-arc", "-Wno-unguarded-availability-new"]
-METAL_FRAMEWORKS = ["-framework", "Metal", "-framework", "Foundation", "-framework", "CoreGraphics"]
+CORE_FLAGS = [*flags("RELEASE"), *flags("CORE_FLAGS"), *flags("WARNINGS")]
+CORE_INCLUDES = [flag.removeprefix("-I") for flag in flags("INCLUDES")]
 CORE_SOURCES = core_sources()
 CORE_HEADERS = relative(path for name in CORE_INCLUDES for path in ROOT.joinpath(name).glob("**/*.[hi]*"))
 
@@ -98,7 +102,7 @@ class BuildWithCore(build_ext):
     def build_core(self, package):
         library = package / LIBRARY
         sources = [*CORE_SOURCES, self.embed_kernels()] if MACOS else CORE_SOURCES
-        newest_header = max(os.path.getmtime(path) for path in [*CORE_HEADERS, "setup.py"])
+        newest_header = max(os.path.getmtime(path) for path in [*CORE_HEADERS, "setup.py", "flags.mk"])
         with ThreadPoolExecutor(PARALLEL_COMPILES) as pool:
             objects = list(pool.map(lambda source: self.compile_core(source, newest_header), sources))
         newest_object = max(map(os.path.getmtime, objects))
@@ -111,7 +115,7 @@ class BuildWithCore(build_ext):
         [target] = self.compiler.object_filenames([source], output_dir=self.build_temp)
         newest = max(os.path.getmtime(source), newest_header)
         if self.force or not os.path.exists(target) or os.path.getmtime(target) < newest:
-            objc = OBJC_FLAGS if source.endswith(".m") else []
+            objc = flags("OBJC_FLAGS") if source.endswith(".m") else []
             self.compiler.compile(
                 [source],
                 output_dir=self.build_temp,
@@ -126,7 +130,7 @@ class BuildWithCore(build_ext):
             # Python's linker command makes bundles, which nothing can link against.
             name = ["-dynamiclib", "-install_name", f"@rpath/{LIBRARY}"]
             linker = [flag for flag in self.compiler.linker_so if flag != "-bundle"]
-            libraries = METAL_FRAMEWORKS
+            libraries = flags("METAL_FRAMEWORKS")
         else:
             name = [f"-Wl,-soname,{LIBRARY}"]
             linker = self.compiler.linker_so

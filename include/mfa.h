@@ -276,7 +276,10 @@ typedef struct mfa_tensor {
  * Dropout sets a weight to 0 with probability dropout_p and divides the others by 1 - dropout_p; logsumexp ignores it.
  * Whether (batch, head, row, column) is dropped follows from these and the seed and offset alone, so that every
  * tiling, thread count and backend drops the same ones: 16 bits of Philox4x32-10 (Salmon et al., 2011) are compared
- * with round(65536 * dropout_p). metal/mfa_rules.h has the definition, mfa_rule_dropout_bits.
+ * with round(65536 * dropout_p), and a weight is dropped if they are less. The bits are those of slice
+ * s = column % 128 / 16 of the result (word s / 2; its low half if s is even) for the counter
+ * (16 * (column / 128) + column % 16, row, head, batch). The key is the first two words of the result for the counter
+ * (offset low, offset high, 0, 0) and the key (seed low, seed high).
  *
  * Sources: online softmax after Milakov and Gimelshein (2018), tiling after FlashAttention-2 (Dao, 2023),
  * ALiBi after Press et al. (2021), sinks as in gpt-oss, softcap as in Gemma 2.

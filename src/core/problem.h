@@ -19,8 +19,9 @@ enum {
     MFAI_SOFTCAP = 1 << 5,
     MFAI_DROPOUT = 1 << 6,
     MFAI_EXACT_WEIGHTS = 1 << 7, /* softmax weights stay float32 */
+    MFAI_BLOCKS = 1 << 8,
 
-    MFAI_BIASES = MFAI_BOOL_MASK | MFAI_ADDITIVE_MASK | MFAI_ALIBI /* what is added to scores, one by one */
+    MFAI_BIASES = MFAI_BOOL_MASK | MFAI_ADDITIVE_MASK | MFAI_ALIBI | MFAI_BLOCKS /* added to scores, one by one */
 };
 
 typedef struct mfai_problem {
@@ -32,7 +33,11 @@ typedef struct mfai_problem {
     mfai_view_t query, key, value, out, logsumexp;
     mfai_view_t bool_mask, additive_mask, alibi_slopes, sinks;
     mfai_view_t dout, dquery, dkey, dvalue, dbias,
-        dsinks;                                /* of a backward call; gradients not present are not wanted */
+        dsinks; /* of a backward call; gradients not present are not wanted */
+    /* Blocks of the scores that count: mfa_rules.h, MFA_BLOCK_BITS. (B or 1, H or 1, rows of blocks, words), the words of a row side
+       by side. No descriptor has them yet. */
+    mfai_view_t blocks;
+    int64_t block_rows, block_keys;            /* of a block */
     float softmax_scale;                       /* literal */
     float softcap;                             /* 0: off */
     int64_t offset, window_left, window_right; /* for mfa_rules.h; causal is window_right = 0; -1: unbounded */

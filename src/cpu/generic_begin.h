@@ -9,6 +9,7 @@
 #include "cpu/half.h"
 #include "cpu/kernels.h"
 #include "cpu/threads.h"
+#include "mfa_philox.h"
 #include "mfa_rules.h"
 
 #define INLINE static inline __attribute__((always_inline))

@@ -3,6 +3,7 @@
 #define MFA_CPU_KERNELS_H
 
 #include "core/problem.h"
+#include "mfa_philox.h"
 #include "mfa_rules.h"
 
 /*

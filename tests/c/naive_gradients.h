@@ -2,7 +2,7 @@
 #ifndef NAIVE_GRADIENTS_H
 #define NAIVE_GRADIENTS_H
 
-#include "mfa_rules.h"
+#include "mfa_philox.h"
 #include "tensors.h"
 
 typedef struct {

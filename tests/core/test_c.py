@@ -7,6 +7,8 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from support.flags import CORE, INCLUDES
+from support.once import made_once
 from support.tools import require_tool
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -18,20 +20,21 @@ SANITIZERS = {
 }
 # What cannot race is not run under the thread sanitizer.
 CONCURRENT = {"backward", "cancellation", "concurrency", "context", "signals", "threads"}
-FLAGS = ["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-pthread"]
-INCLUDES = [f"-I{ROOT / directory}" for directory in ("include", "src", "metal", "tests/c")]
+FLAGS = [*CORE, *INCLUDES, f"-I{ROOT / 'tests/c'}"]
 
 
-def compile_library(compiler, flags, directory):
+def compile_library(compiler, flags, folder):
     sources = sorted((ROOT / "src").glob("*/*.c"))
-    objects = [directory / f"{path.parent.name}_{path.stem}.o" for path in sources]
     commands = [
-        [compiler, *FLAGS, *flags, *INCLUDES, "-c", path, "-o", target]
-        for path, target in zip(sources, objects, strict=True)
+        [compiler, *FLAGS, *flags, "-c", path, "-o", folder / f"{path.parent.name}_{path.stem}.o"]
+        for path in sources
     ]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(lambda command: subprocess.run(command, check=True), commands))
-    return objects
+
+
+def objects_in(folder):
+    return sorted(folder.glob("*.o"))
 
 
 @pytest.fixture(scope="session")
@@ -39,9 +42,9 @@ def compiled(tmp_path_factory):
     """A function from a sanitizer's name to the compiler and the library's objects built with it."""
     compiler = require_tool(os.environ.get("CC", "cc"), "apt-get install gcc")
 
-    @functools.cache
     def build(sanitizer):
-        return compiler, compile_library(compiler, SANITIZERS[sanitizer], tmp_path_factory.mktemp("objects"))
+        compile_objects = functools.partial(compile_library, compiler, SANITIZERS[sanitizer])
+        return compiler, objects_in(made_once(tmp_path_factory, f"objects-{sanitizer}", compile_objects))
 
     return build
 
@@ -51,7 +54,8 @@ def compiled_for_arm(tmp_path_factory):
     """Cross compiler, emulator and the library's objects for arm64."""
     compiler = require_tool("aarch64-linux-gnu-gcc", "apt-get install gcc-aarch64-linux-gnu")
     emulator = require_tool("qemu-aarch64", "apt-get install qemu-user")
-    return compiler, emulator, compile_library(compiler, ["-O2"], tmp_path_factory.mktemp("objects"))
+    compile_objects = functools.partial(compile_library, compiler, ["-O2"])
+    return compiler, emulator, objects_in(made_once(tmp_path_factory, "objects-arm64", compile_objects))
 
 
 def run(command):
@@ -78,7 +82,7 @@ def test_c_program(compiled, tmp_path, sanitizer, program):
     compiler, objects = compiled(sanitizer)
     source = ROOT / f"tests/c/{program}_test.c"
     binary = tmp_path / program
-    command = [compiler, *FLAGS, *SANITIZERS[sanitizer], *INCLUDES, source, *objects, "-o", binary, "-lm"]
+    command = [compiler, *FLAGS, *SANITIZERS[sanitizer], source, *objects, "-o", binary, "-lm"]
     subprocess.run(command, check=True)
     run([binary])
 
@@ -88,7 +92,7 @@ def test_c_program(compiled, tmp_path, sanitizer, program):
 def test_arm_program(compiled_for_arm, tmp_path, processor, instance, program):
     compiler, emulator, objects = compiled_for_arm
     source, binary = ROOT / f"tests/c/{program}_test.c", tmp_path / program
-    command = [compiler, *FLAGS, "-O2", "-static", *INCLUDES, source, *objects, "-o", binary, "-lm"]
+    command = [compiler, *FLAGS, "-O2", "-static", source, *objects, "-o", binary, "-lm"]
     subprocess.run(command, check=True)
     output = run([emulator, "-cpu", processor, binary])
     assert program not in ("precision", "backward") or f"instance {instance}\n" in output

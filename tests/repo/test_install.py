@@ -4,7 +4,16 @@ import re
 import sys
 
 import pytest
-from support.source_tree import ROOT, code_block, installed_env, installed_prefix, make_env, pkg_config, run
+from support.source_tree import (
+    ROOT,
+    code_block,
+    installed_env,
+    installed_prefix,
+    make,
+    make_env,
+    pkg_config,
+    run,
+)
 from support.tools import require_tool
 
 CC = ("cc", "apt-get install gcc libc6-dev")
@@ -63,7 +72,7 @@ def test_program_asks_for_the_soname(c_example, tmp_path):
 
 
 def test_destdir_is_prepended_and_not_recorded(tmp_path):
-    run("make", "install", "PREFIX=/usr", f"DESTDIR={tmp_path}", cwd=ROOT, env=make_env())
+    make("install", "PREFIX=/usr", f"DESTDIR={tmp_path}")
     installed = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if not path.is_dir()}
     assert {"usr/include/mfa.h", "usr/lib/libmfa.a", "usr/lib/pkgconfig/mfa.pc"} <= installed
     description = (tmp_path / "usr/lib/pkgconfig/mfa.pc").read_text()

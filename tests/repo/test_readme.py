@@ -5,7 +5,8 @@ import re
 import sys
 
 import pytest
-from support.emulated import EMULATOR, OF_BACKENDS, OF_DEFAULT, environment, in_python
+from support.emulated import EMULATOR, asked_of_metal, in_python
+from support.flags import flags
 from support.source_tree import ROOT, code_block, run
 
 
@@ -14,6 +15,18 @@ def test_python_example_prints_what_the_readme_says(tmp_path):
     path = tmp_path / "example.py"
     path.write_text(source, encoding="utf-8")
     assert run(sys.executable, path, cwd=tmp_path) == output
+
+
+def test_command_without_a_build_system_has_every_flag_and_source():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    [command] = re.findall(r"^cc ((?:.|\\\n)*) -o libmfa\.so -lm$", readme, flags=re.MULTILINE)
+    words = command.replace("\\\n", " ").split()
+    sources = {path for word in words if word[0] != "-" for path in ROOT.glob(word)}
+    folders = [path for path in ROOT.glob("src/*/") if path.name != "metal"]
+    needed = {path for folder in folders for path in folder.glob("*.c")} | {ROOT / "src/metal/metal_stub.c"}
+    assert sources == needed
+    ours = [*flags("RELEASE"), *flags("CORE_FLAGS"), *flags("INCLUDES"), "-shared"]
+    assert sorted(word for word in words if word[0] == "-") == sorted(ours)
 
 
 def feature_rows():
@@ -42,32 +55,10 @@ def test_feature_that_works_names_a_test_that_exists(feature, backends, test):
     assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
-def collected(files, **settings):
-    """Tests of these files that a run on the emulated device has, as (file, name)."""
-    if not files:
-        return set()
-    command = [
-        EMULATOR / "run",
-        sys.executable,
-        "-m",
-        "pytest",
-        "--collect-only",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-    ]
-    said = run(*command, *(f"tests/{file}" for file in files), cwd=ROOT, env=environment(**settings))
-    return set(re.findall(r"^tests/([a-z]+/test_\w+\.py)::(test_\w+)", said, flags=re.MULTILINE))
-
-
 def test_metal_column_names_tests_that_are_asked_of_metal(library):
     cells = {feature: (backends[1], named_test(test)) for feature, backends, test in feature_rows() if test}
-    files = {file for _, (file, _) in cells.values()}
-    of_backends = files & set(OF_BACKENDS)
-    of_default = files & set(OF_DEFAULT)
-    asked = collected(of_backends, MFA_TEST_BACKENDS="metal") | collected(of_default, MFA_BACKEND="metal")
     for feature, (metal, test) in cells.items():
-        is_asked = test in asked or test[0].startswith("metal/")
+        is_asked = test in asked_of_metal() or test[0].startswith("metal/")
         assert metal == "-" or is_asked == (metal == "yes"), f"{feature}: {metal}"
 
 

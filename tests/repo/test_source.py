@@ -1,9 +1,9 @@
 """The rules of the source tree: who may include whom, what the library may call, what must compile."""
 
-import itertools
 import re
 
 import pytest
+from support.flags import CORE, INCLUDES, WARNINGS
 from support.source_tree import ROOT, run
 from support.tools import require_tool
 
@@ -128,7 +128,7 @@ def test_public_header_is_strict_c99_and_cxx11(compiler, standard, tmp_path):
         "mfa_attention_backward_desc_t backward = MFA_ATTENTION_BACKWARD_DESC_INIT;\n"
         "mfa_plan_t plan = MFA_PLAN_INIT;\n"
     )
-    strict = ["-pedantic", "-Wall", "-Wextra", "-Werror", f"-std={standard}"]
+    strict = ["-pedantic", *WARNINGS, f"-std={standard}"]
     run(program, *strict, "-I", ROOT / "include", "-c", source, "-o", tmp_path / "header.o")
 
 
@@ -136,7 +136,5 @@ def test_public_header_is_strict_c99_and_cxx11(compiler, standard, tmp_path):
 @pytest.mark.parametrize("optimisation", ["-O1", "-O3"])
 def test_library_compiles_without_a_warning(compiler, optimisation, tmp_path):
     program = require_tool(*COMPILERS[compiler])
-    flags = ["-std=gnu11", optimisation, "-fPIC", "-pthread", "-Wall", "-Wextra", "-Werror"]
-    folders = itertools.chain.from_iterable(("-I", ROOT / folder) for folder in ("include", "src", "metal"))
     sources = [path for path in SOURCES if path.suffix == ".c"]
-    run(program, *flags, *folders, "-shared", *sources, "-lm", "-o", tmp_path / "libmfa.so")
+    run(program, optimisation, *CORE, *INCLUDES, "-shared", *sources, "-lm", "-o", tmp_path / "libmfa.so")
