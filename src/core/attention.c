@@ -8,7 +8,7 @@
 
 double mfa_get_gpu_latency(mfa_context_t context) {
     (void)context;
-    return mfai_record_look()->seconds;
+    return mfai_record()->seconds;
 }
 
 typedef struct {
@@ -52,9 +52,7 @@ static mfa_status_t run(mfa_context_t context, call_t *call) {
         status = call->backend->run(call->device, &call->problem, &seconds);
     }
     MFA_TRY(status);
-    mfai_record_t *record = mfai_record();
-    if (record != NULL)
-        record->seconds = seconds;
+    mfai_record_seconds(seconds);
     return MFA_SUCCESS;
 }
 

@@ -3,17 +3,25 @@
 #include <math.h>
 #include <pthread.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 static const mfai_record_t empty;
-static mfai_record_t lost = {NAN, "no memory for a message"}; /* the record of a thread that could not have one */
+
+/* The records of threads that could not have one of their own. */
+static mfai_record_t without_time = {.seconds = NAN};
+static mfai_record_t without_message = {NAN, "no memory for a message"};
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static pthread_key_t key;
 static bool has_key; /* atomic: threads may still be calling when the process ends */
 
+static bool is_own(const mfai_record_t *record) {
+    return record != NULL && record != &without_time && record != &without_message;
+}
+
 static void drop(void *record) {
-    if (record != &lost)
+    if (is_own(record))
         free(record);
 }
 
@@ -24,25 +32,41 @@ static bool is_open(void) {
     return __atomic_load_n(&has_key, __ATOMIC_RELAXED);
 }
 
-mfai_record_t *mfai_record(void) {
+const mfai_record_t *mfai_record(void) {
+    if (!is_open())
+        return &without_message;
+    const mfai_record_t *record = pthread_getspecific(key);
+    return record != NULL ? record : &empty;
+}
+
+/* The thread's own; NULL if there is no memory for it. */
+static mfai_record_t *make(void) {
     if (!is_open())
         return NULL;
     mfai_record_t *record = pthread_getspecific(key);
-    if (record != NULL && record != &lost)
+    if (is_own(record))
         return record;
     record = calloc(1, sizeof *record);
     if (record != NULL && pthread_setspecific(key, record) == 0)
         return record;
     free(record);
-    pthread_setspecific(key, &lost);
     return NULL;
 }
 
-const mfai_record_t *mfai_record_look(void) {
-    if (!is_open())
-        return &lost;
-    const mfai_record_t *record = pthread_getspecific(key);
-    return record != NULL ? record : &empty;
+void mfai_record_seconds(double seconds) {
+    mfai_record_t *record = make();
+    if (record != NULL)
+        record->seconds = seconds;
+    else if (mfai_record() != &without_message)
+        pthread_setspecific(key, &without_time);
+}
+
+void mfai_record_failure(const char *format, va_list arguments) {
+    mfai_record_t *record = make();
+    if (record != NULL)
+        vsnprintf(record->message, sizeof record->message, format, arguments);
+    else if (mfai_record() != &without_message)
+        pthread_setspecific(key, &without_message);
 }
 
 /* When the library is unloaded: no thread that ends later may call `drop`. Threads that live on lose what they have here. */

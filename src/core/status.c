@@ -1,24 +1,20 @@
 #include "core/status.h"
 
 #include <stdarg.h>
-#include <stdio.h>
 
 #include "core/record.h"
 
 mfa_status_t mfai_fail(mfa_status_t status, const char *format, ...) {
-    mfai_record_t *record = mfai_record();
-    if (record == NULL)
-        return status;
     va_list arguments;
     va_start(arguments, format);
-    vsnprintf(record->message, sizeof record->message, format, arguments);
+    mfai_record_failure(format, arguments);
     va_end(arguments);
     return status;
 }
 
 const char *mfa_last_error_message(mfa_context_t context) {
     (void)context;
-    return mfai_record_look()->message;
+    return mfai_record()->message;
 }
 
 const char *mfa_error_string(mfa_status_t status) {
