@@ -201,7 +201,7 @@ $(VENV)/test: pyproject.toml | $(VENV)/demo
 	@touch $@
 
 demo: $(VENV)/installed $(VENV)/demo ## set up .venv, build, and run semantic search and a long context
-	$(VENV)/bin/python examples/semantic_search.py
+	$(VENV)/bin/python examples/python/semantic_search.py
 
 # Without the tools, tests of the Metal backend are skipped, or fail if MFA_REQUIRE_ALL=1.
 EMULATOR_IF_POSSIBLE := $(and $(filter none,$(METAL)),$(filter x86_64,$(shell uname -m)),$(shell command -v $(EMULATOR_CLANG)),$(wildcard $(EMULATOR_HEADER)),metal-emulator)
@@ -247,7 +247,7 @@ ci: ## lint, then the suite with no test skipped for a missing tool
 	MFA_REQUIRE_ALL=1 $(MAKE) test
 
 clean: ## remove everything that was built; .venv keeps what it downloaded
-	rm -rf build dist *.egg-info mfa/include examples/rust-ffi/target
+	rm -rf build dist *.egg-info mfa/include examples/rust/target
 	rm -f mfa/*.so mfa/*.dylib $(VENV)/installed
 
 help: ## show this list

@@ -156,9 +156,9 @@ MFA_API mfa_status_t mfa_create_buffer(mfa_context_t context, size_t size_bytes,
 
 /**
  * Wraps memory of the caller's, which must stay valid until the buffer is destroyed and is never freed here.
- * The memory may be read-only if the buffer is only ever used as an input. Metal works on it where it lies if the whole
- * pages of 16 KiB around it are in one region of memory that may be read and written; else each call copies what it uses
- * of it, and mfa_buffer_is_zero_copy is false.
+ * The memory may be read-only if the buffer is only ever used as an input. Metal works on it where it lies if the
+ * whole pages of 16 KiB around it are in one region of memory that may be read and written; else each call copies
+ * what it uses of it, and mfa_buffer_is_zero_copy is false.
  * @param data  any address aligned to the element size; NULL only if size_bytes is 0
  * @return INVALID_ARGS, MEMORY_ALLOCATION
  */
@@ -243,8 +243,9 @@ MFA_API mfa_status_t mfa_attention_backward(mfa_context_t context, mfa_buffer_t 
  * A tensor of four dimensions. Sizes and strides count elements; strides may be zero (broadcast) or negative in
  * inputs. An output's strides must reach each element once: sorted by magnitude, each must exceed the extent
  * of those before it. An output may interleave with other operands as long as they share no byte; a call whose
- * strides are too tangled to show that is refused. Memory is either `data` or, if `buffer` is set, `byte_offset` bytes into that buffer, in
- * which case data must be NULL and bounds are checked. Addresses are aligned to the element size.
+ * strides are too tangled to show that is refused. Memory is either `data` or, if `buffer` is set, `byte_offset`
+ * bytes into that buffer, in which case data must be NULL and bounds are checked. Addresses are aligned to the
+ * element size.
  */
 typedef struct mfa_tensor {
     uint32_t struct_size;
@@ -339,8 +340,8 @@ typedef struct mfa_attention_desc {
      0u}
 
 /*
- * The gradients of one attention call. Nothing of size Nq * Nkv is kept between the passes or built here: weights are computed
- * anew from query, key and logsumexp. Sums are float32. A gradient that is NULL is not computed.
+ * The gradients of one attention call. Nothing of size Nq * Nkv is kept between the passes or built here: weights
+ * are computed anew from query, key and logsumexp. Sums are float32. A gradient that is NULL is not computed.
  *
  * With P the softmax weights, R = 1 / (1 - dropout_p) where a weight was kept and 0 where it was dropped:
  *
@@ -349,11 +350,11 @@ typedef struct mfa_attention_desc {
  *   dbias = dscore                         dsinks = -sum over rows of exp(sink - logsumexp) delta
  *   dquery = softmax_scale softcap' dscore key, and likewise dkey with query
  *
- * Grouped heads sum into the key/value head that they share. A row that sees no key has gradients 0 and adds none, and a key
- * that no row sees has gradients 0. Weights lose what logsumexp, a float32, has lost: where scores are beyond 1e4, as after an
- * additive mask of finfo.min over a whole row, so do gradients. What is not finite reaches the gradients of the queries, keys and
- * values that see it, and no others, but for two things: rows of out that are not finite count as such, and a key whose score is
- * -inf has no weight and adds nothing.
+ * Grouped heads sum into the key/value head that they share. A row that sees no key has gradients 0 and adds none,
+ * and a key that no row sees has gradients 0. Weights lose what logsumexp, a float32, has lost: where scores are
+ * beyond 1e4, as after an additive mask of finfo.min over a whole row, so do gradients. Non-finite values reach the
+ * gradients of the queries, keys and values that see them, and no others, but for two things: rows of out that are
+ * not finite count as such, and a key whose score is -inf has no weight and adds nothing.
  *
  * Sources: FlashAttention-2 (Dao, 2023), whose loops over keys outside and queries inside these are.
  */
@@ -415,8 +416,8 @@ MFA_API mfa_status_t mfa_attention_forward_plan(mfa_context_t context, const mfa
  */
 MFA_API mfa_status_t mfa_attention_backward_desc(mfa_context_t context, const mfa_attention_backward_desc_t *desc);
 
-/** Says how mfa_attention_backward_desc would run `desc`, as mfa_attention_forward_plan does. key_splits counts the blocks of
-    keys whose contributions to dquery are added in order. */
+/** Says how mfa_attention_backward_desc would run `desc`, as mfa_attention_forward_plan does. key_splits counts the
+    blocks of keys whose contributions to dquery are added in order. */
 MFA_API mfa_status_t mfa_attention_backward_plan(mfa_context_t context, const mfa_attention_backward_desc_t *desc,
                                                  mfa_plan_t *plan);
 
@@ -428,8 +429,8 @@ MFA_API mfa_status_t mfa_attention_backward_plan(mfa_context_t context, const mf
  *
  * The target is either an id<MTLCommandBuffer> without an open encoder, or an open id<MTLComputeCommandEncoder>,
  * whose pipeline and buffer bindings are then other ones and whose earlier writes to buffers are waited for. It
- * belongs to the context's device and retains what it uses, as command buffers do by default. While a call encodes into it,
- * no other thread may use it.
+ * belongs to the context's device and retains what it uses, as command buffers do by default. While a call encodes
+ * into it, no other thread may use it.
  *
  * Operands are in buffers for which mfa_buffer_is_zero_copy is true; others, and data without a buffer, are refused
  * with MFA_ERROR_UNSUPPORTED. Metal orders calls by the buffers that they share: what one call hands to another must

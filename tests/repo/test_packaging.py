@@ -95,6 +95,7 @@ def test_sdist_has_every_source(sdist):
         "pyproject.toml",
         "LICENSE",
         "README.md",
+        "docs/metal.md",
         "Makefile",
         "tests/repo/test_packaging.py",
     } <= names

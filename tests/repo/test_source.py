@@ -104,6 +104,12 @@ def test_library_never_prints_or_ends_the_process(path):
     assert not forbidden.findall(without_comments_and_strings(path))
 
 
+def test_every_c_unit_test_is_run():
+    tests = ROOT / "tests"
+    folders = {path.parent for path in tests.rglob("*_test.c")}
+    assert folders == {path.parent for path in tests.rglob("test_c.py")}
+
+
 def test_no_path_of_one_machine():
     # Split, so that this file does not contain what it looks for.
     folders = ("/ho" + "me/", "/ro" + "ot/", "/wo" + "rk/", "/Us" + "ers/")
