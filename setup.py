@@ -46,8 +46,9 @@ def environment_flags(name):
     return shlex.split(os.environ.get(name, ""))
 
 
-# After Python's own flags, whose -g is of no use to whoever installs a wheel, and before the user's. Without NDEBUG, which
-# setuptools leaves out where there are CFLAGS, assertions in Python's headers would say where these were.
+# After Python's own flags, whose -g is of no use to whoever installs a wheel, and before the user's. Without
+# NDEBUG, which setuptools leaves out where there are CFLAGS, assertions in Python's headers would say where
+# these were.
 COMMON_FLAGS = [*flags("HARDENING"), "-DNDEBUG", "-g0", f"-ffile-prefix-map={ROOT}=."]
 CORE_FLAGS = [*flags("RELEASE"), *flags("CORE_FLAGS"), *flags("WARNINGS"), *COMMON_FLAGS]
 LINK_FLAGS = [] if MACOS else flags("ELF_HARDENING")
