@@ -23,6 +23,11 @@
  *     refuses (MFA_ERROR_UNSUPPORTED) a struct whose unknown tail is not all zero, since zero is the default
  *     of every field added later.
  *   - Nothing here prints, exits or aborts.
+ *   - A call computes in a floating-point environment of its own (to nearest, denormals kept, nothing traps), so that bits do
+ *     not depend on the caller's, which comes back with its exception flags as they were.
+ *   - No call is a cancellation point: a thread cancelled in one, by either type of cancellation, ends when it returns. No call
+ *     may be made from a signal handler or left by longjmp. The library's threads block all signals but those of faults and
+ *     run where the affinity mask of the thread whose call they serve allows.
  *
  * C99, valid C++.
  */
@@ -270,7 +275,7 @@ typedef struct mfa_tensor {
  *
  * A key j is visible to row i if it lies inside causal and window bounds, bool_mask is true there and
  * additive_mask is not exactly -inf there. A row with no visible key, or with no score above -inf, gives
- * output 0 and logsumexp -inf. Query head h reads key/value head h / (H / Hkv).
+ * output 0 and logsumexp -inf, or the head's sink where there are sinks. Query head h reads key/value head h / (H / Hkv).
  * NaN in a visible score reaches its row; what a row cannot see does not, except that a non-finite
  * value may spread to the rows of the tile that it lies in.
  *
@@ -455,7 +460,7 @@ MFA_API mfa_status_t mfa_attention_backward_encode(mfa_context_t context, const 
 MFA_API const char *mfa_error_string(mfa_status_t status);
 
 /** Detail of this thread's last failure on any context, empty if there was none; valid until this thread's
-    next failure. context may be NULL. */
+    next failure. Where there was no memory to keep it, it says that. context may be NULL. */
 MFA_API const char *mfa_last_error_message(mfa_context_t context);
 
 /** Whether there is a Metal device that mfa can use. */
@@ -465,7 +470,7 @@ MFA_API bool mfa_is_device_supported(void);
 MFA_API void mfa_get_version(int *major, int *minor, int *patch);
 
 /** Seconds that this thread's last successful attention call took: GPU time on Metal, wall time on the CPU
-    backend; 0 before the first. context may be NULL. */
+    backend; 0 before the first, NaN where there was no memory to keep it. context may be NULL. */
 MFA_API double mfa_get_gpu_latency(mfa_context_t context);
 
 #ifdef __cplusplus

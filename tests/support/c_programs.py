@@ -7,15 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from support.flags import CORE, INCLUDES
+from support.flags import CORE, INCLUDES, flags
 from support.once import made_once
 from support.source_tree import ROOT
 from support.tools import require_tool
 
+# Lines are all that reports name, and more about variables would double the time.
 SANITIZERS = {
-    "plain": ["-O2"],
-    "address+undefined": ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
-    "thread": ["-O1", "-g", "-fsanitize=thread"],
+    "plain": flags("RELEASE"),
+    "address+undefined": ["-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
+    "thread": ["-O1", "-g1", "-fsanitize=thread"],
 }
 FLAGS = [*CORE, *INCLUDES, f"-I{ROOT / 'tests/support'}"]
 
@@ -34,10 +35,10 @@ def each_program(test_file, concurrent):
     return pytest.mark.parametrize(("sanitizer", "program"), cases)
 
 
-def _compile_library(compiler, flags, folder):
+def _compile_library(compiler, options, folder):
     sources = sorted((ROOT / "src").glob("*/*.c"))
     commands = [
-        [compiler, *FLAGS, *flags, "-c", path, "-o", folder / f"{path.parent.name}_{path.stem}.o"]
+        [compiler, *FLAGS, *options, "-c", path, "-o", folder / f"{path.parent.name}_{path.stem}.o"]
         for path in sources
     ]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -47,14 +48,14 @@ def _compile_library(compiler, flags, folder):
 class Build:
     """The library's objects, compiled once, and programs linked with them."""
 
-    def __init__(self, tmp_path_factory, name, compiler, flags):
-        self.command = [compiler, *FLAGS, *flags]
-        compile_library = functools.partial(_compile_library, compiler, flags)
+    def __init__(self, tmp_path_factory, name, compiler, options):
+        self.command = [compiler, *FLAGS, *options]
+        compile_library = functools.partial(_compile_library, compiler, options)
         self.objects = sorted(made_once(tmp_path_factory, f"objects-{name}", compile_library).glob("*.o"))
 
-    def link(self, source, binary, *options):
+    def link(self, source, binary, *more):
         subprocess.run(
-            [*self.command, *options, source, *self.objects, "-o", binary, "-lm"],
+            [*self.command, *more, source, *self.objects, "-o", binary, "-lm"],
             check=True,
         )
 
