@@ -1,50 +1,33 @@
-"""Any array's memory as an ndarray."""
+"""torch tensors, without importing torch."""
 
 import sys
 
-import ml_dtypes
 import numpy
 
-BFLOAT16 = numpy.dtype(ml_dtypes.bfloat16)
+from mfa._messages import because, shown
+
+
+def loaded_torch():
+    """The torch module if somebody imported it, else None: a tensor cannot exist without it."""
+    torch = sys.modules.get("torch")
+    return torch if hasattr(torch, "Tensor") else None
 
 
 def is_tensor(array):
-    """Whether `array` is a torch tensor, without importing torch."""
-    torch = sys.modules.get("torch")
-    return hasattr(torch, "Tensor") and isinstance(array, torch.Tensor)
+    torch = loaded_torch()
+    return torch is not None and isinstance(array, torch.Tensor)
 
 
-def as_ndarray(array, name):
-    """An ndarray over the memory of `array`; a tensor on a device other than the CPU is refused."""
-    if isinstance(array, numpy.ndarray):
-        refuse_masked(array, name)
-        return array
-    if is_tensor(array):
-        return _tensor_as_ndarray(array, name)
-    if hasattr(array, "__dlpack__"):
-        try:
-            return numpy.from_dlpack(array)
-        except (BufferError, RuntimeError) as error:
-            raise BufferError(f"{name}: {error}") from error
-    try:
-        return numpy.asarray(memoryview(array))
-    except TypeError:
-        raise TypeError(
-            f"{name}: {type(array).__name__}, expected an array with the buffer protocol or DLPack"
-        ) from None
-
-
-def empty_like_kind(like, shape, dtype):
+def new_array(like, shape, dtype):
     """Uninitialised memory: a tensor if `like` is one, else an ndarray."""
-    if is_tensor(like):
+    try:
+        # Most are NumPy's, and this is faster than asking whether they are torch's.
+        if type(like) is numpy.ndarray or not is_tensor(like):
+            return numpy.empty(shape, dtype)
         torch = sys.modules["torch"]
         return torch.empty(shape, dtype=getattr(torch, dtype.name), device="cpu")
-    return numpy.empty(shape, dtype)
-
-
-def refuse_masked(array, name):
-    if isinstance(array, numpy.ma.MaskedArray):
-        raise TypeError(f"{name}: is a masked array, whose mask would be ignored; expected a plain array")
+    except (ValueError, RuntimeError) as error:
+        raise MemoryError(f"a result of shape {shown(shape)}: {because(error)}") from error
 
 
 def plain_tensor(tensor, name):
@@ -54,6 +37,7 @@ def plain_tensor(tensor, name):
         torch._is_functional_tensor(tensor)
         or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
         or isinstance(tensor, _fake_types())
+        or _is_recording(torch)
     ):
         raise TypeError(
             f"{name}: a tensor that torch is tracing or transforming has no memory; expected a plain tensor"
@@ -81,16 +65,13 @@ def _fake_types():
     return tuple(getattr(module, name) for module, name in types if hasattr(module, name))
 
 
-def _tensor_as_ndarray(tensor, name):
-    torch = sys.modules["torch"]
-    if tensor.device.type != "cpu":
-        raise BufferError(f"{name}: on device {tensor.device}, expected cpu")
-    tensor = plain_tensor(tensor, name)
-    if tensor.is_neg():
-        tensor = tensor.resolve_neg()
-    try:
-        if tensor.dtype == torch.bfloat16:
-            return tensor.view(torch.uint16).numpy().view(BFLOAT16)
-        return tensor.numpy()
-    except (TypeError, RuntimeError) as error:
-        raise TypeError(f"{name}: {error}") from error
+def _is_recording(torch):
+    """Whether torch makes a program of what this thread does, in which a call of ours would be missing."""
+    if torch._C._get_tracing_state() is not None:
+        return True
+    if torch._C._len_torch_dispatch_stack() == 0 and torch._ops._len_torch_dispatch_stack_pre_dispatch() == 0:
+        return False
+    keys = torch._C._TorchDispatchModeKey
+    modes = [torch._C._get_dispatch_mode(key) for key in (keys.FAKE, keys.FUNCTIONAL, keys.PROXY)]
+    early = [torch._ops._get_dispatch_mode_pre_dispatch(key) for key in (keys.FUNCTIONAL, keys.PROXY)]
+    return any(mode is not None for mode in modes + early)
