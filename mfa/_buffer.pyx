@@ -4,6 +4,7 @@ import re
 
 import numpy
 
+cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
 
 from mfa._context cimport Context
@@ -26,6 +27,8 @@ from mfa._messages import shown
 cdef object LARGEST_SIZE = <size_t> -1 >> 1
 
 
+# The garbage collector must not take `source` away before __dealloc__ gives up what lies in it.
+@cython.no_gc_clear
 cdef class Buffer:
     """Memory that a context's device can use.
 

@@ -207,7 +207,7 @@ cdef class BackwardCall(Call):
             self.backward.dbias = &self.dbias.tensor
         if is_wanted(names, "dsinks", inputs.sinks is not None):
             self.dsinks = self.new_result(
-                inputs.sinks, (inputs.query.tensor.shape[1],), MFA_PRECISION_FP32)
+                inputs.sinks.array, (inputs.query.tensor.shape[1],), MFA_PRECISION_FP32)
             self.dsinks.append_unit_axes(2)
             self.backward.dsinks = &self.dsinks.tensor
 

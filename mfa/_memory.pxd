@@ -7,7 +7,7 @@ from mfa._dlpack cimport DLManagedTensor, DLManagedTensorVersioned, DLTensor
 cdef class Memory:
     """Some array's memory, kept alive and in place until this object goes."""
     cdef str name  # of the argument
-    cdef object array  # as the caller gave it; None if it describes one that does not exist
+    cdef object array  # as the caller gave it; None if there is none
     cdef int precision  # as in mfa.h; MFA_PRECISION_DEFAULT for what has none there
     cdef int ndim
     cdef int64_t itemsize
@@ -15,7 +15,6 @@ cdef class Memory:
     cdef bint read_only
     cdef bint is_copy  # what is written there would not reach the array
     cdef Py_buffer view
-    cdef object exporter
     cdef DLManagedTensor *legacy
     cdef DLManagedTensorVersioned *versioned
     cdef DLTensor *dlpack

@@ -14,7 +14,6 @@ from cpython.buffer cimport (
     PyObject_GetBuffer,
 )
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid, PyCapsule_SetName
-from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport INT64_MAX, int64_t, uint64_t, uintptr_t
 
 from mfa._dlpack cimport (
@@ -42,15 +41,6 @@ from mfa.c_mfa cimport (
 from mfa._messages import because, brief, kind, shown
 from mfa._tensors import loaded_torch, plain_tensor
 
-cdef extern from *:
-    """
-    static inline PyObject *owner_of(const Py_buffer *view)
-    {
-        return view->obj;
-    }
-    """
-    PyObject *owner_of(const Py_buffer *view) noexcept
-
 cdef object ndarray = numpy.ndarray
 cdef object MaskedArray = numpy.ma.MaskedArray
 cdef object dtype_of = numpy.ndarray.dtype.__get__  # which no subclass can override
@@ -62,15 +52,13 @@ cdef dict MAX_VERSION = {"max_version": (DLPACK_MAJOR_VERSION, DLPACK_MINOR_VERS
 cdef int MOST_AXES = 64  # NumPy's limit too
 
 
-# With tp_clear, the collector could take `exporter` away before __dealloc__ gives the buffer back. Whatever
-# refers to itself through this object has a dict or the like, where the collector can cut the circle.
+# The garbage collector sees `array` and what `view` refers to, but must not take them away: __dealloc__ gives
+# the view back. A circle through this object has a dict or the like, where it can be cut.
 @cython.no_gc_clear
 cdef class Memory:
 
     def __dealloc__(self):
-        if owner_of(&self.view) != NULL:
-            Py_INCREF(self.exporter)
-            PyBuffer_Release(&self.view)
+        PyBuffer_Release(&self.view)  # does nothing where no view was taken
         if self.legacy != NULL and self.legacy.deleter != NULL:
             self.legacy.deleter(self.legacy)
         if self.versioned != NULL and self.versioned.deleter != NULL:
@@ -107,10 +95,6 @@ cdef class Memory:
             raise
         except Exception as error:
             raise BufferError(f"{self.name}: {because(error)}") from error
-        # The view's reference to its exporter becomes that of an attribute, which the garbage collector sees.
-        if owner_of(&self.view) != NULL:
-            self.exporter = <object> owner_of(&self.view)
-            Py_DECREF(self.exporter)
         self.ndim = self.view.ndim
         self.itemsize = self.view.itemsize
         self.data = <char *> self.view.buf

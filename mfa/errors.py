@@ -22,4 +22,4 @@ class MFAError(RuntimeError):
         self.code = code
 
     def __str__(self) -> str:
-        return self.args[0]
+        return str(self.args[0])

@@ -1,4 +1,4 @@
-"""The keywords that attention's functions share: `mfa.attention` spells them out, the others take them over."""
+"""The keywords that functions share: `mfa.attention` spells them out, the others take them over."""
 
 from inspect import signature
 from typing import get_type_hints
