@@ -129,8 +129,10 @@ def _each_batch(query, key, value, grouped, keywords):
     out = new_array(like, (*leading, *shape), query.dtype)
     if mask is not None:
         mask = _broadcast_mask(mask, (*leading, *shape[:-1], key.shape[-2]))
-    query, key, value = (numpy.broadcast_to(array, (*leading, *array.shape[-3:])) for array in arrays)
     results = as_ndarray(out, "out")
+    if results.size == 0:
+        return out
+    query, key, value = (numpy.broadcast_to(array, (*leading, *array.shape[-3:])) for array in arrays)
     for number, index in enumerate(itertools.product(*map(range, leading[:-1]))):
         keywords |= {"mask": None if mask is None else mask[index], "dropout_offset": number}
         inputs = _inputs(query[index], key[index], value[index], grouped, keywords)
