@@ -145,11 +145,7 @@ def attention(
     >>> mfa.attention(query, key, value, causal=True).shape
     (1, 4, 2, 8)
     """
-    return _attend(**locals())
-
-
-def _attend(query, key, value, *, out, out_dtype, return_lse, context, **keywords):
-    inputs = Inputs(query, key, value, **keywords)
+    inputs = Inputs(query, key, value, locals())
     return ForwardCall(inputs, out=out, out_dtype=out_dtype, return_lse=return_lse).run(context)
 
 
@@ -212,7 +208,7 @@ def plan(
     TypeError, ValueError, BufferError
         An argument is wrong, as for `attention`.
     """
-    inputs = Inputs(query, key, value, planning=True, **complete(keywords, "plan"))
+    inputs = Inputs(query, key, value, complete(keywords, "plan"), planning=True)
     return_lse = _keywords.flag(return_lse, "return_lse")
     if _keywords.flag(backward, "backward"):
         call = BackwardCall(inputs, None, out, None, out_dtype=out_dtype)

@@ -100,5 +100,5 @@ def attention_backward(
     >>> gradients.dk.shape
     (1, 4, 2, 8)
     """
-    inputs = Inputs(query, key, value, **complete(keywords, "attention_backward"))
+    inputs = Inputs(query, key, value, complete(keywords, "attention_backward"))
     return BackwardCall(inputs, dout, out, lse, out_dtype=out_dtype, wanted=wanted).run(context)

@@ -1,7 +1,5 @@
 """Attention calls: inputs and results become a descriptor, which is run or planned."""
 
-import sys
-
 import ml_dtypes
 import numpy
 
@@ -32,7 +30,7 @@ from mfa.c_mfa cimport (
 
 from mfa import _keywords
 from mfa._gradients import Gradients
-from mfa._tensors import is_tensor, new_array
+from mfa._tensors import new_array, note_write
 from mfa.reports import Plan
 
 cdef dict NUMPY_DTYPES = {
@@ -267,10 +265,3 @@ cdef bint is_wanted(frozenset wanted, str name, bint exists) except -1:
         needed = "sinks" if name == "dsinks" else "bias or a floating mask"
         raise ValueError(f"wanted: {name!r}, expected {needed} to go with it")
     return name in wanted
-
-
-cdef int note_write(object out) except -1:
-    """Let autograd know that a tensor changed, so that a backward that saved it fails rather than lies."""
-    if type(out) is not numpy.ndarray and is_tensor(out) and not out.is_inference():
-        sys.modules["torch"].autograd.graph.increment_version(out)
-    return 0

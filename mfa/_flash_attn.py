@@ -91,5 +91,5 @@ def flash_attn_func(
         "softmax_scale": softmax_scale,
         "softcap": softcap,
     }
-    inputs = Inputs(q, k, v, names=NAMES, **keywords)
+    inputs = Inputs(q, k, v, keywords, names=NAMES)
     return ForwardCall(inputs, return_lse=return_attn_probs).run()

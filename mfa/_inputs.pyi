@@ -1,17 +1,19 @@
 from typing import Any
 
+from mfa._attention import Keywords
+
 class Inputs:
     def __new__(
         cls,
         query: Any,
         key: Any,
         value: Any,
+        keywords: Keywords,
         *,
         names: dict[str, str] = ...,
         loose: bool = False,
         grouped: bool = True,
         planning: bool = False,
-        **keywords: Any,
     ) -> Inputs: ...
     @property
     def shape(self) -> tuple[int, ...]: ...

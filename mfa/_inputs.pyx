@@ -20,12 +20,23 @@ from mfa.c_mfa cimport (
     mfa_tensor_t,
 )
 
-from mfa import _keywords
+from mfa._keywords import (
+    causal_alignment,
+    dropout_p,
+    heads_first,
+    intermediate_precision,
+    real,
+    softcap,
+    window,
+    word,
+)
 
 # Where a plan pretends that memory lies which only the call itself would allocate: addresses that no process
 # has, far enough apart that none of it overlaps. A call that allocates has 0 instead.
 cdef uintptr_t NOWHERE = (<uintptr_t> 1) << 63
 cdef uintptr_t APART = (<uintptr_t> 1) << 57
+
+cdef dict NO_NAMES = {}
 
 
 cdef class Inputs:
@@ -33,8 +44,10 @@ cdef class Inputs:
 
     Parameters
     ----------
-    query, key, value, layout, ..., intermediate_precision
+    query, key, value
         As for `mfa.attention`.
+    keywords : dict
+        As for `mfa.attention`, all of `Keywords`.
     names : dict
         What the caller knows them by, where that is another name.
     loose : bool
@@ -51,30 +64,28 @@ cdef class Inputs:
     """
 
     def __cinit__(
-            self, object query, object key, object value, *, dict names={}, bint loose=False,
-            bint grouped=True, bint planning=False, object layout, object causal, object alignment,
-            object window, object softmax_scale, object softcap, object mask, object bias,
-            object alibi_slopes, object sinks, object dropout_p, object dropout_seed, object dropout_offset,
-            object intermediate_precision):
+            self, object query, object key, object value, dict keywords not None, *, dict names=NO_NAMES,
+            bint loose=False, bint grouped=True, bint planning=False):
         cdef int min_ndim = 2 if loose else 4
         cdef Operand slopes
         self.names = names
         self.planning = planning
         self.kept = []
         self.desc = mfa_attention_desc_init()
-        is_causal, self.desc.alignment = _keywords.causal_alignment(causal, alignment)
+        is_causal, self.desc.alignment = causal_alignment(keywords["causal"], keywords["alignment"])
         if is_causal:
             self.desc.flags |= MFA_ATTENTION_CAUSAL
-        self.desc.window_left, self.desc.window_right = _keywords.window(window, self.name_of("window"))
-        self.heads_first = _keywords.heads_first(layout)
-        if softmax_scale is not None:
+        left, right = window(keywords["window"], self.name_of("window"))
+        self.desc.window_left, self.desc.window_right = left, right
+        self.heads_first = heads_first(keywords["layout"])
+        if keywords["softmax_scale"] is not None:
             self.desc.flags |= MFA_ATTENTION_LITERAL_SCALE
-            self.desc.softmax_scale = _keywords.real(softmax_scale, self.name_of("softmax_scale"))
-        self.desc.softcap = _keywords.softcap(softcap)
-        self.desc.dropout_p = _keywords.dropout_p(dropout_p)
-        self.desc.dropout_seed = _keywords.word(dropout_seed, "dropout_seed")
-        self.desc.dropout_offset = _keywords.word(dropout_offset, "dropout_offset")
-        self.desc.intermediate_precision = _keywords.intermediate_precision(intermediate_precision)
+            self.desc.softmax_scale = real(keywords["softmax_scale"], self.name_of("softmax_scale"))
+        self.desc.softcap = softcap(keywords["softcap"])
+        self.desc.dropout_p = dropout_p(keywords["dropout_p"])
+        self.desc.dropout_seed = word(keywords["dropout_seed"], "dropout_seed")
+        self.desc.dropout_offset = word(keywords["dropout_offset"], "dropout_offset")
+        self.desc.intermediate_precision = intermediate_precision(keywords["intermediate_precision"])
 
         self.query = self.load_rows(query, "query", min_ndim, 4)
         self.key = self.load_rows(key, "key", min_ndim, 4)
@@ -87,12 +98,12 @@ cdef class Inputs:
         self.desc.query = &self.query.tensor
         self.desc.key = &self.key.tensor
         self.desc.value = &self.value.tensor
-        self.add_masks(mask, bias)
-        if alibi_slopes is not None:
-            slopes = self.load_heads(alibi_slopes, "alibi_slopes", ONLY_FLOAT32, 2)
+        self.add_masks(keywords["mask"], keywords["bias"])
+        if keywords["alibi_slopes"] is not None:
+            slopes = self.load_heads(keywords["alibi_slopes"], "alibi_slopes", ONLY_FLOAT32, 2)
             self.desc.alibi_slopes = &slopes.tensor
-        if sinks is not None:
-            self.sinks = self.load_heads(sinks, "sinks", AS_FLOAT32, 1)
+        if keywords["sinks"] is not None:
+            self.sinks = self.load_heads(keywords["sinks"], "sinks", AS_FLOAT32, 1)
             self.desc.sinks = &self.sinks.tensor
         self.shape = self.caller_shape(
             self.query.tensor.shape[0], self.query.tensor.shape[1], self.query.tensor.shape[2],

@@ -11,7 +11,8 @@ from mfa._messages import shown
 ALIGNMENTS = {"top-left": 1, "bottom-right": 2}
 PRECISIONS = {"float16": 0, "bfloat16": 1, "float32": 2}
 DEFAULT_PRECISION = -1
-NO_NUMBERS = (bool, numpy.bool_, str, bytes, bytearray)
+BOOLS = (bool, numpy.bool_)
+NO_NUMBERS = (*BOOLS, str, bytes, bytearray)
 LARGEST_FLOAT32 = float(numpy.finfo(numpy.float32).max)
 
 
@@ -46,7 +47,7 @@ def _text(value):
 
 def heads_first(layout):
     """Whether `layout` puts heads before rows."""
-    text = _text(layout)
+    text = layout if type(layout) is str else _text(layout)
     if text not in ("bshd", "bhsd"):
         error = TypeError if text is None else ValueError
         raise error(f"layout: {shown(layout)}, expected 'bshd' or 'bhsd'")
@@ -64,12 +65,13 @@ def flag(value, name):
 
 def causal_alignment(causal, alignment):
     """Whether to mask causally, and the alignment's code in mfa.h."""
-    if alignment is not None and _text(alignment) not in ALIGNMENTS:
-        raise ValueError(f"alignment: {shown(alignment)}, expected None, 'top-left' or 'bottom-right'")
-    alignment = _text(alignment)
-    if causal is None or (isinstance(causal, bool | numpy.bool_) and not causal):
+    if alignment is not None:
+        if _text(alignment) not in ALIGNMENTS:
+            raise ValueError(f"alignment: {shown(alignment)}, expected None, 'top-left' or 'bottom-right'")
+        alignment = _text(alignment)
+    if causal is None or (isinstance(causal, BOOLS) and not causal):
         return False, ALIGNMENTS[alignment or "bottom-right"]
-    chosen = "bottom-right" if isinstance(causal, bool | numpy.bool_) else _text(causal)
+    chosen = "bottom-right" if isinstance(causal, BOOLS) else _text(causal)
     if chosen not in ALIGNMENTS:
         raise ValueError(f"causal: {shown(causal)}, expected None, a bool, 'top-left' or 'bottom-right'")
     if alignment is not None and alignment != chosen:
@@ -128,7 +130,8 @@ def dropout_p(value):
 
 def word(value, name):
     """`value` as an int of 64 bits without a sign."""
-    value = integer(value, name)
+    if type(value) is not int:
+        value = integer(value, name)
     if not 0 <= value < 2**64:
         raise ValueError(f"{name}: {shown(value)}, expected 0 to {2**64 - 1}")
     return value

@@ -39,7 +39,7 @@ from mfa.c_mfa cimport (
 )
 
 from mfa._messages import because, brief, kind, shown
-from mfa._tensors import loaded_torch, plain_tensor
+from mfa._tensors import capsule_of, is_tensor, rank
 
 cdef object ndarray = numpy.ndarray
 cdef object MaskedArray = numpy.ma.MaskedArray
@@ -74,11 +74,10 @@ cdef class Memory:
         if isinstance(array, ndarray):
             # NumPy has no buffer format for bfloat16, and leaving formats out is faster.
             self.hold_buffer(array, PyBUF_STRIDES)
-            self.precision = dtype_precision(dtype_of(array))
+            self.precision = dtype_precision(array.dtype if type(array) is ndarray else dtype_of(array))
             return 0
-        torch = loaded_torch()
-        if torch is not None and isinstance(array, torch.Tensor):
-            return self.hold_dlpack(torch_capsule(torch, array, name, in_place, for_long))
+        if is_tensor(array):
+            return self.hold_dlpack(capsule_of(array, name, in_place, for_long))
         if has_dlpack(array):
             return self.hold_dlpack(dlpack_capsule(array, name))
         if PyObject_CheckBuffer(array):
@@ -215,6 +214,16 @@ def as_ndarray(array, str name not None):
     return memory.as_ndarray()
 
 
+def known(array, str name not None):
+    """`array` itself if it is NumPy's or torch's, which have a rank; else an ndarray over its memory."""
+    return array if type(array) is ndarray or is_tensor(array) else as_ndarray(array, name)
+
+
+def rank_of(array):
+    """The number of axes of what `known` returns."""
+    return array.ndim if type(array) is ndarray else rank(array)
+
+
 cdef int refuse_masked(object array, str name) except -1:
     if isinstance(array, ndarray) and isinstance(array, MaskedArray):
         raise TypeError(f"{name}: is a masked array, whose mask would be ignored; expected a plain array")
@@ -243,26 +252,6 @@ cdef object dlpack_capsule(object array, str name):
         except TypeError:
             # Producers older than DLPack 1.0 do not take the keyword.
             return array.__dlpack__()
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise BufferError(f"{name}: {because(error)}") from error
-
-
-cdef object torch_capsule(object torch, object tensor, str name, bint in_place, bint for_long):
-    if not tensor.is_cpu:
-        raise BufferError(f"{name}: on device {tensor.device}, expected cpu")
-    tensor = plain_tensor(tensor, name)
-    if in_place and tensor.is_conj():
-        raise BufferError(f"{name}: has its conjugate bit set, expected plain memory")
-    if tensor.is_neg():
-        if in_place:
-            raise BufferError(f"{name}: has its negative bit set, expected plain memory")
-        tensor = tensor.resolve_neg()
-    try:
-        # The garbage collector does not see what a capsule keeps: another tensor, then, than the one that may
-        # have attributes.
-        return torch.utils.dlpack.to_dlpack(tensor.detach() if for_long else tensor)
     except MemoryError:
         raise
     except Exception as error:

@@ -10,10 +10,11 @@ from mfa import _keywords
 from mfa._attention import DEFAULTS
 from mfa._call import ForwardCall
 from mfa._inputs import Inputs
-from mfa._memory import as_ndarray
+from mfa._memory import as_ndarray, known, rank_of
 from mfa._messages import shown
-from mfa._tensors import is_tensor, new_array, plain_tensor
+from mfa._tensors import is_tensor, new_array, require_plain
 
+MOST_AXES = 32  # that NumPy broadcasts
 NAMES = {"mask": "attn_mask", "softmax_scale": "scale"}
 
 
@@ -79,27 +80,23 @@ def scaled_dot_product_attention(
         "dropout_p": dropout_p,
         "mask": attn_mask,
     }
-    # A rank is asked of ndarrays and tensors only: other arrays need not know theirs.
-    query, key, value = arrays = [
-        array if is_tensor(array) else as_ndarray(array, name)
-        for array, name in ((query, "query"), (key, "key"), (value, "value"))
-    ]
+    query, key, value = arrays = known(query, "query"), known(key, "key"), known(value, "value")
     if dropout_p:
         keywords["dropout_seed"] = _draw_seed(query)
-    if max(array.ndim for array in arrays) > 4:
+    if max(map(rank_of, arrays)) > 4:
         return _each_batch(*arrays, enable_gqa, keywords)
     return ForwardCall(_inputs(*arrays, enable_gqa, keywords)).run()
 
 
 def _inputs(query, key, value, grouped, keywords, planning=False):
-    return Inputs(query, key, value, names=NAMES, loose=True, grouped=grouped, planning=planning, **keywords)
+    return Inputs(query, key, value, keywords, names=NAMES, loose=True, grouped=grouped, planning=planning)
 
 
 def _draw_seed(like):
     """A number from the generator that the caller of `like`'s library seeds."""
     if is_tensor(like):
         torch = sys.modules["torch"]
-        plain_tensor(like, "query")  # what is being traced has no numbers to give
+        require_plain(like, "query")  # what is being traced has no numbers to give
         return torch.randint(2**63 - 1, (), dtype=torch.int64, device="cpu").item()
     return int(numpy.random.randint(2**63 - 1, dtype=numpy.int64))
 
@@ -111,8 +108,9 @@ def _each_batch(query, key, value, grouped, keywords):
         as_ndarray(array, name) for array, name in ((query, "query"), (key, "key"), (value, "value"))
     ]
     for array, name in zip(arrays, ("query", "key", "value"), strict=True):
-        if array.ndim < 2:
-            raise ValueError(f"{name}: {array.ndim} dimensions, expected at least 2")
+        if not 2 <= array.ndim <= MOST_AXES:
+            expected = "at least 2" if array.ndim < 2 else f"at most {MOST_AXES}"
+            raise ValueError(f"{name}: {array.ndim} dimensions, expected {expected}")
     ndim = max(array.ndim for array in arrays)
     query, key, value = arrays = [array[(None,) * (ndim - array.ndim)] for array in arrays]
     try:

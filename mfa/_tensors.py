@@ -7,15 +7,10 @@ import numpy
 from mfa._messages import because, shown
 
 
-def loaded_torch():
-    """The torch module if somebody imported it, else None: a tensor cannot exist without it."""
-    torch = sys.modules.get("torch")
-    return torch if hasattr(torch, "Tensor") else None
-
-
 def is_tensor(array):
-    torch = loaded_torch()
-    return torch is not None and isinstance(array, torch.Tensor)
+    """Whether it is one; none exists before somebody imported torch."""
+    torch = sys.modules.get("torch")
+    return hasattr(torch, "Tensor") and isinstance(array, torch.Tensor)
 
 
 def new_array(like, shape, dtype):
@@ -30,13 +25,33 @@ def new_array(like, shape, dtype):
         raise MemoryError(f"a result of shape {shown(shape)}: {because(error)}") from error
 
 
-def plain_tensor(tensor, name):
-    """`tensor` without its history; refused if it has no memory, or if a derivative would be lost."""
+def rank(tensor):
     torch = sys.modules["torch"]
+    if type(tensor) is torch.Tensor:
+        return tensor.ndim
+    with torch._C.DisableTorchFunctionSubclass():
+        return tensor.ndim
+
+
+def note_write(out):
+    """Let autograd know that a tensor changed, so that a backward that saved it fails rather than lies."""
+    if not is_tensor(out):
+        return
+    torch = sys.modules["torch"]
+    with torch._C.DisableTorchFunctionSubclass():
+        if not out.is_inference():
+            torch.autograd.graph.increment_version(out)
+
+
+def require_plain(tensor, name, in_place=False):
+    """Refuse a tensor that has no memory, or not as it is, or of which a derivative would be lost."""
+    torch = sys.modules["torch"]
+    if not tensor.is_cpu:
+        raise BufferError(f"{name}: on device {tensor.device}, expected cpu")
     if (
         torch._is_functional_tensor(tensor)
         or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-        or isinstance(tensor, _fake_types())
+        or (type(tensor) is not torch.Tensor and isinstance(tensor, _fake_types()))
         or _is_recording(torch)
     ):
         raise TypeError(
@@ -54,7 +69,36 @@ def plain_tensor(tensor, name):
             f"{name}: has a tangent, and forward-mode gradients are not computed here; "
             f"expected {name}.detach()"
         )
-    return tensor.detach() if tensor.requires_grad else tensor
+    if in_place and tensor.is_conj():
+        raise BufferError(f"{name}: has its conjugate bit set, expected plain memory")
+    if in_place and tensor.is_neg():
+        raise BufferError(f"{name}: has its negative bit set, expected plain memory")
+
+
+def capsule_of(tensor, name, in_place, for_long):
+    """A DLPack capsule over the memory of `tensor`."""
+    torch = sys.modules["torch"]
+    if type(tensor) is not torch.Tensor:
+        # What a subclass makes of torch's functions does not matter: its memory does.
+        with torch._C.DisableTorchFunctionSubclass():
+            return _capsule(torch, tensor, name, in_place, for_long)
+    return _capsule(torch, tensor, name, in_place, for_long)
+
+
+def _capsule(torch, tensor, name, in_place, for_long):
+    require_plain(tensor, name, in_place)
+    try:
+        if tensor.is_neg():
+            tensor = tensor.resolve_neg()
+        # The garbage collector does not see what a capsule keeps: another tensor, then, than the one that may
+        # have attributes.
+        if tensor.requires_grad or for_long:
+            tensor = tensor.detach()
+        return torch.utils.dlpack.to_dlpack(tensor)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise BufferError(f"{name}: {because(error)}") from error
 
 
 def _fake_types():
@@ -69,9 +113,9 @@ def _is_recording(torch):
     """Whether torch makes a program of what this thread does, in which a call of ours would be missing."""
     if torch._C._get_tracing_state() is not None:
         return True
-    if torch._C._len_torch_dispatch_stack() == 0 and torch._ops._len_torch_dispatch_stack_pre_dispatch() == 0:
+    early = torch._C._dispatch_tls_is_dispatch_key_included(torch._C.DispatchKey.PreDispatch)
+    if not early and torch._C._len_torch_dispatch_stack() == 0:
         return False
     keys = torch._C._TorchDispatchModeKey
     modes = [torch._C._get_dispatch_mode(key) for key in (keys.FAKE, keys.FUNCTIONAL, keys.PROXY)]
-    early = [torch._ops._get_dispatch_mode_pre_dispatch(key) for key in (keys.FUNCTIONAL, keys.PROXY)]
-    return any(mode is not None for mode in modes + early)
+    return early or any(mode is not None for mode in modes)
