@@ -116,7 +116,8 @@ cdef class Operand(Memory):
         self.tensor.data = <void *> stand_in
 
     cdef tuple given_shape(self):
-        return tuple([self.tensor.shape[axis] for axis in range(4 - self.ndim, 4)])
+        cdef int64_t *shape = self.tensor.shape
+        return (shape[0], shape[1], shape[2], shape[3])[4 - self.ndim:]
 
     cdef void append_unit_axes(self, int count) noexcept:
         """Moves the sizes of an array that has only 4 - count axes to the front."""

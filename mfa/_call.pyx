@@ -252,10 +252,13 @@ cdef class BackwardCall(Call):
     def run(self, Context context=None):
         """Compute: `Gradients`, with None for those that are not wanted."""
         self.compute(context)
-        return Gradients(*[
-            None if operand is None else (<Operand> operand).array
-            for operand in (self.dq, self.dk, self.dv, self.dbias, self.dsinks)
-        ])
+        return Gradients(
+            array_of(self.dq), array_of(self.dk), array_of(self.dv), array_of(self.dbias),
+            array_of(self.dsinks))
+
+
+cdef object array_of(Operand operand):
+    return None if operand is None else operand.array
 
 
 cdef bint is_wanted(frozenset wanted, str name, bint exists) except -1:

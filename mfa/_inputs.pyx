@@ -159,7 +159,7 @@ cdef class Inputs:
         cdef int axis
         for axis in range(4):
             if extent[axis] != 1 and extent[axis] != scores[axis]:
-                expected = tuple([scores[i] for i in range(4)])
+                expected = (scores[0], scores[1], scores[2], scores[3])
                 raise ValueError(
                     f"{operand.name}: shape {operand.given_shape()}, "
                     f"expected one that broadcasts to {expected}")

@@ -20,7 +20,6 @@ from mfa._dlpack cimport (
     DLPACK_FLAG_IS_COPIED,
     DLPACK_FLAG_READ_ONLY,
     DLPACK_MAJOR_VERSION,
-    DLPACK_MINOR_VERSION,
     DLDataType,
     DLManagedTensor,
     DLManagedTensorVersioned,
@@ -39,6 +38,7 @@ from mfa.c_mfa cimport (
 )
 
 from mfa._messages import because, brief, kind, shown
+from mfa._producers import dlpack_capsule, has_dlpack
 from mfa._tensors import capsule_of, is_tensor, rank
 
 cdef object ndarray = numpy.ndarray
@@ -48,7 +48,6 @@ cdef object FLOAT32 = numpy.dtype(numpy.float32)
 cdef object FLOAT16 = numpy.dtype(numpy.float16)
 cdef object BFLOAT16 = numpy.dtype(ml_dtypes.bfloat16)
 cdef object BOOL = numpy.dtype(numpy.bool_)
-cdef dict MAX_VERSION = {"max_version": (DLPACK_MAJOR_VERSION, DLPACK_MINOR_VERSION)}
 cdef int MOST_AXES = 64  # NumPy's limit too
 
 
@@ -177,25 +176,33 @@ cdef class Memory:
 
     cdef object numpy_dtype(self):
         """None for what NumPy has none for."""
+        dtype = None
         try:
             dtype = numpy.dtype(self.dtype())
         except MemoryError:
             raise
-        except Exception:
-            return None
-        return dtype if dtype.itemsize == self.itemsize else None
+        except Exception:  # what NumPy raises of text that is no dtype
+            pass  # a return from here is a NULL followed, in Cython 3.3.1, if memory runs out
+        return dtype if dtype is not None and dtype.itemsize == self.itemsize else None
 
     cdef object as_ndarray(self):
+        if isinstance(self.array, ndarray):
+            return numpy.asarray(self.array)
         return numpy.asarray(self).view(self.numpy_dtype())
 
     @property
     def __array_interface__(self):
+        # Loops: where memory runs out, a comprehension of Cython's (3.3.1) gives an element back twice.
+        shape, strides = [], []
+        for axis in range(self.ndim):
+            shape.append(self.extent(axis))
+            strides.append(self.stride(axis))
         return {
             "version": 3,
             "typestr": f"|V{self.itemsize}",
             "data": (<uintptr_t> self.data, self.read_only),
-            "shape": tuple([self.extent(axis) for axis in range(self.ndim)]),
-            "strides": tuple([self.stride(axis) for axis in range(self.ndim)]),
+            "shape": tuple(shape),
+            "strides": tuple(strides),
         }
 
 
@@ -228,34 +235,6 @@ cdef int refuse_masked(object array, str name) except -1:
     if isinstance(array, ndarray) and isinstance(array, MaskedArray):
         raise TypeError(f"{name}: is a masked array, whose mask would be ignored; expected a plain array")
     return 0
-
-
-cdef bint has_dlpack(object array) except -1:
-    # A class has its instances' methods, and is no array.
-    if isinstance(array, type):
-        return False
-    try:
-        return hasattr(array, "__dlpack__")
-    except MemoryError:
-        raise
-    except Exception:
-        return False
-
-
-cdef object dlpack_capsule(object array, str name):
-    try:
-        device_type, device_id = map(int, array.__dlpack_device__())
-        if device_type != kDLCPU:
-            raise BufferError(f"on DLPack device {(device_type, device_id)}, expected the CPU {(kDLCPU, 0)}")
-        try:
-            return array.__dlpack__(**MAX_VERSION)
-        except TypeError:
-            # Producers older than DLPack 1.0 do not take the keyword.
-            return array.__dlpack__()
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise BufferError(f"{name}: {because(error)}") from error
 
 
 cdef int dlpack_precision(DLDataType dtype) noexcept:
