@@ -5,6 +5,7 @@ sources select instruction sets themselves, at run time.
 """
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -19,9 +20,13 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 MACOS = sys.platform == "darwin"
 LIBRARY = "libmfa.dylib" if MACOS else "libmfa.so"
-CORE_FLAGS = ["-O3", "-std=gnu11", "-fPIC", "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra"]
-CORE_INCLUDES = ["include", "src", "metal"]
 PARALLEL_COMPILES = 2
+
+
+def flags(name):
+    """The words that flags.mk gives `name`."""
+    [words] = re.findall(rf"^{name} := (.*)$", ROOT.joinpath("flags.mk").read_text(), flags=re.MULTILINE)
+    return shlex.split(words)
 
 
 def relative(paths):
@@ -37,9 +42,17 @@ def core_sources():
     return sources
 
 
-# Nothing newer than the deployment target is called before src/metal/device.m has asked for macOS 14.
-OBJC_FLAGS = ["-fno-objc-arc", "-Wno-unguarded-availability-new"]
-METAL_FRAMEWORKS = ["-framework", "Metal", "-framework", "Foundation", "-framework", "CoreGraphics"]
+def environment_flags(name):
+    return shlex.split(os.environ.get(name, ""))
+
+
+# After Python's own flags, whose -g is of no use to whoever installs a wheel, and before the user's. Without
+# NDEBUG, which setuptools leaves out where there are CFLAGS, assertions in Python's headers would say where
+# these were.
+COMMON_FLAGS = [*flags("HARDENING"), "-DNDEBUG", "-g0", f"-ffile-prefix-map={ROOT}=."]
+CORE_FLAGS = [*flags("RELEASE"), *flags("CORE_FLAGS"), *flags("WARNINGS"), *COMMON_FLAGS]
+LINK_FLAGS = [] if MACOS else flags("ELF_HARDENING")
+CORE_INCLUDES = [flag.removeprefix("-I") for flag in flags("INCLUDES")]
 CORE_SOURCES = core_sources()
 CORE_HEADERS = relative(path for name in CORE_INCLUDES for path in ROOT.joinpath(name).glob("**/*.[hi]*"))
 
@@ -62,6 +75,7 @@ class BuildWithCore(build_ext):
         self.parallel = self.parallel or PARALLEL_COMPILES
 
     def build_extensions(self):
+        self.forget_python_folders()
         package = Path(self.build_lib, "mfa")
         library = self.build_core(package)
         header = package / "include" / "mfa.h"
@@ -72,6 +86,13 @@ class BuildWithCore(build_ext):
             extension.extra_objects = [str(library)]
             extension.depends = [*extension.depends, str(library), "include/mfa.h"]
         super().build_extensions()
+
+    def forget_python_folders(self):
+        """No library is sought where this Python has its own: on another machine that may be anybody's."""
+        asked_for = environment_flags("LDFLAGS")
+        command = self.compiler.linker_so
+        found = [flag for flag in command if flag in asked_for or not flag.startswith(("-L", "-Wl,-rpath"))]
+        self.compiler.set_executable("linker_so", found)
 
     def translate(self):
         # Here rather than in setup(), which runs for an sdist too.
@@ -98,7 +119,7 @@ class BuildWithCore(build_ext):
     def build_core(self, package):
         library = package / LIBRARY
         sources = [*CORE_SOURCES, self.embed_kernels()] if MACOS else CORE_SOURCES
-        newest_header = max(os.path.getmtime(path) for path in [*CORE_HEADERS, "setup.py"])
+        newest_header = max(os.path.getmtime(path) for path in [*CORE_HEADERS, "setup.py", "flags.mk"])
         with ThreadPoolExecutor(PARALLEL_COMPILES) as pool:
             objects = list(pool.map(lambda source: self.compile_core(source, newest_header), sources))
         newest_object = max(map(os.path.getmtime, objects))
@@ -111,13 +132,13 @@ class BuildWithCore(build_ext):
         [target] = self.compiler.object_filenames([source], output_dir=self.build_temp)
         newest = max(os.path.getmtime(source), newest_header)
         if self.force or not os.path.exists(target) or os.path.getmtime(target) < newest:
-            objc = OBJC_FLAGS if source.endswith(".m") else []
+            objc = flags("OBJC_FLAGS") if source.endswith(".m") else []
             self.compiler.compile(
                 [source],
                 output_dir=self.build_temp,
                 include_dirs=CORE_INCLUDES,
                 # CFLAGS late, so that a debug build's -O1 wins over -O3.
-                extra_postargs=[*CORE_FLAGS, *shlex.split(os.environ.get("CFLAGS", "")), *objc],
+                extra_postargs=[*CORE_FLAGS, *environment_flags("CFLAGS"), *objc],
             )
         return target
 
@@ -126,9 +147,9 @@ class BuildWithCore(build_ext):
             # Python's linker command makes bundles, which nothing can link against.
             name = ["-dynamiclib", "-install_name", f"@rpath/{LIBRARY}"]
             linker = [flag for flag in self.compiler.linker_so if flag != "-bundle"]
-            libraries = METAL_FRAMEWORKS
+            libraries = flags("METAL_FRAMEWORKS")
         else:
-            name = [f"-Wl,-soname,{LIBRARY}"]
+            name = [f"-Wl,-soname,{LIBRARY}", *LINK_FLAGS]
             linker = self.compiler.linker_so
             libraries = ["-lm"]
         subprocess.run([*linker, *objects, "-o", str(library), *name, "-pthread", *libraries], check=True)
@@ -155,7 +176,8 @@ def extension(path):
         f"mfa.{path.stem}",
         [str(path.relative_to(ROOT))],
         include_dirs=["include"],
-        extra_link_args=[f"-Wl,-rpath,{origin}"],
+        extra_compile_args=[*COMMON_FLAGS, *environment_flags("CFLAGS")],
+        extra_link_args=[f"-Wl,-rpath,{origin}", *LINK_FLAGS],
         depends=relative(ROOT.glob("mfa/*.pxd")),
     )
 

@@ -6,7 +6,7 @@
 
 struct mfa_dropout {
     mfa_philox_key key;
-    mfa_word threshold;
+    mfa_u32 threshold;
     float factor;
     mfa_index batch, head;
 };

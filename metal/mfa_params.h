@@ -21,6 +21,7 @@
 #ifndef MFA_PARAMS_H
 #define MFA_PARAMS_H
 
+#include "mfa_philox.h"
 #include "mfa_rules.h"
 
 /* Strides count elements, in the order batch, head, row, column; 0 where broadcast. A buffer is bound at element 0, 0, 0, 0. */
@@ -48,7 +49,7 @@ typedef struct mfa_metal_params {
     float softmax_scale;
     float softcap;
     float keep_factor;          /* dropout: what a weight that is kept is multiplied by, 1 / (1 - dropout_p) */
-    mfa_word dropout_threshold; /* mfa_rule_dropout_threshold */
+    mfa_u32 dropout_threshold;  /* mfa_rule_dropout_threshold */
     mfa_philox_key dropout_key; /* mfa_rule_dropout_key */
 } mfa_metal_params;
 
@@ -58,7 +59,7 @@ typedef struct mfa_metal_params {
 #else
 #define MFA_PARAMS_ASSERT _Static_assert
 #endif
-MFA_PARAMS_ASSERT(sizeof(mfa_index) == 8 && sizeof(mfa_word) == 4 && sizeof(float) == 4, "types of fixed size");
+MFA_PARAMS_ASSERT(sizeof(mfa_index) == 8 && sizeof(mfa_u32) == 4 && sizeof(float) == 4, "types of fixed size");
 MFA_PARAMS_ASSERT(sizeof(mfa_metal_params) == 17 * 8 + 16 * sizeof(mfa_metal_strides) + 6 * 4, "no padding");
 #undef MFA_PARAMS_ASSERT
 

@@ -1,114 +1,101 @@
 /*
- * The rules that a row of attention obeys, written once for every backend: value-only functions in the subset
- * of C that C and the Metal Shading Language share (no pointers, so no address spaces).
+ * Which keys a row of attention sees, which rows see a key, and what is added to scores, written once for every backend:
+ * value-only functions in the subset of C that C and the Metal Shading Language share (no pointers, so no address spaces).
  */
 #ifndef MFA_RULES_H
 #define MFA_RULES_H
 
-#ifdef __METAL_VERSION__
-typedef long mfa_index;
-typedef uint mfa_word;
-typedef ulong mfa_wide;
-#else
-#include <stdint.h>
-typedef int64_t mfa_index;
-typedef uint32_t mfa_word;
-typedef uint64_t mfa_wide;
-#endif
+#include "mfa_types.h"
 
-/* Row i stands at key i + offset. left and right count keys on either side of it; negative: unbounded. */
+/* Numbers from begin to end - 1: rows, keys or tiles. None if end <= begin. */
+typedef struct {
+    mfa_index begin, end;
+} mfa_span;
 
-/* First key that a causal or window bound lets the row see, in 0 .. key_count. */
-static inline mfa_index mfa_rule_key_begin(mfa_index row, mfa_index offset, mfa_index left, mfa_index key_count) {
-    mfa_index begin = left < 0 ? 0 : row + offset - left;
-    begin = begin < 0 ? 0 : begin;
-    return begin > key_count ? key_count : begin;
+static inline mfa_span mfa_span_of(mfa_index begin, mfa_index end) {
+    mfa_span span;
+    span.begin = begin;
+    span.end = end;
+    return span;
 }
 
-/* One past the last such key, in 0 .. key_count; not above key_begin if the row sees none. */
+static inline bool mfa_span_is_empty(mfa_span span) { return span.end <= span.begin; }
+
+/* What both have. */
+static inline mfa_span mfa_span_cut(mfa_span a, mfa_span b) {
+    return mfa_span_of(a.begin > b.begin ? a.begin : b.begin, a.end < b.end ? a.end : b.end);
+}
+
+static inline bool mfa_spans_meet(mfa_span a, mfa_span b) { return !mfa_span_is_empty(mfa_span_cut(a, b)); }
+
+/* Whether `inner`, which is not empty, lies in `outer`. */
+static inline bool mfa_span_holds(mfa_span outer, mfa_span inner) {
+    return outer.begin <= inner.begin && inner.end <= outer.end;
+}
+
+/* The numbers of tiles of `size` that a span, which begins at 0 or later, meets. */
+static inline mfa_span mfa_span_tiles(mfa_span span, mfa_index size) {
+    return mfa_span_of(span.begin / size, mfa_span_is_empty(span) ? span.begin / size : (span.end - 1) / size + 1);
+}
+
+/* One sequence. Row i stands at key i + offset; left and right count the keys on either side of it that it sees; negative:
+   unbounded. */
+typedef struct {
+    mfa_index query_count, key_count;
+    mfa_index offset, left, right;
+} mfa_extent;
+
+static inline mfa_index mfa_rule_clamp(mfa_index x, mfa_index most) { return x < 0 ? 0 : x > most ? most : x; }
+
+/* The keys that causal and window bounds let a row see. */
+static inline mfa_span mfa_rule_keys_of_row(mfa_extent e, mfa_index row) {
+    return mfa_span_of(e.left < 0 ? 0 : mfa_rule_clamp(row + e.offset - e.left, e.key_count),
+                       e.right < 0 ? e.key_count : mfa_rule_clamp(row + e.offset + e.right + 1, e.key_count));
+}
+
+/* The keys that some of the rows see, and those that lie between. Later rows see later keys. */
+static inline mfa_span mfa_rule_keys_some_see(mfa_extent e, mfa_span rows) {
+    const mfa_span existing = mfa_span_cut(rows, mfa_span_of(0, e.query_count));
+    if (mfa_span_is_empty(existing))
+        return mfa_span_of(0, 0);
+    return mfa_span_of(mfa_rule_keys_of_row(e, existing.begin).begin, mfa_rule_keys_of_row(e, existing.end - 1).end);
+}
+
+/* The keys that each of the rows sees; none if some of them are not there. */
+static inline mfa_span mfa_rule_keys_all_see(mfa_extent e, mfa_span rows) {
+    if (mfa_span_is_empty(rows) || rows.begin < 0 || rows.end > e.query_count)
+        return mfa_span_of(0, 0);
+    return mfa_span_of(mfa_rule_keys_of_row(e, rows.end - 1).begin, mfa_rule_keys_of_row(e, rows.begin).end);
+}
+
+/* The rows that see some of the keys, and those that lie between. */
+static inline mfa_span mfa_rule_rows_some_see(mfa_extent e, mfa_span keys) {
+    const mfa_span existing = mfa_span_cut(keys, mfa_span_of(0, e.key_count));
+    if (mfa_span_is_empty(existing))
+        return mfa_span_of(0, 0);
+    return mfa_span_of(e.right < 0 ? 0 : mfa_rule_clamp(existing.begin - e.offset - e.right, e.query_count),
+                       e.left < 0 ? e.query_count : mfa_rule_clamp(existing.end - e.offset + e.left, e.query_count));
+}
+
+/*
+ * Blocks. Scores may be cut into blocks of some rows and keys, with a bit for each that is set if any of its scores counts; those
+ * of a row of blocks follow each other in words of 32.
+ */
+enum { MFA_BLOCK_BITS = 32 };
+
+static inline bool mfa_rule_bit(mfa_u32 word, mfa_index block) { return (word >> (block % MFA_BLOCK_BITS) & 1u) != 0; }
+
+/* The two bounds of mfa_rule_keys_of_row by themselves. */
+static inline mfa_index mfa_rule_key_begin(mfa_index row, mfa_index offset, mfa_index left, mfa_index key_count) {
+    return left < 0 ? 0 : mfa_rule_clamp(row + offset - left, key_count);
+}
 static inline mfa_index mfa_rule_key_end(mfa_index row, mfa_index offset, mfa_index right, mfa_index key_count) {
-    mfa_index end = right < 0 ? key_count : row + offset + right + 1;
-    end = end < 0 ? 0 : end;
-    return end > key_count ? key_count : end;
+    return right < 0 ? key_count : mfa_rule_clamp(row + offset + right + 1, key_count);
 }
 
 static inline float mfa_rule_alibi(float slope, mfa_index row, mfa_index offset, mfa_index key) {
     mfa_index distance = row + offset - key;
     return -slope * (float)(distance < 0 ? -distance : distance);
 }
-
-/*
- * Dropout. One call of Philox4x32-10 (Salmon, Moraes, Dror and Shaw, 2011) decides about 8 columns of a row, 16 apart, so that
- * 16 lanes that each make a call have 8 vectors of adjacent columns:
- *
- *   key      the first two words of Philox of (offset low, offset high, 0, 0) with the key (seed low, seed high)
- *   counter  (16 * (column / 128) + column % 16, row, head, batch), each modulo 2^32
- *   bits     slice s = column % 128 / 16: word s / 2 of the result, its low half for even s, its high half for odd s
- *
- * A weight is dropped if its bits are below round(65536 * dropout_p).
- */
-enum { MFA_DROPOUT_COLUMNS = 128, MFA_DROPOUT_LANES = 16, MFA_PHILOX_ROUNDS = 10 };
-#define MFA_PHILOX_FIRST 0xd2511f53u
-#define MFA_PHILOX_SECOND 0xcd9e8d57u
-
-typedef struct {
-    mfa_word word[4];
-} mfa_philox;
-
-typedef struct {
-    mfa_word word[2];
-} mfa_philox_key;
-
-static inline mfa_philox_key mfa_rule_philox_next_key(mfa_philox_key key) {
-    key.word[0] += 0x9e3779b9u;
-    key.word[1] += 0xbb67ae85u;
-    return key;
-}
-
-static inline mfa_philox mfa_rule_philox_round(mfa_philox x, mfa_philox_key key) {
-    mfa_wide first = (mfa_wide)MFA_PHILOX_FIRST * x.word[0], second = (mfa_wide)MFA_PHILOX_SECOND * x.word[2];
-    mfa_philox y;
-    y.word[0] = (mfa_word)(second >> 32) ^ x.word[1] ^ key.word[0];
-    y.word[1] = (mfa_word)second;
-    y.word[2] = (mfa_word)(first >> 32) ^ x.word[3] ^ key.word[1];
-    y.word[3] = (mfa_word)first;
-    return y;
-}
-
-static inline mfa_philox mfa_rule_philox(mfa_philox counter, mfa_philox_key key) {
-    for (int i = 0; i < MFA_PHILOX_ROUNDS; ++i) {
-        counter = mfa_rule_philox_round(counter, key);
-        key = mfa_rule_philox_next_key(key);
-    }
-    return counter;
-}
-
-static inline mfa_philox_key mfa_rule_dropout_key(mfa_wide seed, mfa_wide offset) {
-    mfa_philox counter = {{(mfa_word)offset, (mfa_word)(offset >> 32), 0, 0}};
-    mfa_philox_key key = {{(mfa_word)seed, (mfa_word)(seed >> 32)}};
-    counter = mfa_rule_philox(counter, key);
-    key.word[0] = counter.word[0];
-    key.word[1] = counter.word[1];
-    return key;
-}
-
-static inline mfa_philox mfa_rule_dropout_counter(mfa_index batch, mfa_index head, mfa_index row, mfa_index column) {
-    mfa_index call = MFA_DROPOUT_LANES * (column / MFA_DROPOUT_COLUMNS) + column % MFA_DROPOUT_LANES;
-    mfa_philox counter = {{(mfa_word)call, (mfa_word)row, (mfa_word)head, (mfa_word)batch}};
-    return counter;
-}
-
-/* Of slice 0 .. 7 of a call's result. */
-static inline mfa_word mfa_rule_dropout_slice(mfa_philox result, int slice) {
-    return result.word[slice / 2] >> (slice % 2 * 16) & 0xffffu;
-}
-
-static inline mfa_word mfa_rule_dropout_bits(mfa_philox_key key, mfa_index batch, mfa_index head, mfa_index row,
-                                             mfa_index column) {
-    mfa_philox result = mfa_rule_philox(mfa_rule_dropout_counter(batch, head, row, column), key);
-    return mfa_rule_dropout_slice(result, (int)(column % MFA_DROPOUT_COLUMNS / MFA_DROPOUT_LANES));
-}
-
-static inline mfa_word mfa_rule_dropout_threshold(float dropout_p) { return (mfa_word)(dropout_p * 65536.0f + 0.5f); }
 
 #endif

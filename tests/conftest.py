@@ -1,6 +1,7 @@
 """Hypothesis profiles, and the fixtures that run a test once for each backend present."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,22 +25,27 @@ def pytest_report_header():
     ]
 
 
-def is_asked(item, emulated):
-    """Whether the test is for its backend: see the markers in pyproject.toml."""
+# Tests in these folders that take no backend use the default one; elsewhere they are about something else.
+OF_DEFAULT = [Path(__file__).parent / name for name in ("attention", "python")]
+
+
+def is_asked(item):
+    """Whether the test is for the backend that it takes, or else uses: see the markers in pyproject.toml."""
     parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
-    backend = next((x for x in parameters if isinstance(x, backends.Backend)), None)
-    if backend is None and backends.CHOSEN:
+    backend = next((x for x in parameters if isinstance(x, backends.Backend)), backends.DEFAULT)
+    if backends.CHOSEN and backend is backends.DEFAULT:
+        folder = item.path.parent
+        if folder not in OF_DEFAULT or os.environ.get("MFA_BACKEND") not in backends.CHOSEN:
+            return False
+    if item.get_closest_marker("cpu") and not backend.is_cpu:
         return False
-    if item.get_closest_marker("cpu") and not (backend.is_cpu if backend else backends.default_is_cpu()):
-        return False
-    return not (item.get_closest_marker("hardware") and backend in emulated)
+    return not (item.get_closest_marker("hardware") and backend.is_emulated)
 
 
 def pytest_collection_modifyitems(config, items):
-    emulated = [backend for backend in backends.PRESENT if backend.is_emulated()]
-    dropped = [item for item in items if not is_asked(item, emulated)]
-    items[:] = [item for item in items if is_asked(item, emulated)]
-    config.hook.pytest_deselected(items=dropped)
+    asked = [is_asked(item) for item in items]
+    config.hook.pytest_deselected(items=[item for item, is_in in zip(items, asked, strict=True) if not is_in])
+    items[:] = [item for item, is_in in zip(items, asked, strict=True) if is_in]
 
 
 @pytest.fixture(scope="session", params=backends.PRESENT, ids=lambda backend: backend.name)

@@ -2,19 +2,17 @@
 #include <string.h>
 
 #include "core/context.h"
+#include "core/entry.h"
+#include "core/record.h"
 #include "core/versioned.h"
-
-static _Thread_local double last_seconds;
 
 double mfa_get_gpu_latency(mfa_context_t context) {
     (void)context;
-    return last_seconds;
+    return mfai_record()->seconds;
 }
 
 typedef struct {
     mfai_problem_t problem;
-    mfai_gradients_t gradients;
-    bool backward;
     const mfai_backend_t *backend;
     void *device;
     mfa_plan_t plan;
@@ -26,18 +24,12 @@ static mfa_status_t ask(call_t *call, const mfai_backend_t *backend, void *devic
     call->backend = backend;
     call->device = device;
     call->plan.backend = backend->id;
-    return call->backward ? backend->backward_plan(device, &call->problem, &call->gradients, &call->plan)
-                          : backend->forward_plan(device, &call->problem, &call->plan);
-}
-
-static bool can_fall_back(mfa_context_t context, const call_t *call) {
-    return context->fallback != NULL &&
-           !mfai_problem_is_on_device(&call->problem, call->backward ? &call->gradients : NULL);
+    return backend->plan(device, &call->problem, &call->plan);
 }
 
 /* Asks the CPU, if the context allows it, about what its backend refused. The refusal stays as the plan's reason. */
 static mfa_status_t fall_back(mfa_context_t context, call_t *call) {
-    if (!can_fall_back(context, call))
+    if (context->fallback == NULL || mfai_problem_is_on_device(&call->problem))
         return MFA_ERROR_UNSUPPORTED;
     copy_message(call->plan.reason, sizeof call->plan.reason);
     call->plan.fallback = 1;
@@ -50,85 +42,78 @@ static mfa_status_t choose(mfa_context_t context, call_t *call) {
     return status == MFA_ERROR_UNSUPPORTED ? fall_back(context, call) : status;
 }
 
-static mfa_status_t execute(call_t *call, double *seconds) {
-    return call->backward ? call->backend->backward(call->device, &call->problem, &call->gradients, seconds)
-                          : call->backend->forward(call->device, &call->problem, seconds);
-}
-
 static mfa_status_t run(mfa_context_t context, call_t *call) {
     MFA_TRY(choose(context, call));
     double seconds = 0;
-    mfa_status_t status = execute(call, &seconds);
+    mfa_status_t status = call->backend->run(call->device, &call->problem, &seconds);
     /* Some limits a device knows only of what it has compiled or allocated; it has written nothing then. */
     if (status == MFA_ERROR_UNSUPPORTED && !call->plan.fallback) {
         MFA_TRY(fall_back(context, call));
-        status = execute(call, &seconds);
+        status = call->backend->run(call->device, &call->problem, &seconds);
     }
     MFA_TRY(status);
-    last_seconds = seconds;
+    mfai_record_seconds(seconds);
     return MFA_SUCCESS;
 }
 
-static mfa_status_t export_plan(mfa_context_t context, call_t *call, mfa_plan_t *caller) {
-    const mfa_status_t status = choose(context, call);
+static mfa_status_t import(mfa_context_t context, mfai_pass_t pass, const void *desc, mfai_problem_t *problem) {
+    MFA_REQUIRE(context != NULL, "context is NULL");
+    return mfai_problem_import(context, pass, desc, problem);
+}
+
+static mfa_status_t run_pass(mfa_context_t context, mfai_pass_t pass, const void *desc) {
+    MFA_ENTRY;
+    call_t call;
+    MFA_TRY(import(context, pass, desc, &call.problem));
+    return run(context, &call);
+}
+
+static mfa_status_t plan_pass(mfa_context_t context, mfai_pass_t pass, const void *desc, mfa_plan_t *plan) {
+    MFA_ENTRY;
+    call_t call;
+    MFA_TRY(import(context, pass, desc, &call.problem));
+    const mfa_status_t status = choose(context, &call);
     if (status != MFA_SUCCESS) {
-        call->plan.status = status;
-        copy_message(call->plan.reason, sizeof call->plan.reason);
+        call.plan.status = status;
+        copy_message(call.plan.reason, sizeof call.plan.reason);
     }
-    return mfai_struct_export("plan", caller, sizeof call->plan, sizeof call->plan, &call->plan);
+    return mfai_struct_export("plan", plan, MFAI_PLAN_FIRST_SIZE, sizeof call.plan, &call.plan);
+}
+
+static mfa_status_t encode_pass(mfa_context_t context, mfai_pass_t pass, const void *desc, void *target) {
+    MFA_ENTRY;
+    MFA_REQUIRE(context != NULL, "context is NULL");
+    MFA_REQUIRE(target != NULL, "target is NULL, expected a command buffer or encoder");
+    if (context->backend->encode == NULL)
+        return mfai_fail(MFA_ERROR_UNSUPPORTED, "the \"%s\" backend has no command buffers to encode into",
+                         context->backend->name);
+    mfai_problem_t problem;
+    MFA_TRY(import(context, pass, desc, &problem));
+    return context->backend->encode(context->device, &problem, target);
 }
 
 mfa_status_t mfa_attention_forward_desc(mfa_context_t context, const mfa_attention_desc_t *desc) {
-    MFA_REQUIRE(context != NULL, "context is NULL");
-    call_t call = {.backward = false};
-    MFA_TRY(mfai_problem_import(context, desc, &call.problem));
-    return run(context, &call);
-}
-
-static mfa_status_t check_target(mfa_context_t context, const void *target) {
-    MFA_REQUIRE(target != NULL, "target is NULL, expected a command buffer or encoder");
-    if (context->backend->forward_encode == NULL)
-        return mfai_fail(MFA_ERROR_UNSUPPORTED, "the \"%s\" backend has no command buffers to encode into",
-                         context->backend->name);
-    return MFA_SUCCESS;
-}
-
-mfa_status_t mfa_attention_forward_encode(mfa_context_t context, const mfa_attention_desc_t *desc, void *target) {
-    MFA_REQUIRE(context != NULL, "context is NULL");
-    MFA_TRY(check_target(context, target));
-    mfai_problem_t problem;
-    MFA_TRY(mfai_problem_import(context, desc, &problem));
-    return context->backend->forward_encode(context->device, &problem, target);
+    return run_pass(context, MFAI_FORWARD, desc);
 }
 
 mfa_status_t mfa_attention_forward_plan(mfa_context_t context, const mfa_attention_desc_t *desc, mfa_plan_t *plan) {
-    MFA_REQUIRE(context != NULL, "context is NULL");
-    call_t call = {.backward = false};
-    MFA_TRY(mfai_problem_import(context, desc, &call.problem));
-    return export_plan(context, &call, plan);
+    return plan_pass(context, MFAI_FORWARD, desc, plan);
+}
+
+mfa_status_t mfa_attention_forward_encode(mfa_context_t context, const mfa_attention_desc_t *desc, void *target) {
+    return encode_pass(context, MFAI_FORWARD, desc, target);
 }
 
 mfa_status_t mfa_attention_backward_desc(mfa_context_t context, const mfa_attention_backward_desc_t *desc) {
-    MFA_REQUIRE(context != NULL, "context is NULL");
-    call_t call = {.backward = true};
-    MFA_TRY(mfai_gradients_import(context, desc, &call.problem, &call.gradients));
-    return run(context, &call);
-}
-
-mfa_status_t mfa_attention_backward_encode(mfa_context_t context, const mfa_attention_backward_desc_t *desc,
-                                           void *target) {
-    MFA_REQUIRE(context != NULL, "context is NULL");
-    MFA_TRY(check_target(context, target));
-    mfai_problem_t problem;
-    mfai_gradients_t gradients;
-    MFA_TRY(mfai_gradients_import(context, desc, &problem, &gradients));
-    return context->backend->backward_encode(context->device, &problem, &gradients, target);
+    return run_pass(context, MFAI_BACKWARD, desc);
 }
 
 mfa_status_t mfa_attention_backward_plan(mfa_context_t context, const mfa_attention_backward_desc_t *desc,
                                          mfa_plan_t *plan) {
-    MFA_REQUIRE(context != NULL, "context is NULL");
-    call_t call = {.backward = true};
-    MFA_TRY(mfai_gradients_import(context, desc, &call.problem, &call.gradients));
-    return export_plan(context, &call, plan);
+    return plan_pass(context, MFAI_BACKWARD, desc, plan);
+}
+
+mfa_status_t mfa_attention_backward_encode(mfa_context_t context, const mfa_attention_backward_desc_t *desc,
+                                           void *target) {
+    return encode_pass(context, MFAI_BACKWARD, desc, target);
 }

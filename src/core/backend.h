@@ -32,17 +32,13 @@ typedef struct mfai_backend {
     mfa_status_t (*memory_adopt)(void *device, void *object, size_t *size, mfai_memory_t *memory);
 
     /* Fills in the plan, or refuses with MFA_ERROR_UNSUPPORTED and a message. */
-    mfa_status_t (*forward_plan)(void *device, const mfai_problem_t *problem, mfa_plan_t *plan);
-    mfa_status_t (*forward)(void *device, const mfai_problem_t *problem, double *seconds);
-    mfa_status_t (*backward_plan)(void *device, const mfai_problem_t *problem, const mfai_gradients_t *gradients,
-                                  mfa_plan_t *plan);
-    mfa_status_t (*backward)(void *device, const mfai_problem_t *problem, const mfai_gradients_t *gradients,
-                             double *seconds);
+    mfa_status_t (*plan)(void *device, const mfai_problem_t *problem, mfa_plan_t *plan);
+
+    /* Runs the problem's pass and waits for it. */
+    mfa_status_t (*run)(void *device, const mfai_problem_t *problem, double *seconds);
 
     /* Likewise, but into a command buffer or encoder of the caller's, who runs it later; NULL: there is none. */
-    mfa_status_t (*forward_encode)(void *device, const mfai_problem_t *problem, void *target);
-    mfa_status_t (*backward_encode)(void *device, const mfai_problem_t *problem, const mfai_gradients_t *gradients,
-                                    void *target);
+    mfa_status_t (*encode)(void *device, const mfai_problem_t *problem, void *target);
 } mfai_backend_t;
 
 #endif

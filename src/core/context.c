@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 
+#include "core/entry.h"
 #include "core/registry.h"
 #include "core/versioned.h"
 
@@ -27,10 +28,11 @@ static mfa_status_t open_devices(const mfa_context_options_t *options, mfa_conte
 }
 
 mfa_status_t mfa_create_context_with_options(const mfa_context_options_t *caller, mfa_context_t *handle) {
+    MFA_ENTRY;
     MFA_REQUIRE(handle != NULL, "context is NULL, expected an address to write the handle to");
     mfa_context_options_t options = MFA_CONTEXT_OPTIONS_INIT;
     if (caller != NULL)
-        MFA_TRY(mfai_struct_import("options", caller, sizeof options, sizeof options, &options));
+        MFA_TRY(mfai_struct_import("options", caller, MFAI_CONTEXT_OPTIONS_FIRST_SIZE, sizeof options, &options));
     MFA_REQUIRE((options.flags & ~MFA_CONTEXT_ALLOW_CPU_FALLBACK) == 0, "options.flags is 0x%x, expected 0 or 0x%x",
                 options.flags, MFA_CONTEXT_ALLOW_CPU_FALLBACK);
     MFA_REQUIRE(options.device >= 0, "options.device is %d, expected 0 or more", options.device);
@@ -58,20 +60,23 @@ mfa_status_t mfa_create_context_with_options(const mfa_context_options_t *caller
 mfa_status_t mfa_create_context(mfa_context_t *context) { return mfa_create_context_with_options(NULL, context); }
 
 void mfa_destroy_context(mfa_context_t context) {
+    MFA_ENTRY;
     if (context != NULL)
         mfai_context_release(context);
 }
 
 mfa_status_t mfa_context_describe(mfa_context_t context, mfa_context_info_t *caller) {
+    MFA_ENTRY;
     MFA_REQUIRE(context != NULL, "context is NULL");
     mfa_context_info_t info = MFA_CONTEXT_INFO_INIT;
     info.backend = context->backend->id;
     info.flags = context->flags;
     context->backend->describe(context->device, &info);
-    return mfai_struct_export("info", caller, sizeof info, sizeof info, &info);
+    return mfai_struct_export("info", caller, MFAI_CONTEXT_INFO_FIRST_SIZE, sizeof info, &info);
 }
 
 mfa_status_t mfa_context_trim(mfa_context_t context) {
+    MFA_ENTRY;
     MFA_REQUIRE(context != NULL, "context is NULL");
     context->backend->trim(context->device);
     if (context->fallback_device)

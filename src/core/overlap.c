@@ -53,7 +53,7 @@ static uint64_t magnitude(int64_t x) { return x < 0 ? 0 - (uint64_t)x : (uint64_
 
 /* Adds the view's axes and returns its lowest address. */
 static uintptr_t add_view(equation *e, const mfai_view_t *view) {
-    int64_t element = mfai_precision_size(view->precision);
+    int64_t element = mfai_view_element(view);
     uintptr_t lowest = (uintptr_t)view->data;
     for (int axis = 0; axis < 4; ++axis) {
         int64_t step = view->stride[axis] * element;
@@ -66,7 +66,7 @@ static uintptr_t add_view(equation *e, const mfai_view_t *view) {
 }
 
 static uint64_t extent(const mfai_view_t *view) {
-    int64_t element = mfai_precision_size(view->precision);
+    int64_t element = mfai_view_element(view);
     uint64_t bytes = (uint64_t)element;
     for (int axis = 0; axis < 4; ++axis) {
         int64_t step = view->stride[axis] * element;
@@ -84,7 +84,7 @@ bool mfai_views_overlap(const mfai_view_t *a, const mfai_view_t *b) {
         return false;
     /* a's address + i = b's address + j, with a's axes as they are and b's counted down from their ends, so that
        every step is positive: low_a + A + i = low_b + (extent_b - size_b - B) + j, j counted down as well. */
-    add_term(&e, 1, (uint64_t)(mfai_precision_size(a->precision) + mfai_precision_size(b->precision) - 2));
+    add_term(&e, 1, (uint64_t)(mfai_view_element(a) + mfai_view_element(b) - 2));
     uint64_t reach = 0;
     for (int term = e.count; term >= 0; --term) {
         if (term < e.count)

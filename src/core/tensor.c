@@ -6,17 +6,12 @@
 #include "core/buffer.h"
 #include "core/versioned.h"
 
-const char *mfai_precision_name(int32_t precision) {
-    static const char *const names[] = {"FP16", "BF16", "FP32", "INT8", "INT4", "BOOL"};
-    return precision >= 0 && precision < (int32_t)(sizeof names / sizeof *names) ? names[precision] : "unknown";
-}
-
 bool mfai_view_is_empty(const mfai_view_t *view) {
     return view->shape[0] == 0 || view->shape[1] == 0 || view->shape[2] == 0 || view->shape[3] == 0;
 }
 
 bool mfai_view_extent(const mfai_view_t *view, int64_t *lowest, int64_t *end) {
-    int64_t element = mfai_precision_size(view->precision);
+    int64_t element = mfai_view_element(view);
     int64_t low = 0, high = 0, count = 1;
     for (int axis = 0; axis < 4; ++axis) {
         int64_t reach;
@@ -57,25 +52,25 @@ static mfa_status_t locate(const char *name, mfa_context_t context, const mfa_te
         view->buffer = tensor->buffer;
         view->data = empty ? NULL : mfai_buffer_memory(tensor->buffer)->base + offset;
     }
-    int64_t element = mfai_precision_size(view->precision);
+    int64_t element = mfai_view_element(view);
     MFA_REQUIRE(empty || (uintptr_t)view->data % (uintptr_t)element == 0,
                 "%s is at address %p, not aligned to its %" PRId64 "-byte elements", name, (void *)view->data, element);
     return MFA_SUCCESS;
 }
 
-mfa_status_t mfai_view_import(const char *name, mfa_context_t context, const mfa_tensor_t *tensor, unsigned precisions,
+mfa_status_t mfai_view_import(const char *name, mfa_context_t context, const mfa_tensor_t *tensor, unsigned formats,
                               mfai_view_t *view) {
     *view = (mfai_view_t){0};
     if (tensor == NULL)
         return MFA_SUCCESS;
     mfa_tensor_t known = MFA_TENSOR_INIT;
-    MFA_TRY(mfai_struct_import(name, tensor, sizeof known, sizeof known, &known));
+    MFA_TRY(mfai_struct_import(name, tensor, MFAI_TENSOR_FIRST_SIZE, sizeof known, &known));
     view->present = true;
-    view->precision = known.precision;
+    view->format = known.precision;
     MFA_REQUIRE(known.precision >= 0 && known.precision <= MFA_PRECISION_BOOL,
                 "%s.precision is %d, not an MFA_PRECISION_...", name, known.precision);
-    MFA_REQUIRE(precisions & MFAI_PRECISION_BIT(known.precision), "%s.precision is %s, which it cannot be", name,
-                mfai_precision_name(known.precision));
+    MFA_REQUIRE(formats & MFAI_FORMAT_BIT(known.precision), "%s.precision is %s, which it cannot be", name,
+                mfai_formats[known.precision].name);
     for (int axis = 0; axis < 4; ++axis) {
         MFA_REQUIRE(known.shape[axis] >= 0, "%s.shape[%d] is %" PRId64 ", expected 0 or more", name, axis,
                     known.shape[axis]);
@@ -86,14 +81,16 @@ mfa_status_t mfai_view_import(const char *name, mfa_context_t context, const mfa
     return locate(name, context, &known, view);
 }
 
-mfa_status_t mfai_view_expect(const char *name, mfai_view_t *view, const int64_t shape[4], bool broadcast) {
+mfa_status_t mfai_view_expect(const char *name, const mfai_view_t *view, const int64_t shape[4], unsigned may_be_one) {
     for (int axis = 0; axis < 4; ++axis)
-        MFA_REQUIRE(view->shape[axis] == shape[axis] || (broadcast && view->shape[axis] == 1),
+        MFA_REQUIRE(view->shape[axis] == shape[axis] || (may_be_one >> axis & 1 && view->shape[axis] == 1),
                     "%s has shape (%" PRId64 ", %" PRId64 ", %" PRId64 ", %" PRId64 "), expected (%" PRId64 ", %" PRId64
                     ", %" PRId64 ", %" PRId64 ")%s",
                     name, view->shape[0], view->shape[1], view->shape[2], view->shape[3], shape[0], shape[1], shape[2],
-                    shape[3], broadcast ? " or 1 in any place" : "");
-    memcpy(view->shape, shape, sizeof view->shape);
+                    shape[3],
+                    may_be_one == 15  ? " or 1 in any place"
+                    : may_be_one == 1 ? " or 1 in the first place"
+                                      : "");
     return MFA_SUCCESS;
 }
 

@@ -2,12 +2,25 @@
 #ifndef MFA_CORE_VERSIONED_H
 #define MFA_CORE_VERSIONED_H
 
+#include <stddef.h>
+
 #include "core/status.h"
+
+/* What the first release of each struct had: up to the member that was its last then. Frozen; a member added later is not here. */
+#define MFAI_UP_TO(type, member) (offsetof(type, member) + sizeof((type){0}.member))
+enum {
+    MFAI_CONTEXT_OPTIONS_FIRST_SIZE = MFAI_UP_TO(mfa_context_options_t, flags),
+    MFAI_CONTEXT_INFO_FIRST_SIZE = MFAI_UP_TO(mfa_context_info_t, device_name),
+    MFAI_TENSOR_FIRST_SIZE = MFAI_UP_TO(mfa_tensor_t, stride),
+    MFAI_ATTENTION_DESC_FIRST_SIZE = MFAI_UP_TO(mfa_attention_desc_t, window_right),
+    MFAI_BACKWARD_DESC_FIRST_SIZE = MFAI_UP_TO(mfa_attention_backward_desc_t, dsinks),
+    MFAI_PLAN_FIRST_SIZE = MFAI_UP_TO(mfa_plan_t, reason)
+};
 
 /*
  * Copies the caller's struct over `known`, which holds the defaults. A caller's struct that is larger than ours
  * is accepted only if what we do not know is zero.
- * @param least  bytes that the first release of the struct had
+ * @param least  MFAI_..._FIRST_SIZE
  */
 mfa_status_t mfai_struct_import(const char *name, const void *caller, size_t least, size_t size, void *known);
 

@@ -6,6 +6,7 @@
 
 #include "core/backend.h"
 #include "cpu/backward.h"
+#include "cpu/clock.h"
 #include "cpu/cpu_count.h"
 #include "cpu/device.h"
 #include "cpu/features.h"
@@ -88,6 +89,18 @@ static void memory_close(void *device, mfai_memory_t *memory) {
     free(memory->handle);
 }
 
+static mfa_status_t plan(void *device, const mfai_problem_t *problem, mfa_plan_t *out) {
+    return problem->pass == MFAI_BACKWARD ? mfai_cpu_backward_plan(device, problem, out)
+                                          : mfai_cpu_forward_plan(device, problem, out);
+}
+
+static mfa_status_t run(void *device, const mfai_problem_t *problem, double *seconds) {
+    const double start = mfai_now();
+    MFA_TRY(problem->pass == MFAI_BACKWARD ? mfai_cpu_backward(device, problem) : mfai_cpu_forward(device, problem));
+    *seconds = mfai_now() - start;
+    return MFA_SUCCESS;
+}
+
 const mfai_backend_t mfai_cpu_backend = {
     .name = "cpu",
     .id = MFA_BACKEND_CPU,
@@ -98,8 +111,6 @@ const mfai_backend_t mfai_cpu_backend = {
     .trim = trim,
     .memory_open = memory_open,
     .memory_close = memory_close,
-    .forward_plan = mfai_cpu_forward_plan,
-    .forward = mfai_cpu_forward,
-    .backward_plan = mfai_cpu_backward_plan,
-    .backward = mfai_cpu_backward,
+    .plan = plan,
+    .run = run,
 };

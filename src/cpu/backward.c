@@ -3,8 +3,6 @@
 
 #include <stdio.h>
 
-#include "cpu/clock.h"
-#include "cpu/device.h"
 #include "cpu/dropout.h"
 #include "cpu/generic_begin.h"
 #include "cpu/sizes.h"
@@ -59,7 +57,7 @@ static mfai_backward_scratch_t lay_out(const mfai_backward_job_t *job, const mfa
     const int64_t rows = s->block_rows, keys = s->block_keys, products = job->bias_pass ? 0 : 1;
     const int64_t widest = mfai_max(mfai_round_up(p->head_dim, tile->panel), mfai_round_up(p->value_dim, tile->panel));
     const bool contiguous = mfai_rows_are_contiguous(&p->query) && mfai_rows_are_contiguous(&p->key) &&
-                            mfai_rows_are_contiguous(&p->value) && mfai_rows_are_contiguous(&job->gradients->dout);
+                            mfai_rows_are_contiguous(&p->value) && mfai_rows_are_contiguous(&p->dout);
     const int64_t scores = mfai_lines(rows * s->stride);
     mfai_backward_scratch_t at = {0};
     at.query_rows = 0;
@@ -100,18 +98,18 @@ static int64_t bias_tasks(const mfai_view_t *dbias, const mfai_backward_shape_t 
 
 /* Sums of dquery are kept in it where whole vectors fit its rows, and in the workspace otherwise. */
 static bool adds_in_place(const mfai_view_t *dquery, const mfai_tile_t *tile) {
-    return dquery->precision == MFA_PRECISION_FP32 && dquery->stride[3] == 1 && dquery->shape[3] % tile->lanes == 0;
+    return dquery->format == MFAI_FORMAT_FP32 && dquery->stride[3] == 1 && dquery->shape[3] % tile->lanes == 0;
 }
 
 static mfa_status_t plan_pass(const mfai_cpu_device_t *device, const mfai_kernels_t *kernels, const mfai_problem_t *p,
-                              const mfai_gradients_t *g, bool bias_pass, pass_t *pass) {
+                              bool bias_pass, pass_t *pass) {
     *pass = (pass_t){.kernels = kernels};
     mfai_backward_job_t *job = &pass->job;
-    *job = (mfai_backward_job_t){.problem = p, .gradients = g, .by_head = *p, .bias_pass = bias_pass};
+    *job = (mfai_backward_job_t){.problem = p, .by_head = *p, .bias_pass = bias_pass};
     job->by_head.group = 1;
     job->by_head.kv_heads = p->heads;
     job->shape = find_shape(p, &kernels->tile);
-    job->has_bias = p->bool_mask.present || p->additive_mask.present || p->alibi_slopes.present;
+    job->has_bias = p->features & MFAI_BIASES;
     const double factor = p->softmax_scale * LOG2_E_DOUBLE;
     job->factor = (float)factor;
     job->factor_rest = (float)(factor - job->factor);
@@ -123,11 +121,11 @@ static mfa_status_t plan_pass(const mfai_cpu_device_t *device, const mfai_kernel
     if (rows > most_floats / 4 / job->shape.query_width)
         return mfai_fail(MFA_ERROR_MEMORY_ALLOCATION, "no memory for a workspace for %" PRId64 " rows", rows);
     const int64_t main_tasks = head_count(p) * job->shape.key_blocks;
-    pass->tasks = bias_pass ? bias_tasks(&g->dbias, &job->shape) : main_tasks;
+    pass->tasks = bias_pass ? bias_tasks(&p->dbias, &job->shape) : main_tasks;
     pass->slots = (int)mfai_clamp(mfai_max(pass->tasks, prepare_tasks(p)), 1, device->num_threads);
 
     /* No more heads at a time than keep the threads busy: each holds its sums of dquery. */
-    const bool sums = !bias_pass && g->dquery.present && !adds_in_place(&g->dquery, &kernels->tile);
+    const bool sums = !bias_pass && p->dquery.present && !adds_in_place(&p->dquery, &kernels->tile);
     job->heads = head_count(p);
     if (sums && job->shape.key_blocks > 0)
         job->heads =
@@ -149,28 +147,25 @@ typedef struct {
 } backward_plan_t;
 
 /* Masks are seldom small, so dbias is computed in float32 whatever the inputs are. */
-static mfa_status_t make_plan(const mfai_cpu_device_t *device, const mfai_problem_t *p, const mfai_gradients_t *g,
-                              backward_plan_t *plan) {
+static mfa_status_t make_plan(const mfai_cpu_device_t *device, const mfai_problem_t *p, backward_plan_t *plan) {
     MFA_TRY(mfai_check_head_dims(p));
     const mfai_cpu_isa_t *isa = device->isa;
-    const bool pairs = isa->bfloat16 != NULL && p->query.precision == MFA_PRECISION_BF16 &&
-                       g->dout.precision == MFA_PRECISION_BF16 && !p->exact_weights;
-    plan->has_bias = g->dbias.present;
-    plan->has_main = g->dquery.present || g->dkey.present || g->dvalue.present || g->dsinks.present || !plan->has_bias;
+    const bool pairs = isa->bfloat16 != NULL && p->query.format == MFAI_FORMAT_BF16 &&
+                       p->dout.format == MFAI_FORMAT_BF16 && !(p->features & MFAI_EXACT_WEIGHTS);
+    plan->has_bias = p->dbias.present;
+    plan->has_main = p->dquery.present || p->dkey.present || p->dvalue.present || p->dsinks.present || !plan->has_bias;
     plan->workspace_floats = 0;
     if (plan->has_main)
-        MFA_TRY(plan_pass(device, pairs ? isa->bfloat16 : isa->float32, p, g, false, &plan->main));
+        MFA_TRY(plan_pass(device, pairs ? isa->bfloat16 : isa->float32, p, false, &plan->main));
     if (plan->has_bias)
-        MFA_TRY(plan_pass(device, isa->float32, p, g, true, &plan->bias));
+        MFA_TRY(plan_pass(device, isa->float32, p, true, &plan->bias));
     plan->workspace_floats = mfai_max(plan->has_main ? plan->main.size : 0, plan->has_bias ? plan->bias.size : 0);
     return MFA_SUCCESS;
 }
 
-mfa_status_t mfai_cpu_backward_plan(void *handle, const mfai_problem_t *problem, const mfai_gradients_t *gradients,
-                                    mfa_plan_t *out) {
-    const mfai_cpu_device_t *device = handle;
+mfa_status_t mfai_cpu_backward_plan(const mfai_cpu_device_t *device, const mfai_problem_t *problem, mfa_plan_t *out) {
     backward_plan_t plan;
-    MFA_TRY(make_plan(device, problem, gradients, &plan));
+    MFA_TRY(make_plan(device, problem, &plan));
     const pass_t *pass = plan.has_main ? &plan.main : &plan.bias;
     out->tile_queries = (int32_t)pass->job.shape.block_rows;
     out->tile_keys = (int32_t)pass->job.shape.block_keys;
@@ -185,7 +180,6 @@ mfa_status_t mfai_cpu_backward_plan(void *handle, const mfai_problem_t *problem,
 static void run_pass(pass_t *pass, float *workspace) {
     mfai_backward_job_t *job = &pass->job;
     const mfai_problem_t *p = job->problem;
-    const mfai_gradients_t *g = job->gradients;
     const mfai_kernels_t *kernels = pass->kernels;
     job->scratch = (char *)workspace;
     job->delta = workspace + pass->delta;
@@ -200,23 +194,20 @@ static void run_pass(pass_t *pass, float *workspace) {
     }
     memset(job->turns, 0, (size_t)(pass->size - pass->turns) * sizeof *job->turns);
     const int64_t most = job->heads, blocks = mfai_ceil_div(p->query_count, MFAI_PREPARE_ROWS);
-    if (g->dquery.present || g->dkey.present || g->dvalue.present)
+    if (p->dquery.present || p->dkey.present || p->dvalue.present)
         for (job->first_head = 0; job->first_head < head_count(p); job->first_head += most) {
             job->heads = mfai_clamp(head_count(p) - job->first_head, 0, most);
             mfai_parallel_for(pass->slots, job->heads * job->shape.key_blocks, kernels->backward, job);
             if (job->dquery != NULL)
                 mfai_parallel_for(pass->slots, job->heads * p->group * blocks, kernels->backward_finish, job);
         }
-    if (g->dsinks.present)
+    if (p->dsinks.present)
         mfai_parallel_for(pass->slots, p->heads, kernels->backward_sinks, job);
 }
 
-mfa_status_t mfai_cpu_backward(void *handle, const mfai_problem_t *problem, const mfai_gradients_t *gradients,
-                               double *seconds) {
-    const double start = mfai_now();
-    mfai_cpu_device_t *device = handle;
+mfa_status_t mfai_cpu_backward(mfai_cpu_device_t *device, const mfai_problem_t *problem) {
     backward_plan_t plan;
-    MFA_TRY(make_plan(device, problem, gradients, &plan));
+    MFA_TRY(make_plan(device, problem, &plan));
     mfai_workspace_t *workspace =
         mfai_workspace_take(&device->workspaces, (size_t)plan.workspace_floats * sizeof(float));
     if (workspace == NULL)
@@ -228,6 +219,5 @@ mfa_status_t mfai_cpu_backward(void *handle, const mfai_problem_t *problem, cons
     if (plan.has_bias)
         run_pass(&plan.bias, memory);
     mfai_workspace_give(&device->workspaces, workspace);
-    *seconds = mfai_now() - start;
     return MFA_SUCCESS;
 }

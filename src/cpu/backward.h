@@ -2,11 +2,9 @@
 #ifndef MFA_CPU_BACKWARD_H
 #define MFA_CPU_BACKWARD_H
 
-#include "core/backend.h"
+#include "cpu/device.h"
 
-mfa_status_t mfai_cpu_backward_plan(void *device, const mfai_problem_t *problem, const mfai_gradients_t *gradients,
-                                    mfa_plan_t *plan);
-mfa_status_t mfai_cpu_backward(void *device, const mfai_problem_t *problem, const mfai_gradients_t *gradients,
-                               double *seconds);
+mfa_status_t mfai_cpu_backward_plan(const mfai_cpu_device_t *device, const mfai_problem_t *problem, mfa_plan_t *plan);
+mfa_status_t mfai_cpu_backward(mfai_cpu_device_t *device, const mfai_problem_t *problem);
 
 #endif

@@ -36,7 +36,7 @@ static void backward_bias(void *argument, int64_t task, int slot) {
     const mfai_backward_job_t *job = argument;
     const mfai_problem_t *p = job->problem;
     const mfai_backward_shape_t *shape = &job->shape;
-    const mfai_view_t *dbias = &job->gradients->dbias;
+    const mfai_view_t *dbias = &job->problem->dbias;
     backward_tile_t t = {.job = job, .scratch = (float *)job->scratch + slot * job->at.size};
     float *sums = t.scratch + job->at.sums;
     memset(sums, 0, (size_t)(shape->block_rows * shape->stride) * sizeof *sums);
@@ -79,6 +79,6 @@ static void backward_bias(void *argument, int64_t task, int slot) {
     for (int64_t r = 0; r < row_count; ++r)
         store_row(sums + r * shape->stride, key_count, 1,
                   view_row(dbias, own_batch, own_head, first_row + r) +
-                      first_key * dbias->stride[3] * mfai_precision_size(dbias->precision),
-                  dbias->precision, dbias->stride[3]);
+                      first_key * dbias->stride[3] * mfai_view_element(dbias),
+                  dbias->format, dbias->stride[3]);
 }

@@ -38,16 +38,16 @@ static char *copy_room(const backward_tile_t *t) { return (char *)(t->scratch + 
 static const char *zero_row(const backward_tile_t *t) { return (const char *)(t->scratch + t->job->at.zeros); }
 
 /* Rows as the left side of a product: each padded with zeros to whole vectors. */
-INLINE void pack_rows_as(const int32_t precision, const rows_t *rows, int64_t count, int64_t words, word *packed) {
+INLINE void pack_rows_as(const int32_t format, const rows_t *rows, int64_t count, int64_t words, word *packed) {
     for (int64_t r = 0; r < count; ++r)
         for (int64_t k = 0; k < words; k += VL)
-            vf_store(packed + r * words + k, load_words(rows->first + r * rows->step, precision, k, rows->columns));
+            vf_store(packed + r * words + k, load_words(rows->first + r * rows->step, format, k, rows->columns));
 }
 
 static void pack_rows(const rows_t *rows, int64_t count, int64_t words, word *packed) {
-    const int32_t kind = rows->precision;
-#define PACK(precision) pack_rows_as(precision, rows, count, words, packed)
-    WITH_WORD_PRECISION(kind, PACK)
+    const int32_t kind = rows->format;
+#define PACK(format) pack_rows_as(format, rows, count, words, packed)
+    WITH_WORD_FORMAT(kind, PACK)
 #undef PACK
 }
 
@@ -71,7 +71,7 @@ static void pack_row_block(const backward_tile_t *t) {
     pack_rows(&queries, t->rows, job->shape.query_words, t->scratch + job->at.query_rows);
     if (!job->bias_pass)
         pack_finite_values(&queries, t->rows, zero_row(t), t->scratch + job->at.query_panels);
-    const rows_t douts = find_rows(&job->gradients->dout, t->b, t->head, t->first_row, 0, t->rows, copy_room(t));
+    const rows_t douts = find_rows(&job->problem->dout, t->b, t->head, t->first_row, 0, t->rows, copy_room(t));
     pack_rows(&douts, t->rows, job->shape.value_words, t->scratch + job->at.dout_rows);
     if (!job->bias_pass)
         pack_finite_values(&douts, t->rows, zero_row(t), t->scratch + job->at.dout_panels);
@@ -250,8 +250,8 @@ static float *dquery_sums(const mfai_backward_job_t *job, int64_t b, int64_t hea
         const int64_t first = job->first_head * p->group;
         return job->dquery + ((b * p->heads + head - first) * p->query_count + row) * *step;
     }
-    *step = job->gradients->dquery.stride[2];
-    return (float *)view_row(&job->gradients->dquery, b, head, row);
+    *step = job->problem->dquery.stride[2];
+    return (float *)view_row(&job->problem->dquery, b, head, row);
 }
 
 static void add_to_queries(const backward_tile_t *t) {
@@ -290,15 +290,15 @@ static void wait_for_turn(const uint32_t *turn, uint32_t mine) {
 
 static void backward_rows(backward_tile_t *t, int64_t row_block, int64_t rank) {
     const mfai_backward_job_t *job = t->job;
-    const mfai_gradients_t *g = job->gradients;
+    const mfai_problem_t *p = job->problem;
     const mfai_backward_shape_t *shape = &job->shape;
     const bool any = fill_tile(t);
-    if (any && g->dvalue.present)
+    if (any && p->dvalue.present)
         add_to_keys(t, job->at.scores, job->at.dout_panels, job->problem->value_dim, job->at.dvalue,
                     shape->value_width);
-    if (any && g->dkey.present)
+    if (any && p->dkey.present)
         add_to_keys(t, job->at.dscores, job->at.query_panels, job->problem->head_dim, job->at.dkey, shape->query_width);
-    if (g->dquery.present) {
+    if (p->dquery.present) {
         uint32_t *turn = &job->turns[(t->b * job->problem->heads + t->head) * shape->row_blocks + row_block];
         wait_for_turn(turn, (uint32_t)rank);
         if (any)
@@ -311,7 +311,7 @@ static void store_key_gradient(const backward_tile_t *t, const mfai_view_t *view
     if (view->present)
         for (int64_t j = 0; j < t->keys; ++j)
             store_row(sums + j * width, view->shape[3], 1, view_row(view, t->b, t->kv_head, t->first_key + j),
-                      view->precision, view->stride[3]);
+                      view->format, view->stride[3]);
 }
 
 static void backward_task(void *argument, int64_t task, int slot) {
@@ -342,8 +342,8 @@ static void backward_task(void *argument, int64_t task, int slot) {
             if (first <= key_block && key_block <= last)
                 backward_rows(&t, i, key_block - first);
         }
-    store_key_gradient(&t, &job->gradients->dkey, dkey, shape->query_width);
-    store_key_gradient(&t, &job->gradients->dvalue, dvalue, shape->value_width);
+    store_key_gradient(&t, &job->problem->dkey, dkey, shape->query_width);
+    store_key_gradient(&t, &job->problem->dvalue, dvalue, shape->value_width);
 }
 
 /* A contiguous row as floats, where it lies or in `copy`, which has room for two such rows. */
@@ -355,13 +355,13 @@ static const float *float_row(const mfai_view_t *view, int64_t b, int64_t head, 
         gather_row(view, source, gathered);
         source = gathered;
     }
-    if (view->precision == MFA_PRECISION_FP32)
+    if (view->format == MFAI_FORMAT_FP32)
         return (const float *)source;
     int64_t i = 0;
     for (; i + VL <= columns; i += VL)
-        vf_store(copy + i, load_converted(source, view->precision, i, VL));
+        vf_store(copy + i, load_converted(source, view->format, i, VL));
     if (i < columns)
-        vf_store_n(copy + i, load_converted(source, view->precision, i, (int)(columns - i)), (int)(columns - i));
+        vf_store_n(copy + i, load_converted(source, view->format, i, (int)(columns - i)), (int)(columns - i));
     return copy;
 }
 
@@ -405,11 +405,11 @@ static void backward_prepare(void *argument, int64_t task, int slot) {
         const int64_t at = bh * p->query_count + row;
         const float logsumexp = *(const float *)view_row(&p->logsumexp, b, head, row);
         job->reference[at] = logsumexp == -INFINITY ? INFINITY : logsumexp;
-        const float *dout = float_row(&job->gradients->dout, b, head, row, first_copy);
+        const float *dout = float_row(&job->problem->dout, b, head, row, first_copy);
         const float *out = float_row(&p->out, b, head, row, second_copy);
         job->delta[at] = is_zero(out, p->value_dim) ? 0 : dot(dout, out, p->value_dim);
         job->taint[at] = times_zero(dout, p->value_dim);
-        if (job->gradients->dquery.present && !job->bias_pass && (job->dquery == NULL || bh < job->heads * p->group)) {
+        if (job->problem->dquery.present && !job->bias_pass && (job->dquery == NULL || bh < job->heads * p->group)) {
             int64_t step;
             float *sums = dquery_sums(job, b, head, row, &step);
             memset(sums, 0, (size_t)(job->dquery != NULL ? step : p->head_dim) * sizeof *sums);
@@ -421,14 +421,14 @@ static void backward_finish(void *argument, int64_t task, int slot) {
     (void)slot;
     const mfai_backward_job_t *job = argument;
     const mfai_problem_t *p = job->problem;
-    const mfai_view_t *dquery = &job->gradients->dquery;
+    const mfai_view_t *dquery = &job->problem->dquery;
     const int64_t blocks = (p->query_count + MFAI_PREPARE_ROWS - 1) / MFAI_PREPARE_ROWS;
     const int64_t bh = job->first_head * p->group + task / blocks, b = bh / p->heads, head = bh % p->heads;
     for (int64_t row = task % blocks * MFAI_PREPARE_ROWS;
          row < p->query_count && row < (task % blocks + 1) * MFAI_PREPARE_ROWS; ++row) {
         int64_t step;
         float *sums = dquery_sums(job, b, head, row, &step);
-        store_row(sums, p->head_dim, 1, view_row(dquery, b, head, row), dquery->precision, dquery->stride[3]);
+        store_row(sums, p->head_dim, 1, view_row(dquery, b, head, row), dquery->format, dquery->stride[3]);
         memset(sums, 0, (size_t)step * sizeof *sums);
     }
 }
@@ -445,5 +445,5 @@ static void backward_sinks(void *argument, int64_t task, int slot) {
             const float logsumexp = *(const float *)view_row(&p->logsumexp, b, task, row);
             sum -= exp((double)sink - logsumexp) * job->delta[(b * p->heads + task) * p->query_count + row];
         }
-    *(float *)view_row(&job->gradients->dsinks, 0, task, 0) = (float)sum;
+    *(float *)view_row(&job->problem->dsinks, 0, task, 0) = (float)sum;
 }

@@ -7,8 +7,8 @@ INLINE float add_mask(float bias, float mask) { return mask == -INFINITY ? mask 
 
 static void add_mask_row(const mfai_view_t *mask, const char *source, int64_t count, float *bias) {
     const int64_t stride = mask->stride[3];
-    switch (mask->precision) {
-    case MFA_PRECISION_BOOL:
+    switch (mask->format) {
+    case MFAI_FORMAT_BOOL:
         if (stride == 1)
             for (int64_t j = 0; j < count; ++j)
                 bias[j] = source[j] ? bias[j] : -INFINITY;
@@ -16,7 +16,7 @@ static void add_mask_row(const mfai_view_t *mask, const char *source, int64_t co
             for (int64_t j = 0; j < count; ++j)
                 bias[j] = source[j * stride] ? bias[j] : -INFINITY;
         return;
-    case MFA_PRECISION_FP32:
+    case MFAI_FORMAT_FP32:
         if (stride == 1)
             for (int64_t j = 0; j < count; ++j)
                 bias[j] = add_mask(bias[j], ((const float *)source)[j]);
@@ -27,15 +27,15 @@ static void add_mask_row(const mfai_view_t *mask, const char *source, int64_t co
     default:
         for (int64_t j = 0; j < count; ++j) {
             uint16_t half = ((const uint16_t *)source)[j * stride];
-            bias[j] = add_mask(bias[j],
-                               mask->precision == MFA_PRECISION_FP16 ? mfai_f16_to_f32(half) : mfai_bf16_to_f32(half));
+            bias[j] =
+                add_mask(bias[j], mask->format == MFAI_FORMAT_FP16 ? mfai_f16_to_f32(half) : mfai_bf16_to_f32(half));
         }
     }
 }
 
 static const char *mask_row(const mfai_view_t *mask, int64_t b, int64_t h, int64_t row, int64_t key) {
     int64_t element = b * mask->stride[0] + h * mask->stride[1] + row * mask->stride[2] + key * mask->stride[3];
-    return mask->data + element * mfai_precision_size(mask->precision);
+    return mask->data + element * mfai_view_element(mask);
 }
 
 /* Fills bias[0 .. count) for the keys from `key` on and returns BIAS_ANY_... bits about them. */

@@ -11,7 +11,7 @@ enum {
 
 /* DIRECT_KEYS keys times `rows` queries: products[row * DIRECT_KEYS + key]. */
 INLINE void direct_products(const int rows, const word *query, int64_t query_stride,
-                            const char *const keys[DIRECT_KEYS], int32_t precision, int64_t dim, int64_t ahead,
+                            const char *const keys[DIRECT_KEYS], int32_t format, int64_t dim, int64_t ahead,
                             float *products) {
     const int64_t words = words_of(dim);
     vf sum[VL];
@@ -21,8 +21,8 @@ INLINE void direct_products(const int rows, const word *query, int64_t query_str
 #pragma GCC unroll 4
     for (int k = 0; k < DIRECT_KEYS; ++k) /* one key after the other, for the hardware's prefetchers */
         for (int64_t at = 0; at < words; at += VL) {
-            const vf key = load_words(keys[k], precision, at, dim);
-            __builtin_prefetch(keys[k] + ahead + at * (int64_t)mfai_precision_size(precision) * WORD_DEPTH);
+            const vf key = load_words(keys[k], format, at, dim);
+            __builtin_prefetch(keys[k] + ahead + at * (int64_t)mfai_format_bytes(format, 1) * WORD_DEPTH);
 #pragma GCC unroll 4
             for (int r = 0; r < rows; ++r) {
                 const vf q = vf_load(query + r * query_stride + at);
@@ -32,10 +32,10 @@ INLINE void direct_products(const int rows, const word *query, int64_t query_str
     vf_store(products, vf_sum_each(sum));
 }
 
-INLINE void direct_scores_for(const int rows, const int32_t precision, const char *first_key, int64_t step,
+INLINE void direct_scores_for(const int rows, const int32_t format, const char *first_key, int64_t step,
                               const word *query, int64_t query_stride, int64_t dim, int64_t from, int64_t to,
                               float *scores, int64_t stride) {
-    const int64_t ahead = prefetch_distance(precision, dim, step);
+    const int64_t ahead = prefetch_distance(format, dim, step);
     for (int64_t j = from; j < to; j += DIRECT_KEYS) {
         const int n = (int)(to - j < DIRECT_KEYS ? to - j : DIRECT_KEYS);
         const char *keys[DIRECT_KEYS];
@@ -43,32 +43,32 @@ INLINE void direct_scores_for(const int rows, const int32_t precision, const cha
         for (int k = 0; k < DIRECT_KEYS; ++k)
             keys[k] = first_key + (j + (k < n ? k : 0)) * step;
         float products[VL];
-        direct_products(rows, query, query_stride, keys, precision, dim, ahead, products);
+        direct_products(rows, query, query_stride, keys, format, dim, ahead, products);
         for (int r = 0; r < rows; ++r)
             for (int k = 0; k < n; ++k)
                 scores[r * stride + j + k] = products[r * DIRECT_KEYS + k];
     }
 }
 
-/* Calls `call` with rows and precision as constants, so that sums stay in registers and loads do not branch. */
-#define DIRECT_CASE(rows, precision, call) \
-    case 4 * (rows) + (precision):         \
-        call(rows, precision);             \
+/* Calls `call` with rows and format as constants, so that sums stay in registers and loads do not branch. */
+#define DIRECT_CASE(rows, format, call)   \
+    case MFAI_FORMATS *(rows) + (format): \
+        call(rows, format);               \
         break;
 #if WORD_DEPTH == 1
-#define DIRECT_CASES(rows, call)                \
-    DIRECT_CASE(rows, MFA_PRECISION_FP32, call) \
-    DIRECT_CASE(rows, MFA_PRECISION_FP16, call) \
-    DIRECT_CASE(rows, MFA_PRECISION_BF16, call)
+#define DIRECT_CASES(rows, call)              \
+    DIRECT_CASE(rows, MFAI_FORMAT_FP32, call) \
+    DIRECT_CASE(rows, MFAI_FORMAT_FP16, call) \
+    DIRECT_CASE(rows, MFAI_FORMAT_BF16, call)
 #else
-#define DIRECT_CASES(rows, call) DIRECT_CASE(rows, MFA_PRECISION_BF16, call)
+#define DIRECT_CASES(rows, call) DIRECT_CASE(rows, MFAI_FORMAT_BF16, call)
 #endif
-#define DIRECT_SWITCH(rows, precision, call)                                   \
-    switch (4 * ((rows) < DIRECT_ROWS ? (rows) : DIRECT_ROWS) + (precision)) { \
-        DIRECT_CASES(1, call)                                                  \
-        DIRECT_CASES(2, call)                                                  \
-        DIRECT_CASES(3, call)                                                  \
-        DIRECT_CASES(4, call)                                                  \
+#define DIRECT_SWITCH(rows, format, call)                                              \
+    switch (MFAI_FORMATS * ((rows) < DIRECT_ROWS ? (rows) : DIRECT_ROWS) + (format)) { \
+        DIRECT_CASES(1, call)                                                          \
+        DIRECT_CASES(2, call)                                                          \
+        DIRECT_CASES(3, call)                                                          \
+        DIRECT_CASES(4, call)                                                          \
     }
 
 /* scores[r * stride + j] for the keys from .. to - 1. */
@@ -77,9 +77,9 @@ static void direct_scores(const rows_t *keys, const word *query, int64_t query_s
     for (int r = 0; r < rows; r += DIRECT_ROWS) {
         const word *q = query + r * query_stride;
         float *s = scores + r * stride;
-#define SCORES(n, precision) \
-    direct_scores_for(n, precision, keys->first, keys->step, q, query_stride, keys->columns, from, to, s, stride)
-        DIRECT_SWITCH(rows - r, keys->precision, SCORES)
+#define SCORES(n, format) \
+    direct_scores_for(n, format, keys->first, keys->step, q, query_stride, keys->columns, from, to, s, stride)
+        DIRECT_SWITCH(rows - r, keys->format, SCORES)
 #undef SCORES
     }
 }
@@ -103,7 +103,7 @@ INLINE void prefetch_coming(coming_t *coming, const int64_t bytes) {
 
 /* out (rows x vecs * VL) += weights . values, over the keys from .. to - 1. Where words hold two keys and the first or last lacks
    its partner, the row itself stands in, with the weight 0 that the partner has: nothing unseen is read. */
-INLINE void direct_add(const int rows, const int vecs, const int32_t precision, const char *first_value, int64_t step,
+INLINE void direct_add(const int rows, const int vecs, const int32_t format, const char *first_value, int64_t step,
                        coming_t *coming, int64_t column, int64_t columns, const word *weights, int64_t stride,
                        int64_t from, int64_t to, float *out, int64_t width) {
     vf sum[DIRECT_ROWS][DIRECT_VALUE_VECS];
@@ -120,10 +120,10 @@ INLINE void direct_add(const int rows, const int vecs, const int32_t precision, 
 #pragma GCC unroll 4
         for (int v = 0; v < vecs; ++v) {
             const int64_t at = column + v * VL;
-            value[v] = load_value_words(even, odd, precision, at, columns - at < VL ? (int)(columns - at) : VL);
+            value[v] = load_value_words(even, odd, format, at, columns - at < VL ? (int)(columns - at) : VL);
         }
         for (int d = 0; d < WORD_DEPTH; ++d)
-            prefetch_coming(coming, vecs * VL * mfai_precision_size(precision));
+            prefetch_coming(coming, vecs * VL * mfai_format_bytes(format, 1));
 #pragma GCC unroll 4
         for (int r = 0; r < rows; ++r) {
             const vf weight = vf_set1(weights[r * stride + w]);
@@ -139,20 +139,20 @@ INLINE void direct_add(const int rows, const int vecs, const int32_t precision, 
             vf_store(out + r * width + v * VL, vf_add(vf_load(out + r * width + v * VL), sum[r][v]));
 }
 
-INLINE void direct_values_for(const int rows, const int32_t precision, const char *first_value, int64_t step,
+INLINE void direct_values_for(const int rows, const int32_t format, const char *first_value, int64_t step,
                               int64_t columns, const word *weights, int64_t stride, int64_t from, int64_t to,
                               float *out, int64_t width) {
-    const int64_t ahead = prefetch_distance(precision, columns, step);
+    const int64_t ahead = prefetch_distance(format, columns, step);
     for (int64_t j = from; j < to; j = j / DIRECT_VALUE_KEYS * DIRECT_VALUE_KEYS + DIRECT_VALUE_KEYS) {
         int64_t end = (j / DIRECT_VALUE_KEYS + 1) * DIRECT_VALUE_KEYS;
         end = end < to ? end : to;
-        coming_t coming = {first_value + j * step + ahead, 0, columns * mfai_precision_size(precision), step};
+        coming_t coming = {first_value + j * step + ahead, 0, columns * mfai_format_bytes(format, 1), step};
         int64_t column = 0;
         for (; column + (DIRECT_VALUE_VECS - 1) * VL < columns; column += DIRECT_VALUE_VECS * VL)
-            direct_add(rows, DIRECT_VALUE_VECS, precision, first_value, step, &coming, column, columns, weights, stride,
-                       j, end, out + column, width);
+            direct_add(rows, DIRECT_VALUE_VECS, format, first_value, step, &coming, column, columns, weights, stride, j,
+                       end, out + column, width);
         for (; column < columns; column += VL)
-            direct_add(rows, 1, precision, first_value, step, &coming, column, columns, weights, stride, j, end,
+            direct_add(rows, 1, format, first_value, step, &coming, column, columns, weights, stride, j, end,
                        out + column, width);
     }
 }
@@ -160,9 +160,9 @@ INLINE void direct_values_for(const int rows, const int32_t precision, const cha
 /* out += weights . values for at most DIRECT_ROWS rows, over the keys from .. to - 1. */
 static void direct_values(const rows_t *values, const word *weights, int64_t stride, int rows, int64_t from, int64_t to,
                           float *out, int64_t width) {
-#define VALUES(n, precision) \
-    direct_values_for(n, precision, values->first, values->step, values->columns, weights, stride, from, to, out, width)
-    DIRECT_SWITCH(rows, values->precision, VALUES)
+#define VALUES(n, format) \
+    direct_values_for(n, format, values->first, values->step, values->columns, weights, stride, from, to, out, width)
+    DIRECT_SWITCH(rows, values->format, VALUES)
 #undef VALUES
 }
 

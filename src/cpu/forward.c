@@ -3,7 +3,6 @@
 
 #include <stdio.h>
 
-#include "cpu/clock.h"
 #include "cpu/dropout.h"
 #include "cpu/generic_begin.h"
 #include "cpu/sizes.h"
@@ -25,7 +24,8 @@ enum {
 static bool is_direct(const mfai_problem_t *p) { return p->group * p->query_count <= DIRECT_MOST_ROWS; }
 
 static const mfai_kernels_t *choose_kernel(const mfai_cpu_isa_t *isa, const mfai_problem_t *p) {
-    const bool pairs = isa->bfloat16 != NULL && p->query.precision == MFA_PRECISION_BF16 && !p->exact_weights;
+    const bool pairs =
+        isa->bfloat16 != NULL && p->query.format == MFAI_FORMAT_BF16 && !(p->features & MFAI_EXACT_WEIGHTS);
     return pairs ? isa->bfloat16 : isa->float32;
 }
 
@@ -97,7 +97,7 @@ static mfa_status_t make_plan(const mfai_cpu_device_t *device, const mfai_proble
     mfai_forward_job_t *job = &plan->job;
     *job = (mfai_forward_job_t){.problem = p};
     job->shape = find_shape(p, &plan->kernel->tile);
-    job->has_bias = p->bool_mask.present || p->additive_mask.present || p->alibi_slopes.present;
+    job->has_bias = p->features & MFAI_BIASES;
     job->direct = is_direct(p);
     job->score_pass = job->has_bias || p->softcap > 0 || p->softmax_scale == 0 || !isfinite(p->softmax_scale * LOG2_E);
     job->negate_query = !job->score_pass && p->softmax_scale < 0;
@@ -114,8 +114,7 @@ static mfa_status_t make_plan(const mfai_cpu_device_t *device, const mfai_proble
     return MFA_SUCCESS;
 }
 
-mfa_status_t mfai_cpu_forward_plan(void *handle, const mfai_problem_t *problem, mfa_plan_t *out) {
-    const mfai_cpu_device_t *device = handle;
+mfa_status_t mfai_cpu_forward_plan(const mfai_cpu_device_t *device, const mfai_problem_t *problem, mfa_plan_t *out) {
     forward_plan plan;
     MFA_TRY(make_plan(device, problem, &plan));
     out->tile_queries = plan.kernel->tile.sub_rows;
@@ -128,9 +127,7 @@ mfa_status_t mfai_cpu_forward_plan(void *handle, const mfai_problem_t *problem, 
     return MFA_SUCCESS;
 }
 
-mfa_status_t mfai_cpu_forward(void *handle, const mfai_problem_t *problem, double *seconds) {
-    const double start = mfai_now();
-    mfai_cpu_device_t *device = handle;
+mfa_status_t mfai_cpu_forward(mfai_cpu_device_t *device, const mfai_problem_t *problem) {
     forward_plan plan;
     MFA_TRY(make_plan(device, problem, &plan));
     const mfai_forward_shape_t *shape = &plan.job.shape;
@@ -150,6 +147,5 @@ mfa_status_t mfai_cpu_forward(void *handle, const mfai_problem_t *problem, doubl
                               plan.kernel->combine, &plan.job);
         mfai_workspace_give(&device->workspaces, workspace);
     }
-    *seconds = mfai_now() - start;
     return MFA_SUCCESS;
 }

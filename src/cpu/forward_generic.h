@@ -214,8 +214,8 @@ static void finish_row(const mfai_forward_job_t *job, int64_t b, int64_t head, i
             row_sum = row_sum * factor + expf(sink - most);
         }
     }
-    store_row(sums, p->value_dim, row_sum == 0 ? 0 : factor / row_sum, view_row(&p->out, b, head, row),
-              p->out.precision, p->out.stride[3]);
+    store_row(sums, p->value_dim, row_sum == 0 ? 0 : factor / row_sum, view_row(&p->out, b, head, row), p->out.format,
+              p->out.stride[3]);
     if (p->logsumexp.present) {
         float *logsumexp = (float *)view_row(&p->logsumexp, b, head, row);
         *logsumexp = row_sum == 0 ? -INFINITY : most + logf(row_sum);

@@ -2,6 +2,8 @@
 #ifndef MFA_CPU_GENERIC_BEGIN_H
 #define MFA_CPU_GENERIC_BEGIN_H
 
+#include "core/arithmetic.h"
+
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -9,6 +11,7 @@
 #include "cpu/half.h"
 #include "cpu/kernels.h"
 #include "cpu/threads.h"
+#include "mfa_philox.h"
 #include "mfa_rules.h"
 
 #define INLINE static inline __attribute__((always_inline))

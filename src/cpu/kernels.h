@@ -3,6 +3,7 @@
 #define MFA_CPU_KERNELS_H
 
 #include "core/problem.h"
+#include "mfa_philox.h"
 #include "mfa_rules.h"
 
 /*
@@ -76,7 +77,6 @@ typedef struct mfai_backward_scratch {
 
 typedef struct mfai_backward_job {
     const mfai_problem_t *problem;
-    const mfai_gradients_t *gradients;
     mfai_problem_t
         by_head; /* the problem as if each query head had keys of its own, for helpers that map rows to heads */
     mfai_backward_shape_t shape;

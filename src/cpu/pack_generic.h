@@ -1,23 +1,23 @@
-/* Reading rows of any precision and stride, and writing results back. */
+/* Reading rows of any format and stride, and writing results back. */
 
 /* Elements at .. at + n - 1 of a contiguous row as float32, zero in the other lanes. */
-INLINE vf load_converted(const void *source, const int32_t precision, int64_t at, int n) {
-    switch (precision) {
-    case MFA_PRECISION_FP16:
+INLINE vf load_converted(const void *source, const int32_t format, int64_t at, int n) {
+    switch (format) {
+    case MFAI_FORMAT_FP16:
         return vf_load_f16_n((const uint16_t *)source + at, n);
-    case MFA_PRECISION_BF16:
+    case MFAI_FORMAT_BF16:
         return vf_load_bf16_n((const uint16_t *)source + at, n);
     default:
         return n >= VL ? vf_load((const float *)source + at) : vf_load_n((const float *)source + at, n);
     }
 }
 
-INLINE void store_converted(void *target, const int32_t precision, int64_t at, vf x, int n) {
-    switch (precision) {
-    case MFA_PRECISION_FP16:
+INLINE void store_converted(void *target, const int32_t format, int64_t at, vf x, int n) {
+    switch (format) {
+    case MFAI_FORMAT_FP16:
         vf_store_f16_n((uint16_t *)target + at, x, n);
         return;
-    case MFA_PRECISION_BF16:
+    case MFAI_FORMAT_BF16:
         vf_store_bf16_n((uint16_t *)target + at, x, n);
         return;
     default:
@@ -33,27 +33,27 @@ INLINE void store_converted(void *target, const int32_t precision, int64_t at, v
 INLINE vf vf_finite(vf x) { return vf_select_equal(vf_mul(x, vf_zero()), vf_zero(), x, vf_zero()); }
 #endif
 
-/* Calls `call` with the precision as a constant, so that loops over elements do not branch on it. */
-#define WITH_PRECISION(precision, call) \
-    switch (precision) {                \
-    case MFA_PRECISION_FP16:            \
-        call(MFA_PRECISION_FP16);       \
-        break;                          \
-    case MFA_PRECISION_BF16:            \
-        call(MFA_PRECISION_BF16);       \
-        break;                          \
-    default:                            \
-        call(MFA_PRECISION_FP32);       \
+/* Calls `call` with the format as a constant, so that loops over elements do not branch on it. */
+#define WITH_FORMAT(format, call) \
+    switch (format) {             \
+    case MFAI_FORMAT_FP16:        \
+        call(MFAI_FORMAT_FP16);   \
+        break;                    \
+    case MFAI_FORMAT_BF16:        \
+        call(MFAI_FORMAT_BF16);   \
+        break;                    \
+    default:                      \
+        call(MFAI_FORMAT_FP32);   \
     }
 
 INLINE char *view_row(const mfai_view_t *view, int64_t b, int64_t h, int64_t row) {
     int64_t element = b * view->stride[0] + h * view->stride[1] + row * view->stride[2];
-    return view->data + element * mfai_precision_size(view->precision);
+    return view->data + element * mfai_view_element(view);
 }
 
 static void gather_row(const mfai_view_t *view, const char *row, char *copy) {
     const int64_t stride = view->stride[3], columns = view->shape[3];
-    if (view->precision == MFA_PRECISION_FP32)
+    if (view->format == MFAI_FORMAT_FP32)
         for (int64_t c = 0; c < columns; ++c)
             ((float *)copy)[c] = ((const float *)row)[c * stride];
     else
@@ -66,19 +66,19 @@ typedef struct {
     const char *first;
     int64_t step; /* bytes from row to row */
     int64_t columns;
-    int32_t precision;
+    int32_t format;
 } rows_t;
 
 /* Rows from .. to - 1, counted from `first`, where they lie, or, where their elements lie apart, gathered into `copy`. */
 static rows_t find_rows(const mfai_view_t *view, int64_t b, int64_t head, int64_t first, int64_t from, int64_t to,
                         char *copy) {
     rows_t rows = {.first = view_row(view, b, head, first),
-                   .step = view->stride[2] * mfai_precision_size(view->precision),
+                   .step = view->stride[2] * mfai_view_element(view),
                    .columns = view->shape[3],
-                   .precision = view->precision};
+                   .format = view->format};
     if (mfai_rows_are_contiguous(view))
         return rows;
-    const int64_t bytes = rows.columns * mfai_precision_size(view->precision);
+    const int64_t bytes = rows.columns * mfai_view_element(view);
     for (int64_t j = from; j < to; ++j)
         gather_row(view, rows.first + j * rows.step, copy + j * bytes);
     rows.first = copy;
@@ -90,33 +90,33 @@ static rows_t find_rows(const mfai_view_t *view, int64_t b, int64_t head, int64_
 enum { PREFETCH_BYTES = 8192, PREFETCH_MOST_ROWS = 64 };
 
 /* Distance in bytes to the row to prefetch. */
-INLINE int64_t prefetch_distance(const int32_t precision, int64_t columns, int64_t step) {
-    const int64_t rows = PREFETCH_BYTES / (columns * mfai_precision_size(precision));
+INLINE int64_t prefetch_distance(const int32_t format, int64_t columns, int64_t step) {
+    const int64_t rows = PREFETCH_BYTES / (columns * mfai_format_bytes(format, 1));
     return (rows < 1 ? 1 : rows > PREFETCH_MOST_ROWS ? PREFETCH_MOST_ROWS : rows) * step;
 }
 
-INLINE void store_contiguous_row(const float *row, int64_t count, vf factor, void *target, const int32_t precision) {
+INLINE void store_contiguous_row(const float *row, int64_t count, vf factor, void *target, const int32_t format) {
     int64_t i = 0;
     for (; i + VL <= count; i += VL)
-        store_converted(target, precision, i, vf_mul(vf_load(row + i), factor), VL);
+        store_converted(target, format, i, vf_mul(vf_load(row + i), factor), VL);
     if (i < count)
-        store_converted(target, precision, i, vf_mul(vf_load(row + i), factor), (int)(count - i));
+        store_converted(target, format, i, vf_mul(vf_load(row + i), factor), (int)(count - i));
 }
 
 /* Writes row * factor; `row` is padded to whole vectors. */
-static void store_row(const float *row, int64_t count, float factor, char *target, int32_t precision, int64_t stride) {
+static void store_row(const float *row, int64_t count, float factor, char *target, int32_t format, int64_t stride) {
     const vf factors = vf_set1(factor);
     if (stride == 1 || count == 1) {
-#define STORE(precision) store_contiguous_row(row, count, factors, target, precision)
-        WITH_PRECISION(precision, STORE)
+#define STORE(format) store_contiguous_row(row, count, factors, target, format)
+        WITH_FORMAT(format, STORE)
 #undef STORE
         return;
     }
-    const int64_t size = mfai_precision_size(precision);
+    const int64_t size = mfai_format_bytes(format, 1);
     for (int64_t i = 0; i < count; i += VL) {
         char lanes[VL * sizeof(float)];
-#define STORE(precision) store_contiguous_row(row + i, VL, factors, lanes, precision)
-        WITH_PRECISION(precision, STORE)
+#define STORE(format) store_contiguous_row(row + i, VL, factors, lanes, format)
+        WITH_FORMAT(format, STORE)
 #undef STORE
         for (int64_t j = i; j < count && j < i + VL; ++j)
             memcpy(target + j * stride * size, lanes + (j - i) * size, (size_t)size);

@@ -1,34 +1,34 @@
 /* Queries, keys and values in the form that the register tiles multiply. */
 
-/* Calls `call` with the precision as a constant; only bfloat16 is multiplied in pairs. */
+/* Calls `call` with the format as a constant; only bfloat16 is multiplied in pairs. */
 #if WORD_DEPTH == 1
-#define WITH_WORD_PRECISION(precision, call) WITH_PRECISION(precision, call)
+#define WITH_WORD_FORMAT(format, call) WITH_FORMAT(format, call)
 #else
-#define WITH_WORD_PRECISION(precision, call) \
-    {                                        \
-        (void)(precision);                   \
-        call(MFA_PRECISION_BF16);            \
+#define WITH_WORD_FORMAT(format, call) \
+    {                                  \
+        (void)(format);                \
+        call(MFAI_FORMAT_BF16);        \
     }
 #endif
 
 /* Words `at` .. at + VL - 1 of a contiguous row of `columns` elements, zero beyond its end. */
-INLINE vf load_words(const char *row, const int32_t precision, int64_t at, int64_t columns) {
+INLINE vf load_words(const char *row, const int32_t format, int64_t at, int64_t columns) {
 #if WORD_DEPTH == 1
-    return load_converted(row, precision, at, columns - at < VL ? (int)(columns - at) : VL);
+    return load_converted(row, format, at, columns - at < VL ? (int)(columns - at) : VL);
 #else
-    (void)precision;
+    (void)format;
     const int64_t halves = columns - 2 * at;
     return halves >= 2 * VL ? vf_load(row + 4 * at) : vf_load_halves_n(row + 4 * at, (int)halves);
 #endif
 }
 
 /* `n` columns of the values of one word of keys; `even` and `odd` are its rows where a word is two. */
-INLINE vf load_value_words(const char *even, const char *odd, const int32_t precision, int64_t column, int n) {
+INLINE vf load_value_words(const char *even, const char *odd, const int32_t format, int64_t column, int n) {
 #if WORD_DEPTH == 1
     (void)odd;
-    return load_converted(even, precision, column, n);
+    return load_converted(even, format, column, n);
 #else
-    (void)precision;
+    (void)format;
     return vf_pair_halves((const uint16_t *)even + column, (const uint16_t *)odd + column, n);
 #endif
 }
@@ -40,7 +40,7 @@ static void pack_queries(const mfai_forward_job_t *job, int64_t b, int64_t kv_he
                          char *copy, word *packed) {
     const mfai_problem_t *p = job->problem;
     const int64_t words = job->shape.query_words;
-    const int64_t step = p->query.stride[2] * mfai_precision_size(p->query.precision);
+    const int64_t step = p->query.stride[2] * mfai_view_element(&p->query);
     for (int64_t r = 0; r < rows; ++r) {
         const int64_t at = first + r, head = kv_head * p->group + at % p->group;
         const char *source = view_row(&p->query, b, head, at / p->group);
@@ -49,13 +49,13 @@ static void pack_queries(const mfai_forward_job_t *job, int64_t b, int64_t kv_he
             source = copy;
         }
         word *row = packed + r * words;
-        const int64_t ahead = prefetch_distance(p->query.precision, p->head_dim, step);
-#define LOAD(precision)                                                                       \
-    for (int64_t k = 0; k < words; k += VL) {                                                 \
-        vf_store(row + k, load_words(source, precision, k, p->head_dim));                     \
-        __builtin_prefetch(source + ahead + k * WORD_DEPTH * mfai_precision_size(precision)); \
+        const int64_t ahead = prefetch_distance(p->query.format, p->head_dim, step);
+#define LOAD(format)                                                                        \
+    for (int64_t k = 0; k < words; k += VL) {                                               \
+        vf_store(row + k, load_words(source, format, k, p->head_dim));                      \
+        __builtin_prefetch(source + ahead + k * WORD_DEPTH * mfai_format_bytes(format, 1)); \
     }
-        WITH_WORD_PRECISION(p->query.precision, LOAD)
+        WITH_WORD_FORMAT(p->query.format, LOAD)
 #undef LOAD
         if (job->negate_query) {
             const uint32_t signs = WORD_DEPTH == 1 ? 0x80000000u : 0x80008000u;
@@ -65,9 +65,9 @@ static void pack_queries(const mfai_forward_job_t *job, int64_t b, int64_t kv_he
     }
 }
 
-INLINE void pack_keys_as(const int32_t precision, const rows_t *keys, int64_t count, const char *zeros, int64_t words,
+INLINE void pack_keys_as(const int32_t format, const rows_t *keys, int64_t count, const char *zeros, int64_t words,
                          word *packed) {
-    const int64_t used = words_of(keys->columns), ahead = prefetch_distance(precision, keys->columns, keys->step);
+    const int64_t used = words_of(keys->columns), ahead = prefetch_distance(format, keys->columns, keys->step);
     for (int64_t j = 0; j < count; j += VL) {
         const int64_t panel = j / PANEL, width = panel_is_full(panel, count) ? PANEL : VL;
         word *columns = packed + panel * PANEL * words + j % PANEL;
@@ -79,8 +79,8 @@ INLINE void pack_keys_as(const int32_t precision, const rows_t *keys, int64_t co
             vf rows[VL];
 #pragma GCC unroll 16
             for (int i = 0; i < VL; ++i) {
-                rows[i] = load_words(sources[i], precision, k, (k + VL) * WORD_DEPTH);
-                __builtin_prefetch(sources[i] + ahead + k * WORD_DEPTH * mfai_precision_size(precision));
+                rows[i] = load_words(sources[i], format, k, (k + VL) * WORD_DEPTH);
+                __builtin_prefetch(sources[i] + ahead + k * WORD_DEPTH * mfai_format_bytes(format, 1));
             }
             vf_transpose(rows);
 #pragma GCC unroll 16
@@ -90,7 +90,7 @@ INLINE void pack_keys_as(const int32_t precision, const rows_t *keys, int64_t co
         if (k < used) {
             vf rows[VL];
             for (int i = 0; i < VL; ++i)
-                rows[i] = load_words(sources[i], precision, k, keys->columns);
+                rows[i] = load_words(sources[i], format, k, keys->columns);
             vf_transpose(rows);
             for (int i = 0; k + i < used; ++i)
                 vf_store(columns + (k + i) * width, rows[i]);
@@ -100,24 +100,24 @@ INLINE void pack_keys_as(const int32_t precision, const rows_t *keys, int64_t co
 
 /* Keys as columns: panel after panel, each `words` deep. `zeros` is a row of them. */
 static void pack_keys(const rows_t *keys, int64_t count, const char *zeros, int64_t words, word *packed) {
-    const int32_t kind = keys->precision;
-#define PACK(precision) pack_keys_as(precision, keys, count, zeros, words, packed)
-    WITH_WORD_PRECISION(kind, PACK)
+    const int32_t kind = keys->format;
+#define PACK(format) pack_keys_as(format, keys, count, zeros, words, packed)
+    WITH_WORD_FORMAT(kind, PACK)
 #undef PACK
 }
 
 /* As load_value_words; zero in place of what is not finite if only the `finite` is wanted. */
-INLINE vf load_panel_words(const char *even, const char *odd, const int32_t precision, int64_t column, int n,
+INLINE vf load_panel_words(const char *even, const char *odd, const int32_t format, int64_t column, int n,
                            const bool finite) {
-    const vf x = load_value_words(even, odd, precision, column, n);
+    const vf x = load_value_words(even, odd, format, column, n);
     return finite ? FINITE_WORDS(x) : x;
 }
 
 INLINE
-void pack_values_as(const int32_t precision, const rows_t *values, int64_t count, const bool finite, const char *zeros,
+void pack_values_as(const int32_t format, const rows_t *values, int64_t count, const bool finite, const char *zeros,
                     word *packed) {
     const int64_t depth = words_of(count), columns = values->columns;
-    const int64_t ahead = prefetch_distance(precision, columns, values->step);
+    const int64_t ahead = prefetch_distance(format, columns, values->step);
     for (int64_t k = 0; k < depth; ++k) {
         const int64_t last = k * WORD_DEPTH + WORD_DEPTH - 1;
         const char *even = values->first + k * WORD_DEPTH * values->step;
@@ -125,38 +125,37 @@ void pack_values_as(const int32_t precision, const rows_t *values, int64_t count
         int64_t column = 0;
         for (; column + PANEL <= columns; column += PANEL) {
             word *to = packed + column * depth + k * PANEL;
-            vf_store(to, load_panel_words(even, odd, precision, column, VL, finite));
-            vf_store(to + VL, load_panel_words(even, odd, precision, column + VL, VL, finite));
-            for (int64_t byte = 0; byte < PANEL * mfai_precision_size(precision); byte += 64) {
-                __builtin_prefetch(even + ahead + column * mfai_precision_size(precision) + byte);
+            vf_store(to, load_panel_words(even, odd, format, column, VL, finite));
+            vf_store(to + VL, load_panel_words(even, odd, format, column + VL, VL, finite));
+            for (int64_t byte = 0; byte < PANEL * mfai_format_bytes(format, 1); byte += 64) {
+                __builtin_prefetch(even + ahead + column * mfai_format_bytes(format, 1) + byte);
                 if (WORD_DEPTH == 2)
-                    __builtin_prefetch(odd + ahead + column * mfai_precision_size(precision) + byte);
+                    __builtin_prefetch(odd + ahead + column * mfai_format_bytes(format, 1) + byte);
             }
         }
         const int64_t left = columns - column;
         if (left > VL) {
             word *to = packed + column * depth + k * PANEL;
-            vf_store(to, load_panel_words(even, odd, precision, column, VL, finite));
-            vf_store(to + VL, load_panel_words(even, odd, precision, column + VL, (int)left - VL, finite));
+            vf_store(to, load_panel_words(even, odd, format, column, VL, finite));
+            vf_store(to + VL, load_panel_words(even, odd, format, column + VL, (int)left - VL, finite));
         } else if (left > 0) {
-            vf_store(packed + column * depth + k * VL,
-                     load_panel_words(even, odd, precision, column, (int)left, finite));
+            vf_store(packed + column * depth + k * VL, load_panel_words(even, odd, format, column, (int)left, finite));
         }
     }
 }
 
 /* Values: panels of columns, each as deep as `count` keys are words. `zeros` is a row of them. */
 static void pack_values(const rows_t *values, int64_t count, const char *zeros, word *packed) {
-    const int32_t kind = values->precision;
-#define PACK(precision) pack_values_as(precision, values, count, false, zeros, packed)
-    WITH_WORD_PRECISION(kind, PACK)
+    const int32_t kind = values->format;
+#define PACK(format) pack_values_as(format, values, count, false, zeros, packed)
+    WITH_WORD_FORMAT(kind, PACK)
 #undef PACK
 }
 
 /* Likewise, with zeros for what is not finite: for products in which 0 times anything has to be 0. */
 static void pack_finite_values(const rows_t *values, int64_t count, const char *zeros, word *packed) {
-    const int32_t kind = values->precision;
-#define PACK(precision) pack_values_as(precision, values, count, true, zeros, packed)
-    WITH_WORD_PRECISION(kind, PACK)
+    const int32_t kind = values->format;
+#define PACK(format) pack_values_as(format, values, count, true, zeros, packed)
+    WITH_WORD_FORMAT(kind, PACK)
 #undef PACK
 }

@@ -1,8 +1,33 @@
 /* The Metal backend: its entries. */
+#include "core/backend.h"
 #import "metal/backward.h"
 #import "metal/device.h"
 #import "metal/forward.h"
 #import "metal/memory.h"
+
+static mfa_status_t make(const mfai_metal_device_t *device, const mfai_problem_t *problem, mfai_metal_call_t *call) {
+    return problem->pass == MFAI_BACKWARD ? mfai_metal_backward_make(device, problem, call)
+                                          : mfai_metal_forward_make(device, problem, call);
+}
+
+static mfa_status_t plan(void *device, const mfai_problem_t *problem, mfa_plan_t *out) {
+    mfai_metal_call_t call;
+    MFA_TRY(make(device, problem, &call));
+    mfai_metal_call_describe(device, &call, out);
+    return MFA_SUCCESS;
+}
+
+static mfa_status_t run(void *device, const mfai_problem_t *problem, double *seconds) {
+    mfai_metal_call_t call;
+    MFA_TRY(make(device, problem, &call));
+    return mfai_metal_call_run(device, &call, seconds);
+}
+
+static mfa_status_t encode(void *device, const mfai_problem_t *problem, void *target) {
+    mfai_metal_call_t call;
+    MFA_TRY(make(device, problem, &call));
+    return mfai_metal_call_encode(device, &call, target);
+}
 
 const mfai_backend_t mfai_metal_backend = {
     .name = "metal",
@@ -15,10 +40,7 @@ const mfai_backend_t mfai_metal_backend = {
     .memory_open = mfai_metal_memory_open,
     .memory_close = mfai_metal_memory_close,
     .memory_adopt = mfai_metal_memory_adopt,
-    .forward_plan = mfai_metal_forward_plan,
-    .forward = mfai_metal_forward,
-    .backward_plan = mfai_metal_backward_plan,
-    .backward = mfai_metal_backward,
-    .forward_encode = mfai_metal_forward_encode,
-    .backward_encode = mfai_metal_backward_encode,
+    .plan = plan,
+    .run = run,
+    .encode = encode,
 };

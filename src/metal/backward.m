@@ -12,28 +12,24 @@
 typedef struct {
     const mfai_metal_device_t *device;
     const mfai_problem_t *problem;
-    const mfai_gradients_t *gradients;
     mfai_metal_call_t *call;
 } backward_t;
 
 static mfai_metal_tile_t find_tile(const backward_t *b, mfai_metal_pass_t pass) {
     const mfai_problem_t *p = b->problem;
-    return mfai_metal_tile(pass, b->device->family, (int)mfai_precision_size(p->query.precision), p->head_dim,
-                           p->value_dim);
+    return mfai_metal_tile(pass, b->device->family, (int)mfai_view_element(&p->query), p->head_dim, p->value_dim);
 }
 
 /* A kernel that computes scores anew, on tiles of the table. */
 static mfai_metal_dispatch_t *add_tiled(const backward_t *b, const char *name, const mfai_metal_tile_t *tile) {
     const mfai_problem_t *p = b->problem;
-    mfai_problem_t seen = *p; /* by this kernel */
-    seen.sinks.present = false;
     mfai_metal_dispatch_t *dispatch = mfai_metal_call_add_dispatch(b->call, name);
-    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_T", p->query.precision);
-    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_DO", b->gradients->dout.precision);
+    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_T", p->query.format);
+    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_DO", b->problem->dout.format);
     mfai_metal_kernel_define_tile(&dispatch->kernel, tile);
-    mfai_metal_kernel_set_features(&dispatch->kernel, &seen);
-    mfai_metal_kernel_set_flag(&dispatch->kernel, MFA_CONSTANT_DKEY, b->gradients->dkey.present);
-    mfai_metal_kernel_set_flag(&dispatch->kernel, MFA_CONSTANT_DVALUE, b->gradients->dvalue.present);
+    mfai_metal_kernel_set_features(&dispatch->kernel, p, ~(unsigned)MFAI_SINKS);
+    mfai_metal_kernel_set_flag(&dispatch->kernel, MFA_CONSTANT_DKEY, b->problem->dkey.present);
+    mfai_metal_kernel_set_flag(&dispatch->kernel, MFA_CONSTANT_DVALUE, b->problem->dvalue.present);
     dispatch->rows = tile->rows;
     dispatch->keys = tile->keys;
     dispatch->query_tiles = mfai_metal_ceil_div(p->query_count, tile->rows);
@@ -45,9 +41,8 @@ static mfai_metal_dispatch_t *add_tiled(const backward_t *b, const char *name, c
 
 /* A kernel without tiles of scores. */
 static mfai_metal_dispatch_t *add_plain(const backward_t *b, const char *name, int simdgroups) {
-    static const mfai_problem_t nothing = {0};
     mfai_metal_dispatch_t *dispatch = mfai_metal_call_add_dispatch(b->call, name);
-    mfai_metal_kernel_set_features(&dispatch->kernel, &nothing);
+    mfai_metal_kernel_set_features(&dispatch->kernel, b->problem, 0);
     dispatch->threads = (unsigned)simdgroups * MFAI_METAL_SIMD_WIDTH;
     return dispatch;
 }
@@ -56,9 +51,9 @@ static void add_prepare(const backward_t *b) {
     const mfai_problem_t *p = b->problem;
     const int64_t heads = p->batch * p->heads;
     mfai_metal_dispatch_t *dispatch = add_plain(b, "backward_prepare", MFA_PREPARE_SIMDGROUPS);
-    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_T", p->query.precision);
-    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_O", p->out.precision);
-    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_DO", b->gradients->dout.precision);
+    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_T", p->query.format);
+    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_O", p->out.format);
+    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_DO", b->problem->dout.format);
     dispatch->threadgroups = (uint64_t)(heads * mfai_metal_ceil_div(p->query_count, MFA_PREPARE_ROWS));
     dispatch->work = (uint64_t)(MFA_PREPARE_ROWS * p->value_dim);
     mfai_metal_call_add_scratch(b->call, MFA_BUFFER_DELTA,
@@ -69,18 +64,17 @@ static void add_query(const backward_t *b) {
     const mfai_problem_t *p = b->problem;
     const mfai_metal_tile_t tile = find_tile(b, MFAI_METAL_BACKWARD_QUERY);
     mfai_metal_dispatch_t *dispatch = add_tiled(b, "backward_query", &tile);
-    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_G", b->gradients->dquery.precision);
+    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_G", b->problem->dquery.format);
     dispatch->threadgroups = (uint64_t)(p->batch * p->heads * dispatch->query_tiles * (tile.depth / tile.depth_block));
     dispatch->work = (uint64_t)(tile.rows * p->key_count * (tile.depth + tile.depth_block + p->value_dim));
 }
 
 static void add_key(const backward_t *b) {
     const mfai_problem_t *p = b->problem;
-    const mfai_gradients_t *g = b->gradients;
     const mfai_metal_tile_t tile = find_tile(b, MFAI_METAL_BACKWARD_KEY);
     mfai_metal_dispatch_t *dispatch = add_tiled(b, "backward_key", &tile);
-    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_G", (g->dkey.present ? g->dkey : g->dvalue).precision);
-    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_GV", (g->dvalue.present ? g->dvalue : g->dkey).precision);
+    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_G", (p->dkey.present ? p->dkey : p->dvalue).format);
+    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_GV", (p->dvalue.present ? p->dvalue : p->dkey).format);
     /* A threadgroup sums a block of columns of each. */
     const int64_t head_blocks = tile.depth / tile.depth_block;
     const int64_t most = head_blocks > tile.value_blocks ? head_blocks : tile.value_blocks;
@@ -92,10 +86,10 @@ static void add_key(const backward_t *b) {
 
 static void add_bias(const backward_t *b) {
     const mfai_problem_t *p = b->problem;
-    const int64_t *size = b->gradients->dbias.shape;
+    const int64_t *size = b->problem->dbias.shape;
     const mfai_metal_tile_t tile = find_tile(b, MFAI_METAL_BACKWARD_BIAS);
     mfai_metal_dispatch_t *dispatch = add_tiled(b, "backward_bias", &tile);
-    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_G", b->gradients->dbias.precision);
+    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_G", b->problem->dbias.format);
     b->call->params.dbias_size = (mfa_metal_strides){size[0], size[1], size[2], size[3]};
     const int64_t own_rows = size[2] == 1 ? 1 : dispatch->query_tiles,
                   own_keys = size[3] == 1 ? 1 : dispatch->key_tiles;
@@ -120,30 +114,11 @@ static void wait_for_delta(mfai_metal_call_t *call) {
     call->dispatches[first].waits = true;
 }
 
-mfa_status_t mfai_metal_backward_make(const mfai_metal_device_t *device, const mfai_problem_t *p,
-                                      const mfai_gradients_t *g, mfai_metal_call_t *call) {
-    const backward_t b = {device, p, g, call};
-    *call = (mfai_metal_call_t){0};
-    MFA_TRY(mfai_metal_check_process());
-    MFA_TRY(mfai_metal_parameters(p, &call->params));
-    mfai_metal_add_forward_operands(call, p, MFAI_METAL_READ);
-    mfai_metal_add_gradient_operands(call, g);
-    add_prepare(&b);
-    if (g->dquery.present)
-        add_query(&b);
-    if (g->dkey.present || g->dvalue.present)
-        add_key(&b);
-    if (g->dbias.present)
-        add_bias(&b);
-    if (g->dsinks.present)
-        add_sinks(&b);
-    wait_for_delta(call);
-    return MFA_SUCCESS;
-}
-
 /* "backward_FP16 prepare query:32x32 key:32x16": every kernel that runs, with the rows and keys of its tiles. */
-static void name_kernels(const mfai_metal_call_t *call, int32_t precision, char *text, size_t size) {
-    size_t used = (size_t)snprintf(text, size, "backward_%s", mfai_precision_name(precision));
+static void name_kernels(mfai_metal_call_t *call, int32_t format) {
+    char *text = call->kernels;
+    const size_t size = sizeof call->kernels;
+    size_t used = (size_t)snprintf(text, size, "backward_%s", mfai_formats[format].name);
     for (int i = 0; i < call->dispatch_count && used < size; ++i) {
         const mfai_metal_dispatch_t *dispatch = &call->dispatches[i];
         const char *name = dispatch->kernel.name + strlen("backward_");
@@ -153,25 +128,23 @@ static void name_kernels(const mfai_metal_call_t *call, int32_t precision, char 
     }
 }
 
-mfa_status_t mfai_metal_backward_plan(void *device, const mfai_problem_t *problem, const mfai_gradients_t *gradients,
-                                      mfa_plan_t *plan) {
-    mfai_metal_call_t call;
-    MFA_TRY(mfai_metal_backward_make(device, problem, gradients, &call));
-    mfai_metal_call_describe(device, &call, plan);
-    name_kernels(&call, problem->query.precision, plan->kernel, sizeof plan->kernel);
+mfa_status_t mfai_metal_backward_make(const mfai_metal_device_t *device, const mfai_problem_t *p,
+                                      mfai_metal_call_t *call) {
+    const backward_t b = {device, p, call};
+    *call = (mfai_metal_call_t){0};
+    MFA_TRY(mfai_metal_check_process());
+    MFA_TRY(mfai_metal_parameters(p, &call->params));
+    mfai_metal_add_operands(call, p);
+    add_prepare(&b);
+    if (p->dquery.present)
+        add_query(&b);
+    if (p->dkey.present || p->dvalue.present)
+        add_key(&b);
+    if (p->dbias.present)
+        add_bias(&b);
+    if (p->dsinks.present)
+        add_sinks(&b);
+    wait_for_delta(call);
+    name_kernels(call, p->query.format);
     return MFA_SUCCESS;
-}
-
-mfa_status_t mfai_metal_backward(void *device, const mfai_problem_t *problem, const mfai_gradients_t *gradients,
-                                 double *seconds) {
-    mfai_metal_call_t call;
-    MFA_TRY(mfai_metal_backward_make(device, problem, gradients, &call));
-    return mfai_metal_call_run(device, &call, seconds);
-}
-
-mfa_status_t mfai_metal_backward_encode(void *device, const mfai_problem_t *problem, const mfai_gradients_t *gradients,
-                                        void *target) {
-    mfai_metal_call_t call;
-    MFA_TRY(mfai_metal_backward_make(device, problem, gradients, &call));
-    return mfai_metal_call_encode(device, &call, target);
 }

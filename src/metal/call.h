@@ -6,11 +6,12 @@
 #ifndef MFA_METAL_CALL_H
 #define MFA_METAL_CALL_H
 
+#include "core/operands.h"
 #import "metal/device.h"
 #import "metal/operand.h"
 #include "mfa_params.h"
 
-enum { MFAI_METAL_OPERANDS = 16, MFAI_METAL_SCRATCHES = 4, MFAI_METAL_DISPATCHES = 8 };
+enum { MFAI_METAL_SCRATCHES = 4, MFAI_METAL_DISPATCHES = 8 };
 
 typedef struct {
     mfai_metal_kernel_t kernel;
@@ -38,13 +39,12 @@ typedef struct {
 
 typedef struct {
     mfa_metal_params params;
+    char kernels[64]; /* in the plan */
     int operand_count, scratch_count, dispatch_count;
-    mfai_metal_operand_use_t operands[MFAI_METAL_OPERANDS];
+    mfai_metal_operand_use_t operands[MFAI_OPERANDS];
     mfai_metal_scratch_t scratches[MFAI_METAL_SCRATCHES];
     mfai_metal_dispatch_t dispatches[MFAI_METAL_DISPATCHES];
 } mfai_metal_call_t;
-
-void mfai_metal_call_add_operand(mfai_metal_call_t *call, mfai_metal_operand_use_t use);
 
 /* A dispatch to fill in, whose kernel is still without macros and constants. `name` is its source's, and its function's after
    "attention_". */
@@ -53,7 +53,7 @@ mfai_metal_dispatch_t *mfai_metal_call_add_dispatch(mfai_metal_call_t *call, con
 /* Scratch memory of the call's own at a buffer index. */
 void mfai_metal_call_add_scratch(mfai_metal_call_t *call, unsigned index, uint64_t bytes);
 
-/* Fills in the plan, but for its kernel; tiles are those of the first dispatch that has any. */
+/* Fills in the plan; tiles are those of the first dispatch that has any. */
 void mfai_metal_call_describe(const mfai_metal_device_t *device, const mfai_metal_call_t *call, mfa_plan_t *plan);
 
 /* Runs the call and waits for it. */

@@ -10,11 +10,6 @@ static uint64_t aligned(uint64_t bytes) {
     return (bytes + SCRATCH_ALIGNMENT - 1) / SCRATCH_ALIGNMENT * SCRATCH_ALIGNMENT;
 }
 
-void mfai_metal_call_add_operand(mfai_metal_call_t *call, mfai_metal_operand_use_t use) {
-    if (use.view->present)
-        call->operands[call->operand_count++] = use;
-}
-
 mfai_metal_dispatch_t *mfai_metal_call_add_dispatch(mfai_metal_call_t *call, const char *name) {
     mfai_metal_dispatch_t *dispatch = &call->dispatches[call->dispatch_count++];
     *dispatch = (mfai_metal_dispatch_t){.kernel = {.name = name}};
@@ -42,13 +37,14 @@ void mfai_metal_call_describe(const mfai_metal_device_t *device, const mfai_meta
     plan->key_splits = (int32_t)call->params.splits;
     plan->num_threads = 1; /* the caller's, which waits */
     plan->workspace_bytes = workspace_size(call);
+    snprintf(plan->kernel, sizeof plan->kernel, "%s", call->kernels);
     snprintf(plan->isa, sizeof plan->isa, "apple%d", device->family);
 }
 
 /* ------------------------------------------------------------------ what a run holds */
 
 typedef struct {
-    mfai_metal_operand_t operands[MFAI_METAL_OPERANDS];
+    mfai_metal_operand_t operands[MFAI_OPERANDS];
     int operand_count;
     id<MTLBuffer> workspace;                                      /* retained; nil: not needed */
     id<MTLComputePipelineState> pipelines[MFAI_METAL_DISPATCHES]; /* nil: nothing to do */
@@ -61,7 +57,7 @@ static bool is_vectorised(const mfai_metal_operand_t *operand) {
     bool regular = operand->stride[3] == 1 && view->shape[3] % MFA_VECTOR == 0;
     for (int axis = 0; axis < 3; ++axis)
         regular = regular && operand->stride[axis] % MFA_VECTOR == 0;
-    return regular && operand->offset % (NSUInteger)(MFA_VECTOR * mfai_precision_size(view->precision)) == 0;
+    return regular && operand->offset % (NSUInteger)(MFA_VECTOR * mfai_view_element(view)) == 0;
 }
 
 static mfa_status_t open_operands(mfai_metal_device_t *device, mfai_metal_call_t *call, bool encoded,

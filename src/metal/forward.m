@@ -9,15 +9,14 @@
 #include "metal/tiles.h"
 
 static mfai_metal_tile_t find_tile(mfai_metal_pass_t pass, const mfai_metal_device_t *device, const mfai_problem_t *p) {
-    return mfai_metal_tile(pass, device->family, (int)mfai_precision_size(p->query.precision), p->head_dim,
-                           p->value_dim);
+    return mfai_metal_tile(pass, device->family, (int)mfai_view_element(&p->query), p->head_dim, p->value_dim);
 }
 
 static void specialise(mfai_metal_dispatch_t *dispatch, const mfai_problem_t *p, const mfai_metal_tile_t *tile) {
-    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_T", p->query.precision);
-    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_O", p->out.precision);
+    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_T", p->query.format);
+    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_O", p->out.format);
     mfai_metal_kernel_define_tile(&dispatch->kernel, tile);
-    mfai_metal_kernel_set_features(&dispatch->kernel, p);
+    mfai_metal_kernel_set_features(&dispatch->kernel, p, ~0u);
     dispatch->rows = tile->rows;
     dispatch->keys = tile->keys;
 }
@@ -44,12 +43,11 @@ static void make_tiled(const mfai_problem_t *p, const mfai_metal_tile_t *tile, m
 static bool is_decode(const mfai_problem_t *p) { return p->query_count <= MFAI_METAL_DECODE_QUERIES; }
 
 static void add_combine(const mfai_problem_t *p, mfai_metal_call_t *call) {
-    const mfai_problem_t seen = {.logsumexp = p->logsumexp, .sinks = p->sinks}; /* of the problem, by this kernel */
     mfai_metal_dispatch_t *dispatch = mfai_metal_call_add_dispatch(call, "combine");
-    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_T", p->query.precision);
-    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_O", p->out.precision);
+    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_T", p->query.format);
+    mfai_metal_kernel_define_type(&dispatch->kernel, "MFA_O", p->out.format);
     mfai_metal_kernel_define(&dispatch->kernel, "MFA_SIMDGROUPS", MFAI_METAL_COMBINE_SIMDGROUPS);
-    mfai_metal_kernel_set_features(&dispatch->kernel, &seen);
+    mfai_metal_kernel_set_features(&dispatch->kernel, p, MFAI_LOGSUMEXP | MFAI_SINKS);
     dispatch->threads = MFAI_METAL_COMBINE_SIMDGROUPS * MFAI_METAL_SIMD_WIDTH;
     dispatch->threadgroups =
         (uint64_t)mfai_metal_ceil_div(p->batch * p->heads * p->query_count, MFAI_METAL_COMBINE_SIMDGROUPS);
@@ -76,42 +74,20 @@ static void make_decode(const mfai_problem_t *p, const mfai_metal_tile_t *tile, 
     add_combine(p, call);
 }
 
-/* ------------------------------------------------------------------ entries */
+/* ------------------------------------------------------------------ both */
 
 mfa_status_t mfai_metal_forward_make(const mfai_metal_device_t *device, const mfai_problem_t *p,
-                                     mfai_metal_call_t *call, mfai_metal_tile_t *tile) {
+                                     mfai_metal_call_t *call) {
     *call = (mfai_metal_call_t){0};
     MFA_TRY(mfai_metal_check_process());
     MFA_TRY(mfai_metal_parameters(p, &call->params));
-    mfai_metal_add_forward_operands(call, p, MFAI_METAL_WRITE);
-    *tile = find_tile(is_decode(p) ? MFAI_METAL_DECODE : MFAI_METAL_FORWARD, device, p);
+    mfai_metal_add_operands(call, p);
+    const mfai_metal_tile_t tile = find_tile(is_decode(p) ? MFAI_METAL_DECODE : MFAI_METAL_FORWARD, device, p);
     if (is_decode(p))
-        make_decode(p, tile, call);
+        make_decode(p, &tile, call);
     else
-        make_tiled(p, tile, call);
+        make_tiled(p, &tile, call);
+    snprintf(call->kernels, sizeof call->kernels, "%s_%s_d%dx%d", is_decode(p) ? "decode+combine" : "forward",
+             mfai_formats[p->query.format].name, tile.depth, tile.value_block);
     return MFA_SUCCESS;
-}
-
-mfa_status_t mfai_metal_forward_plan(void *device, const mfai_problem_t *problem, mfa_plan_t *plan) {
-    mfai_metal_call_t call;
-    mfai_metal_tile_t tile;
-    MFA_TRY(mfai_metal_forward_make(device, problem, &call, &tile));
-    mfai_metal_call_describe(device, &call, plan);
-    snprintf(plan->kernel, sizeof plan->kernel, "%s_%s_d%dx%d", is_decode(problem) ? "decode+combine" : "forward",
-             mfai_precision_name(problem->query.precision), tile.depth, tile.value_block);
-    return MFA_SUCCESS;
-}
-
-mfa_status_t mfai_metal_forward(void *device, const mfai_problem_t *problem, double *seconds) {
-    mfai_metal_call_t call;
-    mfai_metal_tile_t tile;
-    MFA_TRY(mfai_metal_forward_make(device, problem, &call, &tile));
-    return mfai_metal_call_run(device, &call, seconds);
-}
-
-mfa_status_t mfai_metal_forward_encode(void *device, const mfai_problem_t *problem, void *target) {
-    mfai_metal_call_t call;
-    mfai_metal_tile_t tile;
-    MFA_TRY(mfai_metal_forward_make(device, problem, &call, &tile));
-    return mfai_metal_call_encode(device, &call, target);
 }

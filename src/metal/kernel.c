@@ -13,11 +13,11 @@ static mfai_metal_macro_t *add_macro(mfai_metal_kernel_t *kernel, const char *na
     return macro;
 }
 
-void mfai_metal_kernel_define_type(mfai_metal_kernel_t *kernel, const char *name, int32_t precision) {
+void mfai_metal_kernel_define_type(mfai_metal_kernel_t *kernel, const char *name, int32_t format) {
     static const char *const types[] = {
-        [MFA_PRECISION_FP16] = "half", [MFA_PRECISION_BF16] = "bfloat", [MFA_PRECISION_FP32] = "float"};
+        [MFAI_FORMAT_FP16] = "half", [MFAI_FORMAT_BF16] = "bfloat", [MFAI_FORMAT_FP32] = "float"};
     mfai_metal_macro_t *macro = add_macro(kernel, name);
-    snprintf(macro->value, sizeof macro->value, "%s", types[precision]);
+    snprintf(macro->value, sizeof macro->value, "%s", types[format]);
 }
 
 void mfai_metal_kernel_define(mfai_metal_kernel_t *kernel, const char *name, int value) {
@@ -40,21 +40,22 @@ void mfai_metal_kernel_set_flag(mfai_metal_kernel_t *kernel, unsigned index, boo
 }
 
 static unsigned mask_kind(const mfai_view_t *mask) {
-    static const unsigned kinds[] = {[MFA_PRECISION_FP16] = MFA_MASK_FP16,
-                                     [MFA_PRECISION_BF16] = MFA_MASK_BF16,
-                                     [MFA_PRECISION_FP32] = MFA_MASK_FP32};
-    return mask->present ? kinds[mask->precision] : MFA_MASK_NONE;
+    static const unsigned kinds[] = {
+        [MFAI_FORMAT_FP16] = MFA_MASK_FP16, [MFAI_FORMAT_BF16] = MFA_MASK_BF16, [MFAI_FORMAT_FP32] = MFA_MASK_FP32};
+    return kinds[mask->format];
 }
 
-void mfai_metal_kernel_set_features(mfai_metal_kernel_t *kernel, const mfai_problem_t *p) {
-    mfai_metal_kernel_set_flag(kernel, MFA_CONSTANT_LOGSUMEXP, p->logsumexp.present);
-    mfai_metal_kernel_set_flag(kernel, MFA_CONSTANT_BOOL_MASK, p->bool_mask.present);
+void mfai_metal_kernel_set_features(mfai_metal_kernel_t *kernel, const mfai_problem_t *p, unsigned used) {
+    const unsigned features = p->features & used;
+    mfai_metal_kernel_set_flag(kernel, MFA_CONSTANT_LOGSUMEXP, features & MFAI_LOGSUMEXP);
+    mfai_metal_kernel_set_flag(kernel, MFA_CONSTANT_BOOL_MASK, features & MFAI_BOOL_MASK);
     kernel->constants[kernel->constant_count++] =
-        (mfai_metal_constant_t){MFA_CONSTANT_ADDITIVE_MASK, mask_kind(&p->additive_mask), false};
-    mfai_metal_kernel_set_flag(kernel, MFA_CONSTANT_ALIBI, p->alibi_slopes.present);
-    mfai_metal_kernel_set_flag(kernel, MFA_CONSTANT_SINKS, p->sinks.present);
-    mfai_metal_kernel_set_flag(kernel, MFA_CONSTANT_SOFTCAP, p->softcap > 0);
+        (mfai_metal_constant_t){MFA_CONSTANT_ADDITIVE_MASK,
+                                features & MFAI_ADDITIVE_MASK ? mask_kind(&p->additive_mask) : MFA_MASK_NONE, false};
+    mfai_metal_kernel_set_flag(kernel, MFA_CONSTANT_ALIBI, features & MFAI_ALIBI);
+    mfai_metal_kernel_set_flag(kernel, MFA_CONSTANT_SINKS, features & MFAI_SINKS);
+    mfai_metal_kernel_set_flag(kernel, MFA_CONSTANT_SOFTCAP, features & MFAI_SOFTCAP);
     mfai_metal_kernel_set_flag(kernel, MFA_CONSTANT_HUGE_SCALE, isinf(p->softmax_scale * LOG2_E));
-    mfai_metal_kernel_set_flag(kernel, MFA_CONSTANT_DROPOUT, p->dropout_p > 0);
-    mfai_metal_kernel_set_flag(kernel, MFA_CONSTANT_EXACT_WEIGHTS, p->exact_weights);
+    mfai_metal_kernel_set_flag(kernel, MFA_CONSTANT_DROPOUT, features & MFAI_DROPOUT);
+    mfai_metal_kernel_set_flag(kernel, MFA_CONSTANT_EXACT_WEIGHTS, features & MFAI_EXACT_WEIGHTS);
 }

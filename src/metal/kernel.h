@@ -26,14 +26,14 @@ typedef struct {
 } mfai_metal_kernel_t;
 
 /* Macros of a type, "half", "bfloat" or "float", and of a number. */
-void mfai_metal_kernel_define_type(mfai_metal_kernel_t *kernel, const char *macro, int32_t precision);
+void mfai_metal_kernel_define_type(mfai_metal_kernel_t *kernel, const char *macro, int32_t format);
 void mfai_metal_kernel_define(mfai_metal_kernel_t *kernel, const char *macro, int value);
 
 /* The macros of a row of the tile table. */
 void mfai_metal_kernel_define_tile(mfai_metal_kernel_t *kernel, const mfai_metal_tile_t *tile);
 
-/* The function constants that follow from what the problem uses. */
-void mfai_metal_kernel_set_features(mfai_metal_kernel_t *kernel, const mfai_problem_t *problem);
+/* The function constants that follow from what the problem uses, of which the kernel knows the features in `used`. */
+void mfai_metal_kernel_set_features(mfai_metal_kernel_t *kernel, const mfai_problem_t *problem, unsigned used);
 
 void mfai_metal_kernel_set_flag(mfai_metal_kernel_t *kernel, unsigned index, bool value);
 

@@ -45,7 +45,7 @@ static void copy_elements(place_t to, place_t from, const int64_t size[4], size_
 
 static mfa_status_t open_copy(id<MTLDevice> gpu, const char *name, mfai_metal_operand_t *operand) {
     const mfai_view_t *view = &operand->origin;
-    const size_t element = (size_t)mfai_precision_size(view->precision);
+    const size_t element = (size_t)mfai_view_element(view);
     int64_t size[4], count = 1;
     packed_sizes(view, size);
     for (int axis = 3; axis >= 0; --axis) {
@@ -74,7 +74,7 @@ void mfai_metal_operand_finish(const mfai_metal_operand_t *operand) {
     packed_sizes(&operand->origin, size);
     copy_elements((place_t){operand->origin.data, operand->origin.stride},
                   (place_t){[operand->buffer contents], operand -> stride}, size,
-                  (size_t)mfai_precision_size(operand->origin.precision));
+                  (size_t)mfai_view_element(&operand->origin));
 }
 
 /* ------------------------------------------------------------------ the memory itself */

@@ -4,10 +4,7 @@
 
 #import "metal/call.h"
 
-/* The operands of a forward call: all read but for the last two, which are read too if the call is a backward one. */
-void mfai_metal_add_forward_operands(mfai_metal_call_t *call, const mfai_problem_t *problem,
-                                     mfai_metal_access_t results);
-
-void mfai_metal_add_gradient_operands(mfai_metal_call_t *call, const mfai_gradients_t *gradients);
+/* The operands that the problem has and its pass uses. */
+void mfai_metal_add_operands(mfai_metal_call_t *call, const mfai_problem_t *problem);
 
 #endif

@@ -1,35 +1,57 @@
 #import "metal/operands.h"
 
-#define COUNT(array) (sizeof(array) / sizeof *(array))
+#include <stddef.h>
 
-static void add_all(mfai_metal_call_t *call, const mfai_metal_operand_use_t *uses, size_t count) {
-    for (size_t i = 0; i < count; ++i)
-        mfai_metal_call_add_operand(call, uses[i]);
+typedef struct {
+    size_t view, strides; /* offsets in problem and params */
+    unsigned index;
+    bool has_rows;
+} binding_t;
+
+#define BINDING(member, index, has_rows) \
+    {offsetof(mfai_problem_t, member), offsetof(mfa_metal_params, member), index, has_rows}
+
+static const binding_t bindings[] = {
+    BINDING(query, MFA_BUFFER_QUERY, true),
+    BINDING(key, MFA_BUFFER_KEY, true),
+    BINDING(value, MFA_BUFFER_VALUE, true),
+    BINDING(out, MFA_BUFFER_OUT, true),
+    BINDING(logsumexp, MFA_BUFFER_LOGSUMEXP, false),
+    BINDING(bool_mask, MFA_BUFFER_BOOL_MASK, false),
+    BINDING(additive_mask, MFA_BUFFER_ADDITIVE_MASK, false),
+    BINDING(alibi_slopes, MFA_BUFFER_ALIBI_SLOPES, false),
+    BINDING(sinks, MFA_BUFFER_SINKS, false),
+    BINDING(dout, MFA_BUFFER_DOUT, true),
+    BINDING(dquery, MFA_BUFFER_DQUERY, true),
+    BINDING(dkey, MFA_BUFFER_DKEY, true),
+    BINDING(dvalue, MFA_BUFFER_DVALUE, true),
+    BINDING(dbias, MFA_BUFFER_DBIAS, false),
+    BINDING(dsinks, MFA_BUFFER_DSINKS, false),
+};
+_Static_assert(sizeof bindings / sizeof *bindings == MFAI_OPERANDS, "a row for each operand");
+
+static const binding_t *find(size_t view) {
+    const binding_t *binding = bindings;
+    while (binding->view != view)
+        ++binding;
+    return binding;
 }
 
-void mfai_metal_add_forward_operands(mfai_metal_call_t *call, const mfai_problem_t *p, mfai_metal_access_t results) {
-    mfa_metal_params *s = &call->params;
-    const mfai_metal_operand_use_t uses[] = {
-        {MFA_BUFFER_QUERY, "query", &p->query, MFAI_METAL_READ, &s->query, true},
-        {MFA_BUFFER_KEY, "key", &p->key, MFAI_METAL_READ, &s->key, true},
-        {MFA_BUFFER_VALUE, "value", &p->value, MFAI_METAL_READ, &s->value, true},
-        {MFA_BUFFER_BOOL_MASK, "bool_mask", &p->bool_mask, MFAI_METAL_READ, &s->bool_mask, false},
-        {MFA_BUFFER_ADDITIVE_MASK, "additive_mask", &p->additive_mask, MFAI_METAL_READ, &s->additive_mask, false},
-        {MFA_BUFFER_ALIBI_SLOPES, "alibi_slopes", &p->alibi_slopes, MFAI_METAL_READ, &s->alibi_slopes, false},
-        {MFA_BUFFER_SINKS, "sinks", &p->sinks, MFAI_METAL_READ, &s->sinks, false},
-        {MFA_BUFFER_OUT, "out", &p->out, results, &s->out, true},
-        {MFA_BUFFER_LOGSUMEXP, "logsumexp", &p->logsumexp, results, &s->logsumexp, false}};
-    add_all(call, uses, COUNT(uses));
-}
-
-void mfai_metal_add_gradient_operands(mfai_metal_call_t *call, const mfai_gradients_t *g) {
-    mfa_metal_params *s = &call->params;
-    const mfai_metal_operand_use_t uses[] = {
-        {MFA_BUFFER_DOUT, "dout", &g->dout, MFAI_METAL_READ, &s->dout, true},
-        {MFA_BUFFER_DQUERY, "dquery", &g->dquery, MFAI_METAL_WRITE, &s->dquery, true},
-        {MFA_BUFFER_DKEY, "dkey", &g->dkey, MFAI_METAL_WRITE, &s->dkey, true},
-        {MFA_BUFFER_DVALUE, "dvalue", &g->dvalue, MFAI_METAL_WRITE, &s->dvalue, true},
-        {MFA_BUFFER_DBIAS, "dbias", &g->dbias, MFAI_METAL_WRITE, &s->dbias, false},
-        {MFA_BUFFER_DSINKS, "dsinks", &g->dsinks, MFAI_METAL_WRITE, &s->dsinks, false}};
-    add_all(call, uses, COUNT(uses));
+void mfai_metal_add_operands(mfai_metal_call_t *call, const mfai_problem_t *problem) {
+    for (int i = 0; i < MFAI_OPERANDS; ++i) {
+        const mfai_operand_t *operand = &mfai_operands[i];
+        const int use = operand->use[problem->pass];
+        const mfai_view_t *view = mfai_operand_view(operand, problem);
+        if (use == MFAI_UNUSED || !view->present)
+            continue;
+        const binding_t *binding = find(operand->view);
+        call->operands[call->operand_count++] = (mfai_metal_operand_use_t){
+            .index = binding->index,
+            .name = operand->name,
+            .view = view,
+            .access = mfai_is_written(use) ? MFAI_METAL_WRITE : MFAI_METAL_READ,
+            .strides = (mfa_metal_strides *)((char *)&call->params + binding->strides),
+            .has_rows = binding->has_rows,
+        };
+    }
 }

@@ -2,7 +2,7 @@
 
 /*
  * A row holds from a GPU family on and for head dimensions up to `most`, the larger of head_dim and value_dim; the first that fits
- * is taken, so newer families and smaller dimensions come first. The last row of a precision has no limit: what exceeds its
+ * is taken, so newer families and smaller dimensions come first. The last row of a format has no limit: what exceeds its
  * `block` is staged (keys) or divided among threadgroups (values) in blocks of at most that many columns.
  *
  * Forward: registers hold queries (if kept), scores, what masks add to them, and sums of values; threadgroup memory a block of

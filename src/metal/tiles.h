@@ -1,4 +1,4 @@
-/* How the work of each pass is cut: a table by pass, precision, head dimension and GPU family. */
+/* How the work of each pass is cut: a table by pass, format, head dimension and GPU family. */
 #ifndef MFA_METAL_TILES_H
 #define MFA_METAL_TILES_H
 

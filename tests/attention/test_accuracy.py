@@ -24,7 +24,7 @@ SHAPES = [
 
 @pytest.fixture(scope="module")
 def seeds(backend):
-    return range(3) if backend.is_emulated() else range(9)
+    return range(3) if backend.is_emulated else range(9)
 
 
 def test_float32_over_4096_keys(context, rng):

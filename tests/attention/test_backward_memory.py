@@ -24,5 +24,5 @@ def test_windowed_gradients_over_32768_keys(backend, dtype):
         **backend.options,
     )
     # As in test_memory.py: copies of eight operands.
-    copies = 8 * LENGTH * HEAD_DIM * np.dtype(dtype).itemsize if backend.is_emulated() else 0
+    copies = 8 * LENGTH * HEAD_DIM * np.dtype(dtype).itemsize if backend.is_emulated else 0
     assert probe["extra"] < (24 + 64) * MEGABYTE + copies

@@ -55,6 +55,7 @@ def test_context_reports_the_isa_asked_for(backend, context):
     assert isa == backend.name or (backend.name == "avx512" and isa == "avx512bf16")
 
 
+@pytest.mark.cpu
 def test_environment_chooses_the_isa_that_the_caller_left_open(monkeypatch):
     monkeypatch.setenv("MFA_CPU_ISA", "scalar")
     with mfa.Context(backend="cpu") as context:
@@ -64,6 +65,7 @@ def test_environment_chooses_the_isa_that_the_caller_left_open(monkeypatch):
             assert context.describe().isa.startswith(backend.name)
 
 
+@pytest.mark.cpu
 def test_an_isa_of_another_machine_is_refused():
     absent = [backend for backend in backends.BACKENDS if backend not in backends.PRESENT]
     assert absent, "no machine has both AVX2 and NEON"

@@ -17,6 +17,7 @@ linux = pytest.mark.skipif(
 )
 
 
+@pytest.mark.hardware
 def test_full_attention_over_65536_keys():
     """One head, float32, D = 64, on the best backend of this machine: about a tera-operation."""
     rows = [0, 1, 32_767, LENGTH - 1]
@@ -36,7 +37,7 @@ def test_windowed_attention_over_65536_keys(backend, dtype):
         **backend.options,
     )
     # Of what lies on Linux's pages of 4 KB, the emulated device, whose pages have 16, may need a copy.
-    copies = 4 * LENGTH * 64 * np.dtype(dtype).itemsize if backend.is_emulated() else 0
+    copies = 4 * LENGTH * 64 * np.dtype(dtype).itemsize if backend.is_emulated else 0
     assert probe["extra"] < 64 * MEGABYTE + copies
 
 

@@ -4,7 +4,7 @@ import collections
 
 import pytest
 from support.emulated import objc_flags
-from support.kernels import INCLUDES
+from support.flags import INCLUDES, WARNINGS
 from support.source_tree import ROOT, make_env, run
 
 
@@ -21,9 +21,8 @@ def specialisations(library, tmp_path_factory):
         "-lm",
         "-pthread",
     ]
-    warnings = ["-Wall", "-Wextra", "-Werror"]
     source = ROOT / "tests/metal/macros.m"
-    run("clang-19", *objc_flags(), "-O1", *warnings, *INCLUDES, source, "-o", binary, *libraries, cwd=ROOT)
+    run("clang-19", *objc_flags(), "-O1", *WARNINGS, *INCLUDES, source, "-o", binary, *libraries, cwd=ROOT)
     found = collections.defaultdict(dict)
     for line in run(binary, env=make_env() | {"LD_LIBRARY_PATH": str(library)}).splitlines():
         name, *macros = line.split()

@@ -42,7 +42,7 @@ static void print_kernels(const mfai_metal_call_t *call, mfai_metal_pass_t pass)
     }
 }
 
-static mfai_view_t view(int32_t precision) { return (mfai_view_t){.present = true, .precision = precision}; }
+static mfai_view_t view(int32_t precision) { return (mfai_view_t){.present = true, .format = precision}; }
 
 /* The most that a row takes; or, of one without a limit, what it takes in two blocks. */
 static int dim_of(const row_t *row) { return row->most != 0 ? row->most : row->block + 1; }
@@ -59,17 +59,19 @@ static mfai_problem_t problem_of(const row_t *row, int32_t precision, int32_t ou
 
 static void print_forward(const mfai_metal_device_t *device, const mfai_problem_t *p, mfai_metal_pass_t pass) {
     mfai_metal_call_t call;
-    mfai_metal_tile_t tile;
-    if (mfai_metal_forward_make(device, p, &call, &tile) != MFA_SUCCESS)
+    if (mfai_metal_forward_make(device, p, &call) != MFA_SUCCESS)
         abort();
     print_kernels(&call, pass);
 }
 
-static void print_backward(const mfai_metal_device_t *device, const mfai_problem_t *p, mfai_metal_pass_t pass,
-                           mfai_gradients_t gradients) {
-    gradients.dquery = gradients.dbias = gradients.dsinks = gradients.dkey;
+static void print_backward(const mfai_metal_device_t *device, mfai_problem_t p, mfai_metal_pass_t pass, int32_t dout,
+                           int32_t dkey, int32_t dvalue) {
+    p.pass = MFAI_BACKWARD;
+    p.dout = view(dout);
+    p.dquery = p.dbias = p.dsinks = p.dkey = view(dkey);
+    p.dvalue = view(dvalue);
     mfai_metal_call_t call;
-    if (mfai_metal_backward_make(device, p, &gradients, &call) != MFA_SUCCESS)
+    if (mfai_metal_backward_make(device, &p, &call) != MFA_SUCCESS)
         abort();
     print_kernels(&call, pass);
 }
@@ -85,17 +87,14 @@ static void print_row(const row_t *row, int32_t precision) {
         for (int dout = 0; dout < 3; ++dout)
             for (int dkey = 0; dkey < 3; ++dkey)
                 for (int dvalue = 0; dvalue < 3; ++dvalue)
-                    print_backward(&device, &p, row->pass,
-                                   (mfai_gradients_t){.dout = view(precisions[dout]),
-                                                      .dkey = view(precisions[dkey]),
-                                                      .dvalue = view(precisions[dvalue])});
+                    print_backward(&device, p, row->pass, precisions[dout], precisions[dkey], precisions[dvalue]);
     }
 }
 
 int main(void) {
     for (size_t i = 0; i < sizeof table / sizeof *table; ++i)
         for (int j = 0; j < 3; ++j)
-            if (table[i].element_size == (int)mfai_precision_size(precisions[j]))
+            if (table[i].element_size == (int)mfai_format_bytes(precisions[j], 1))
                 print_row(&table[i], precisions[j]);
     return 0;
 }

@@ -72,61 +72,64 @@ static void take_call(compiler_t *compiler, const mfai_metal_call_t *call) {
 }
 
 static mfai_view_t view(bool present, int32_t precision) {
-    return (mfai_view_t){.present = present, .precision = precision};
+    return (mfai_view_t){.present = present, .format = precision};
 }
 
 static mfai_problem_t problem_of(const variant_t *v) {
-    return (mfai_problem_t){.batch = 1,
-                            .heads = HEADS,
-                            .kv_heads = 1,
-                            .group = HEADS,
-                            .query_count = v->query_count,
-                            .key_count = KEYS,
-                            .head_dim = v->head_dim,
-                            .value_dim = v->value_dim,
-                            .query = view(true, v->precision),
-                            .key = view(true, v->precision),
-                            .value = view(true, v->precision),
-                            .out = view(true, v->out),
-                            .logsumexp = view(v->logsumexp, MFA_PRECISION_FP32),
-                            .bool_mask = view(v->bool_mask, MFA_PRECISION_INT8),
-                            .additive_mask = view(v->mask >= 0, v->mask),
-                            .alibi_slopes = view(v->alibi, MFA_PRECISION_FP32),
-                            .sinks = view(v->sinks, MFA_PRECISION_FP32),
-                            .softmax_scale = v->huge_scale ? FLT_MAX : 1,
-                            .softcap = v->softcap ? 1 : 0,
-                            .exact_weights = v->exact_weights,
-                            .window_left = -1,
-                            .window_right = -1,
-                            .dropout_p = v->dropout ? 0.5f : 0};
+    mfai_problem_t p = {.batch = 1,
+                        .heads = HEADS,
+                        .kv_heads = 1,
+                        .group = HEADS,
+                        .query_count = v->query_count,
+                        .key_count = KEYS,
+                        .head_dim = v->head_dim,
+                        .value_dim = v->value_dim,
+                        .query = view(true, v->precision),
+                        .key = view(true, v->precision),
+                        .value = view(true, v->precision),
+                        .out = view(true, v->out),
+                        .logsumexp = view(v->logsumexp, MFA_PRECISION_FP32),
+                        .bool_mask = view(v->bool_mask, MFA_PRECISION_BOOL),
+                        .additive_mask = view(v->mask >= 0, v->mask),
+                        .alibi_slopes = view(v->alibi, MFA_PRECISION_FP32),
+                        .sinks = view(v->sinks, MFA_PRECISION_FP32),
+                        .softmax_scale = v->huge_scale ? FLT_MAX : 1,
+                        .softcap = v->softcap ? 1 : 0,
+                        .features = v->exact_weights ? MFAI_EXACT_WEIGHTS : 0,
+                        .window_left = -1,
+                        .window_right = -1,
+                        .dropout_p = v->dropout ? 0.5f : 0};
+    mfai_problem_find_features(&p);
+    return p;
 }
 
-static mfai_gradients_t gradients_of(const variant_t *v) {
-    mfai_gradients_t g = {.dout = view(true, v->dout),
-                          .dquery = view(true, v->gradient),
-                          .dkey = view(v->dkey, v->gradient),
-                          .dvalue = view(v->dvalue, v->gradient),
-                          .dsinks = view(v->sinks, MFA_PRECISION_FP32),
-                          .dbias = view(v->mask >= 0, v->gradient)};
+static mfai_problem_t backward_of(const variant_t *v) {
+    mfai_problem_t p = problem_of(v);
+    p.pass = MFAI_BACKWARD;
+    p.dout = view(true, v->dout);
+    p.dquery = view(true, v->gradient);
+    p.dkey = view(v->dkey, v->gradient);
+    p.dvalue = view(v->dvalue, v->gradient);
+    p.dsinks = view(v->sinks, MFA_PRECISION_FP32);
+    p.dbias = view(v->mask >= 0, v->gradient);
     const int64_t shape[4] = {1, HEADS, v->query_count, KEYS};
-    memcpy(g.dbias.shape, shape, sizeof shape);
-    return g;
+    memcpy(p.dbias.shape, shape, sizeof shape);
+    return p;
 }
 
 /* All kernels of both passes, and of decode. */
 static void take_variant(compiler_t *compiler, variant_t v) {
     mfai_metal_call_t call;
-    mfai_metal_tile_t tile;
-    const mfai_gradients_t gradients = gradients_of(&v);
-    mfai_problem_t problem = problem_of(&v);
-    if (mfai_metal_forward_make(&compiler->device, &problem, &call, &tile) != MFA_SUCCESS)
+    mfai_problem_t forward = problem_of(&v);
+    const mfai_problem_t backward = backward_of(&v);
+    if (mfai_metal_forward_make(&compiler->device, &forward, &call) != MFA_SUCCESS)
         abort();
     take_call(compiler, &call);
-    if (mfai_metal_backward_make(&compiler->device, &problem, &gradients, &call) != MFA_SUCCESS)
+    if (mfai_metal_backward_make(&compiler->device, &backward, &call) != MFA_SUCCESS)
         abort();
     take_call(compiler, &call);
-    problem.query_count = 1;
-    if (mfai_metal_forward_make(&compiler->device, &problem, &call, &tile) != MFA_SUCCESS)
+    forward.query_count = 1;
+    if (mfai_metal_forward_make(&compiler->device, &forward, &call) != MFA_SUCCESS)
         abort();
     take_call(compiler, &call);
 }

@@ -5,13 +5,14 @@ import sys
 
 import pytest
 from support.emulated import EMULATOR, build_objc, environment, in_python
-from support.source_tree import ROOT, make_env, run
+from support.flags import FRAMEWORKS, WARNINGS, flags
+from support.source_tree import ROOT, make, make_env, run
 from support.tools import require_tool
 
 import mfa
 
 PROGRAMS = sorted(path.stem.removesuffix("_test") for path in (ROOT / "tests/metal").glob("*_test.m"))
-INCLUDES = ("include", "src", "metal", "tests/c", "tests/metal_emulator", "tests/metal_emulator/host")
+INCLUDES = ("include", "src", "metal", "tests/support", "tests/metal_emulator", "tests/metal_emulator/host")
 CONTEXT = "import mfa; print(mfa.Context('metal').describe())"
 DEFAULT_BACKEND = "import mfa; print(mfa.Context().describe().backend)"
 
@@ -31,20 +32,19 @@ def test_program_on_a_mac(tmp_path):
     """The one program that asks nothing of the emulator."""
     if not mfa.is_device_supported():
         pytest.skip("this Mac's GPU does not run the kernels")
-    run("make", "-s", "lib", cwd=ROOT, env=make_env())
+    make("lib")
     source, binary = ROOT / "tests/metal/encode_test.m", tmp_path / "encode"
     includes = [f"-I{ROOT / folder}" for folder in INCLUDES]
-    compile_flags = ["-fno-objc-arc", "-O1", "-Wall", "-Wextra", "-Werror", *includes]
-    frameworks = [part for name in ("Metal", "Foundation", "CoreGraphics") for part in ("-framework", name)]
     compiler = require_tool("cc", "xcode-select --install")
-    run(compiler, *compile_flags, source, ROOT / "build/release/libmfa.a", *frameworks, "-o", binary)
+    compile_flags = [*flags("OBJC_FLAGS"), "-O1", *WARNINGS, *includes]
+    run(compiler, *compile_flags, source, ROOT / "build/release/libmfa.a", *FRAMEWORKS, "-o", binary)
     said = run(binary, env=make_env())
     assert said.endswith(" 0 failed\n"), said
 
 
 @pytest.fixture(scope="session")
 def specialisations(library):
-    run("make", "-s", "METAL=emulator", "build/metal-emulator/specialisations", cwd=ROOT, env=make_env())
+    make("METAL=emulator", "build/metal-emulator/specialisations")
     return library / "specialisations"
 
 

@@ -8,7 +8,8 @@ import sys
 import pytest
 from metal_emulator.host import api
 from support.emulated import EMULATOR, objc_flags
-from support.kernels import INCLUDES, KERNELS, source_of
+from support.flags import INCLUDES
+from support.kernels import KERNELS, source_of
 from support.source_tree import ROOT, run
 
 HOST_SOURCES = sorted((ROOT / "src/metal").glob("*.[hm]"))

@@ -6,8 +6,10 @@ from ctypes import POINTER, byref, c_bool, c_char_p, c_int, c_size_t, c_uint32, 
 from pathlib import Path
 
 import numpy as np
+from support.flags import CORE
 
 HOME = Path(__file__).parent
+LIBRARY = "libmetal_emulator_runtime.so"
 SLOTS = 31
 ORDERS = ["fifo", "reverse", "lifo", "random"]
 MODES = ["fast", "checked"]
@@ -127,13 +129,11 @@ class Fault(Exception):
 
 
 def build(folder):
-    """Compiles the runtime into a shared library in this folder."""
-    library = Path(folder) / "libmetal_emulator_runtime.so"
+    """Compiles the runtime into LIBRARY in this folder."""
+    library = Path(folder) / LIBRARY
     sources = sorted(map(str, (HOME / "runtime").glob("*.c")))
-    flags = ["-O2", "-g", "-std=gnu11", "-fPIC", "-fvisibility=hidden", "-pthread", f"-I{HOME}"]
-    flags += ["-Wall", "-Wextra", "-Werror"]
+    flags = ["-O2", "-g", *CORE, f"-I{HOME}"]
     subprocess.run(["cc", *flags, "-shared", "-o", library, *sources, "-ldl", "-lm"], check=True)
-    return library
 
 
 def _text(pointer):

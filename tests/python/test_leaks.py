@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support import backends
 
-CALLS = 10_000 if backends.default_is_cpu() else 3_000  # each waits for a GPU, or for what emulates one
+CALLS = 10_000 if backends.DEFAULT.is_cpu else 3_000  # each waits for a GPU, or for what emulates one
 
 # Runs one case in a process of its own: warms up, then reports what more rounds left behind.
 PROGRAM = """

@@ -2,15 +2,19 @@
 
 import json
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 from support import oracle, tolerance
 from support.source_tree import ROOT, run
 
 sys.path.append(str(ROOT))  # benchmarks/ is not installed
 
-from benchmarks import cases, memory
+import mfa
+from benchmarks import cases, compare_builds, digest_problems, library, memory
 from benchmarks.contenders import CONTENDERS
+from benchmarks.digest import digest as hash_of
 from benchmarks.measure import FULL, Measurement, Timing
 from benchmarks.operands import DTYPES
 from benchmarks.targets import verdicts
@@ -156,6 +160,74 @@ def test_ratio_is_the_median_of_the_ratios_of_rounds():
 )
 def test_verdict(target, seconds, outcome):
     assert [verdict.outcome for verdict in verdicts(measurement(square(target), **seconds))] == [outcome]
+
+
+def digest(*arguments, **options):
+    return run(sys.executable, "-m", "benchmarks.digest", *arguments, cwd=ROOT, **options)
+
+
+def test_digests_repeat_and_a_changed_bit_is_named(tmp_path):
+    few = ("--backends", "scalar", "--match", "x130:130x32")
+    path = tmp_path / "digests"
+    digest(*few, "--out", path)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 8
+    assert lines == sorted(lines)
+    assert len({line.split(" out=")[1] for line in lines}) == 8
+    assert "\n8 problems, 0 lines differ" in "\n" + digest(*few, "--compare", path)
+
+    planted, missing = lines[2].replace("lse=", "lse=f"), lines[5]
+    path.write_text("\n".join([*lines[:2], planted, *lines[3:5], *lines[6:]]) + "\n", encoding="utf-8")
+    with pytest.raises(AssertionError) as failure:
+        digest(*few, "--compare", path)
+    for said in f"- {planted}", f"+ {lines[2]}", f"+ {missing}", "8 problems, 3 lines differ":
+        assert said in str(failure.value)
+    for other in *lines[:2], *lines[3:5], *lines[6:]:
+        assert other not in str(failure.value)
+
+
+def test_digest_sees_one_bit_and_no_nan_payload():
+    ones = np.ones((2, 3), np.float32)
+    bits = np.full(2, 0x7FC00000, np.uint32)
+    other_nans = bits | np.array([1, 1 << 31], np.uint32)
+    assert hash_of(bits.view(np.float32)) == hash_of(other_nans.view(np.float32))
+    assert (
+        len({hash_of(each) for each in (ones, ones.T, np.nextafter(ones, 2), -ones, 0 * ones, -0.0 * ones)})
+        == 6
+    )
+
+
+def test_digested_problems_are_told_apart():
+    problems = digest_problems.cpu_problems()
+    assert len({problem.description for problem in problems}) == len(problems) > 300
+    assert 60 < len(digest_problems.metal_problems()) < len(problems)
+
+
+@pytest.mark.parametrize(
+    ("name", "mirror"),
+    [
+        ("mfa_context_options_t", library.ContextOptions),
+        ("mfa_tensor_t", library.Tensor),
+        ("mfa_attention_desc_t", library.ForwardDesc),
+        ("mfa_attention_backward_desc_t", library.BackwardDesc),
+    ],
+)
+def test_structs_begin_as_the_abi_has_them(name, mirror):
+    layout = (ROOT / "tests/abi/layout.txt").read_text(encoding="utf-8").splitlines()
+    for field, *_ in mirror._fields_:
+        place = getattr(mirror, field)
+        assert f"{name}.{field} {place.offset} {place.size}" in layout
+
+
+def test_two_builds_are_timed_on_every_case(tmp_path):
+    built = Path(mfa.get_library())
+    copy = tmp_path / built.name
+    copy.write_bytes(built.read_bytes())
+    said = run(
+        sys.executable, "-m", "benchmarks.compare_builds", built, copy, "--smoke", cwd=ROOT
+    ).splitlines()
+    assert len(said) == len(compare_builds.cases()) + 2
+    assert all(line.endswith("  same") for line in said[1:-1])
 
 
 def test_unknown_peer_is_refused():

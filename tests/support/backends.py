@@ -1,8 +1,10 @@
-"""The backends that the attention tests run on: each ISA of the CPU backend that this machine has, and Metal.
+"""The backends that tests run on: each ISA of the CPU backend that this machine has, and Metal.
 
-MFA_TEST_BACKENDS names those to run on, separated by commas; tests that ask for no backend are then left out.
+MFA_TEST_BACKENDS names those to run on, separated by commas. Tests that take none use the default backend,
+and are left out unless MFA_BACKEND names one of them.
 """
 
+import functools
 import os
 from dataclasses import dataclass, field
 
@@ -20,15 +22,18 @@ class Backend:
     def context(self, **options):
         return mfa.Context(**self.options, **options)
 
+    @functools.cached_property
+    def info(self):
+        with self.context() as context:
+            return context.describe()
+
     @property
     def is_cpu(self):
-        return self.options["backend"] == "cpu"
+        return self.info.backend == "cpu"
 
+    @property
     def is_emulated(self):
-        if self.is_cpu:
-            return False
-        with self.context() as context:
-            return context.describe().device.endswith("(emulated)")
+        return self.info.device.endswith("(emulated)")
 
     def present(self):
         try:
@@ -40,11 +45,7 @@ class Backend:
         return True
 
 
-def default_is_cpu():
-    with mfa.Context() as context:
-        return context.describe().backend == "cpu"
-
-
+DEFAULT = Backend("default")
 METAL = Backend("metal", {"backend": "metal"})
 BACKENDS = (
     *(Backend(isa, {"backend": "cpu", "cpu_isa": isa}) for isa in ("scalar", "avx2", "avx512", "neon")),

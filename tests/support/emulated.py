@@ -1,62 +1,34 @@
-"""Runs on the emulated Metal device, and the build that they need."""
+"""Runs on the emulated Metal device, the build that they need, and which tests it is asked."""
 
+import functools
+import re
 import subprocess
 import sys
 
-from support.source_tree import ROOT, make_env, run
+from support.flags import WARNINGS
+from support.source_tree import ROOT, make, make_env, run
 from support.tools import require_metal_emulator
 
 EMULATOR = ROOT / "tests/metal_emulator"
 LIBRARIES = ("-lmfa", "-lMetal", "-lgnustep-base", "-lobjc", "-lm")
 
-# Tests that are asked of each backend.
-OF_BACKENDS = tuple(
-    f"attention/test_{name}.py"
-    for name in (
-        "accuracy",
-        "backward",
-        "backward_laws",
-        "backward_memory",
-        "backward_nonfinite",
-        "determinism",
-        "dropout",
-        "edges",
-        "forward",
-        "isa",
-        "laws",
-        "masks",
-        "memory",
-        "peer_bugs",
-    )
-)
-# Tests that use whatever backend is the default.
-OF_DEFAULT = (
-    "attention/test_gradients.py",
-    *(
-        f"python/test_{name}.py"
-        for name in ("arrays", "buffers_contexts", "errors", "flash_attn", "leaks", "sdpa")
-    ),
-)
-
 
 def built_library():
     """The folder of the emulated build, made; skips the test where it cannot be."""
     require_metal_emulator()
-    run("make", "-s", "metal-emulator", cwd=ROOT, env=make_env())
+    make("metal-emulator")
     return ROOT / "build/metal-emulator"
 
 
 def objc_flags():
     """What Objective-C is compiled with for the emulated device."""
     require_metal_emulator()
-    return run(
-        "make", "-s", "-f", EMULATOR / "host/emulator.mk", "metal-objcflags", cwd=ROOT, env=make_env()
-    ).split()
+    return make("-f", EMULATOR / "host/emulator.mk", "metal-objcflags").split()
 
 
 def build_objc(library, source, binary, *includes):
     """Compiles a program for the emulated device; `library` is the folder of the emulated build."""
-    flags = ["-O1", "-g", "-Wall", "-Wextra", "-Werror", *(f"-I{ROOT / folder}" for folder in includes)]
+    flags = ["-O1", "-g", *WARNINGS, *(f"-I{ROOT / folder}" for folder in includes)]
     compiler = require_metal_emulator()
     run(compiler, *objc_flags(), *flags, source, "-o", binary, f"-L{library}", *LIBRARIES, cwd=ROOT)
 
@@ -81,3 +53,14 @@ def in_python(*arguments, **settings):
         timeout=300,
         env=environment(**settings),
     )
+
+
+def collected(*command):
+    """Tests that this command of pytest would run, as (file in tests/, function)."""
+    said = run(*command, "--collect-only", "-q", cwd=ROOT, env=environment())
+    return set(re.findall(r"^tests/([\w/]+\.py)::(\w+)", said, flags=re.MULTILINE))
+
+
+@functools.cache
+def asked_of_metal():
+    return collected(ROOT / "tests/on_metal")

@@ -7,7 +7,6 @@ from support.source_tree import ROOT
 sys.path.insert(0, str(ROOT / "metal"))
 import embed
 
-INCLUDES = [f"-I{ROOT / folder}" for folder in ("include", "src", "metal")]
 KERNELS = sorted(path.stem for path in (ROOT / "metal").glob("*.metal"))
 
 

@@ -1,4 +1,4 @@
-"""Dropout's random bits in NumPy, from the definition in metal/mfa_rules.h and from Salmon et al. (2011)."""
+"""Dropout's random bits in NumPy, from the definition in metal/mfa_philox.h and from Salmon et al. (2011)."""
 
 import numpy as np
 

@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from support.once import locked
 from support.tools import require_tool
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,12 +31,18 @@ def run(*command, **options):
     return said
 
 
+def make(*arguments):
+    """What make printed. One runs at a time, as workers of pytest-xdist have one folder build/."""
+    with locked(ROOT / "build/make.lock"):
+        return run("make", "-s", *arguments, cwd=ROOT, env=make_env())
+
+
 @functools.cache
 def installed_prefix():
     """A folder that `make install` has filled; removed when the interpreter ends."""
     folder = tempfile.TemporaryDirectory(prefix="mfa-install-")
     _keep_until_exit.append(folder)
-    run("make", "install", f"PREFIX={folder.name}", cwd=ROOT, env=make_env())
+    make("install", f"PREFIX={folder.name}")
     return Path(folder.name)
 
 

@@ -46,7 +46,7 @@ def each_dim(*more):
 def each_type_and_value_dim(backend, head_dim):
     """Each pair has kernels of its own, slow to make on the emulated device, which has each of both once."""
     pairs = list(itertools.product(DTYPES, (head_dim, 1, 72)))
-    return pairs[::4] if backend.is_emulated() else pairs
+    return pairs[::4] if backend.is_emulated else pairs
 
 
 @dataclass(frozen=True)

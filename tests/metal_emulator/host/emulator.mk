@@ -2,6 +2,8 @@
 # To be included, or used by itself from the repository's root: make -f tests/metal_emulator/host/emulator.mk
 # What uses it is compiled with METAL_OBJCFLAGS and linked with METAL_LIBS, before any other library of Objective-C.
 
+include flags.mk
+
 METAL_EMULATOR ?= tests/metal_emulator
 METAL_EMULATOR_OUT ?= build/metal-emulator
 METAL_EMULATOR_CLANG ?= clang-19
@@ -19,7 +21,7 @@ metal_host_objects := $(call metal_objects,$(call metal_sources,host/*.[cm]))
 metal_case_objects := $(call metal_objects,$(call metal_sources,host/cases/case.m) $(call metal_sources,host/cases/*_cases.m))
 metal_reflection_object := $(call metal_objects,$(METAL_EMULATOR)/host/cases/reflection.m)
 METAL_EMULATOR_RUNTIME_OBJECTS ?= $(call metal_objects,$(call metal_sources,runtime/*.[cS]))
-metal_flags = -g -fPIC -pthread -Wall -Wextra -I$(METAL_EMULATOR) -I$(METAL_EMULATOR)/host -MMD -MP
+metal_flags = -g -fPIC -pthread $(WARNINGS) -I$(METAL_EMULATOR) -I$(METAL_EMULATOR)/host -MMD -MP
 
 .PHONY: metal-cases metal-objcflags
 

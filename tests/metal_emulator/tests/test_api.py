@@ -7,7 +7,9 @@ import sys
 
 import pytest
 from metal_emulator.host import api
-from support.source_tree import ROOT, make_env, run
+from support.emulated import objc_flags
+from support.flags import WARNINGS
+from support.source_tree import ROOT, make, run
 from support.tools import require_metal_emulator
 
 HOST = ROOT / "tests/metal_emulator/host"
@@ -28,16 +30,11 @@ ENVIRONMENT = {
 LISTED = api.listed()
 
 
-def make(*arguments):
-    command = ["make", "-s", f"-j{os.cpu_count()}", "-f", "tests/metal_emulator/host/emulator.mk", *arguments]
-    return run(*command, cwd=ROOT, env=make_env())
-
-
 @pytest.fixture(scope="session")
 def programs():
     """The folder of the programs, made; and with them the emulator."""
     require_metal_emulator()
-    make("metal-cases")
+    make(f"-j{os.cpu_count()}", "-f", HOST / "emulator.mk", "metal-cases")
     return ROOT / os.environ.get("METAL_EMULATOR_OUT", "build/metal-emulator")
 
 
@@ -209,8 +206,8 @@ def apple_encoding(types):
 def check_syntax(tmp_path, text):
     source = tmp_path / "source.m"
     source.write_text(text)
-    flags = make("metal-objcflags").split()
-    run(require_metal_emulator(), *flags, "-Wall", "-Wextra", "-Werror", "-fsyntax-only", source, cwd=ROOT)
+    flags = objc_flags()
+    run(require_metal_emulator(), *flags, *WARNINGS, "-fsyntax-only", source, cwd=ROOT)
 
 
 def message(receiver, call):
@@ -237,7 +234,7 @@ def test_blocks_of_another_runtime_are_noticed(programs, tmp_path):
     """With gnustep-base first, whose blocks stay on the stack, a program does not start."""
     source = tmp_path / "source.m"
     source.write_text("#import <Metal/Metal.h>\nint main(void) { [MTLCopyAllDevices() release]; }\n")
-    flags = make("metal-objcflags").split()
+    flags = objc_flags()
     program = tmp_path / "program"
     libraries = ["-lgnustep-base", f"-L{programs}", "-lMetal", "-lobjc", f"-Wl,-rpath,{programs}"]
     run(require_metal_emulator(), *flags, source, "-o", program, "-Wl,--no-as-needed", *libraries, cwd=ROOT)

@@ -9,7 +9,7 @@ enum { ARENA = 4096 };
 static char arena[ARENA] __attribute__((aligned(8)));
 
 static bool mark(const mfai_view_t *view, unsigned char bit, unsigned char *bytes) {
-    int64_t element = mfai_precision_size(view->precision);
+    int64_t element = mfai_view_element(view);
     for (int64_t a = 0; a < view->shape[0]; ++a)
         for (int64_t b = 0; b < view->shape[1]; ++b)
             for (int64_t c = 0; c < view->shape[2]; ++c)
@@ -26,9 +26,9 @@ static bool mark(const mfai_view_t *view, unsigned char bit, unsigned char *byte
 }
 
 static mfai_view_t random_view(void) {
-    static const int32_t precisions[] = {MFA_PRECISION_FP32, MFA_PRECISION_FP16, MFA_PRECISION_BOOL};
-    mfai_view_t view = {.present = true, .precision = precisions[rand() % 3]};
-    int64_t element = mfai_precision_size(view.precision);
+    static const int32_t formats[] = {MFA_PRECISION_FP32, MFA_PRECISION_FP16, MFA_PRECISION_BOOL};
+    mfai_view_t view = {.present = true, .format = formats[rand() % 3]};
+    int64_t element = mfai_view_element(&view);
     view.data = arena + rand() % (ARENA / element) * element;
     for (int axis = 0; axis < 4; ++axis) {
         view.shape[axis] = rand() % 12 == 0 ? 0 : 1 + rand() % 5;
@@ -60,7 +60,7 @@ static void test_packed(void) {
     const int64_t n = 100003, h = 32, d = 128;
     for (int i = 0; i < 4; ++i)
         views[i] = (mfai_view_t){.present = true,
-                                 .precision = MFA_PRECISION_FP16,
+                                 .format = MFA_PRECISION_FP16,
                                  .data = (char *)4096 + 2 * i * h * d,
                                  .shape = {3, h, n, d},
                                  .stride = {4 * n * h * d, d, 4 * h * d, 1}};
@@ -75,7 +75,7 @@ int main(void) {
     test_random();
     test_packed();
     mfai_view_t absent = {0}, whole = {.present = true,
-                                       .precision = MFA_PRECISION_BOOL,
+                                       .format = MFA_PRECISION_BOOL,
                                        .data = arena,
                                        .shape = {1, 1, 1, ARENA},
                                        .stride = {0, 0, 0, 1}};

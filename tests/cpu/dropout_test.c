@@ -1,17 +1,17 @@
-/* Dropout's random numbers: known answers, and what the kernels drop, against the definition in mfa_rules.h. */
+/* Dropout's random numbers: known answers, and what the kernels drop, against the definition in mfa_philox.h. */
 #include "check.h"
 #include "mfa.h"
-#include "mfa_rules.h"
+#include "mfa_philox.h"
 #include "naive.h"
 
 /* Published by the authors of Philox with Random123. */
 static void test_known_answers(void) {
-    static const mfa_word pi_and_e[6] = {0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344, 0xa4093822, 0x299f31d0};
-    static const mfa_word expected[3][4] = {{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8},
-                                            {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd},
-                                            {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}};
+    static const mfa_u32 pi_and_e[6] = {0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344, 0xa4093822, 0x299f31d0};
+    static const mfa_u32 expected[3][4] = {{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8},
+                                           {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd},
+                                           {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}};
     for (int answer = 0; answer < 3; ++answer) {
-        mfa_word word[6];
+        mfa_u32 word[6];
         for (int i = 0; i < 6; ++i)
             word[i] = answer == 0 ? 0 : answer == 1 ? 0xffffffff : pi_and_e[i];
         const mfa_philox counter = {{word[0], word[1], word[2], word[3]}};
@@ -23,7 +23,7 @@ static void test_known_answers(void) {
 }
 
 static void test_bits(void) {
-    const mfa_wide seed = 0x0000000400000003, offset = 0x0000000900000007;
+    const mfa_u64 seed = 0x0000000400000003, offset = 0x0000000900000007;
     const mfa_philox outer = {{7, 9, 0, 0}};
     const mfa_philox_key words_of_seed = {{3, 4}};
     const mfa_philox start = mfa_rule_philox(outer, words_of_seed);

@@ -2,6 +2,7 @@
 #ifndef NAIVE_GRADIENTS_H
 #define NAIVE_GRADIENTS_H
 
+#include "mfa_philox.h"
 #include "mfa_rules.h"
 #include "tensors.h"
 

@@ -1,0 +1,63 @@
+/*
+ * The operands of a call, one row each. Whatever is done to all of them reads this table: importing, checking shapes, asking
+ * where they lie and whether results overlap them.
+ */
+#ifndef MFA_CORE_OPERANDS_H
+#define MFA_CORE_OPERANDS_H
+
+#include "core/problem.h"
+
+/* What a pass does with an operand. */
+typedef enum {
+    MFAI_UNUSED,
+    MFAI_READ, /* if it is there */
+    MFAI_READ_ALWAYS,
+    MFAI_WRITE, /* if it is there */
+    MFAI_WRITE_ALWAYS
+} mfai_use_t;
+
+/* Sizes that shapes are made of. Those that may be 1, which repeats the operand, are marked with MFAI_OR_ONE. */
+enum {
+    MFAI_ONE,
+    MFAI_BATCH,
+    MFAI_HEADS,
+    MFAI_KV_HEADS,
+    MFAI_QUERIES,
+    MFAI_KEYS,
+    MFAI_HEAD_DIM,
+    MFAI_VALUE_DIM,
+    MFAI_OR_ONE = 16
+};
+
+typedef struct mfai_operand {
+    const char *name;
+    mfai_pass_t described_by; /* the pass whose descriptor has it */
+    size_t tensor;            /* offset of its pointer there */
+    size_t view;              /* offset in mfai_problem_t */
+    unsigned formats;         /* it may have */
+    uint8_t shape[4];         /* MFAI_..., batch first; not used if `like` is set */
+    const char *like;         /* a gradient: the operand that must be there and whose shape it has */
+    uint8_t use[MFAI_PASSES]; /* mfai_use_t */
+    const char *when_missing; /* behind "NAME is NULL", where more than that helps */
+} mfai_operand_t;
+
+enum { MFAI_OPERANDS = 15 };
+extern const mfai_operand_t mfai_operands[MFAI_OPERANDS];
+
+static inline bool mfai_is_written(int use) { return use == MFAI_WRITE || use == MFAI_WRITE_ALWAYS; }
+
+static inline const mfai_view_t *mfai_operand_view(const mfai_operand_t *operand, const mfai_problem_t *problem) {
+    return (const mfai_view_t *)((const char *)problem + operand->view);
+}
+
+/* Imports the operands that one descriptor has into the problem. */
+mfa_status_t mfai_operands_import(mfa_context_t context, mfai_pass_t described_by, const void *desc,
+                                  mfai_problem_t *problem);
+
+/* Checks every operand's shape against the problem's sizes. */
+mfa_status_t mfai_operands_check_shapes(const mfai_problem_t *problem);
+
+/* Checks that each result has elements of its own, which no other operand shares. */
+mfa_status_t mfai_operands_check_results(const mfai_problem_t *problem);
+
+#endif

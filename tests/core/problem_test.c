@@ -1,0 +1,292 @@
+/* Every way in which a descriptor can be wrong, with what the message says. */
+#include "core/problem.h"
+
+#include "check.h"
+#include "core/context.h"
+#include "core/operands.h"
+
+static float memory[MFAI_OPERANDS][1 << 14];
+
+/* A backward call, or the forward call in it, with every operand: each at its own memory, packed. */
+typedef struct {
+    mfa_context_t context;
+    mfai_pass_t pass;
+    mfa_tensor_t tensors[MFAI_OPERANDS];
+    bool absent[MFAI_OPERANDS];
+    mfa_attention_desc_t desc;
+    mfa_attention_backward_desc_t backward;
+} call;
+
+static int number_of(const char *name) {
+    int i = 0;
+    while (strcmp(mfai_operands[i].name, name) != 0)
+        ++i;
+    return i;
+}
+
+#define T(name) c.tensors[number_of(#name)]
+#define DATA(name) memory[number_of(#name)]
+
+static void pack(mfa_tensor_t *tensor, int64_t b, int64_t h, int64_t n, int64_t d) {
+    const int64_t shape[4] = {b, h, n, d}, stride[4] = {h * n * d, n * d, d, 1};
+    memcpy(tensor->shape, shape, sizeof shape);
+    memcpy(tensor->stride, stride, sizeof stride);
+}
+
+static int32_t first_format(unsigned formats) { return __builtin_ctz(formats); }
+
+/* B = 2, H = 4, Hkv = 2, Nq = 3, Nkv = 5, D = 8, Dv = 6; masks are broadcast. */
+static call good(mfa_context_t context, mfai_pass_t pass) {
+    static const int64_t sizes[] = {[MFAI_ONE] = 1,     [MFAI_BATCH] = 2, [MFAI_HEADS] = 4,    [MFAI_KV_HEADS] = 2,
+                                    [MFAI_QUERIES] = 3, [MFAI_KEYS] = 5,  [MFAI_HEAD_DIM] = 8, [MFAI_VALUE_DIM] = 6};
+    call c = {.context = context,
+              .pass = pass,
+              .desc = MFA_ATTENTION_DESC_INIT,
+              .backward = MFA_ATTENTION_BACKWARD_DESC_INIT};
+    for (int i = 0; i < MFAI_OPERANDS; ++i) {
+        const mfai_operand_t *operand = &mfai_operands[i];
+        const uint8_t *shape = mfai_operands[operand->like ? number_of(operand->like) : i].shape;
+        int64_t n[4];
+        for (int axis = 0; axis < 4; ++axis)
+            n[axis] = sizes[shape[axis] & ~MFAI_OR_ONE];
+        c.tensors[i] = (mfa_tensor_t)MFA_TENSOR_INIT;
+        c.tensors[i].precision =
+            operand->formats & MFAI_FORMAT_BIT(MFAI_FORMAT_FP32) ? MFAI_FORMAT_FP32 : first_format(operand->formats);
+        c.tensors[i].data = memory[i];
+        pack(&c.tensors[i], n[0], n[1], n[2], n[3]);
+    }
+    pack(&T(bool_mask), 1, 4, 1, 5);
+    pack(&T(additive_mask), 2, 1, 3, 1);
+    pack(&T(dbias), 2, 1, 3, 1);
+    pack(&T(alibi_slopes), 1, 4, 1, 1);
+    T(additive_mask).precision = MFA_PRECISION_FP16;
+    c.desc.alignment = MFA_ALIGN_BOTTOM_RIGHT;
+    return c;
+}
+
+static mfai_problem_t problem;
+
+static mfa_status_t import(call *c) {
+    for (int i = 0; i < MFAI_OPERANDS; ++i) {
+        char *desc = mfai_operands[i].described_by == MFAI_FORWARD ? (char *)&c->desc : (char *)&c->backward;
+        const mfa_tensor_t *tensor = c->absent[i] ? NULL : &c->tensors[i];
+        memcpy(desc + mfai_operands[i].tensor, &tensor, sizeof tensor);
+    }
+    c->backward.forward = &c->desc;
+    return mfai_problem_import(c->context, c->pass, c->pass == MFAI_BACKWARD ? (void *)&c->backward : &c->desc,
+                               &problem);
+}
+
+#define REFUSED(change, status, fragment)          \
+    do {                                           \
+        call c = good(context, MFAI_FORWARD);      \
+        change;                                    \
+        CHECK_FAILS(import(&c), status, fragment); \
+    } while (0)
+#define INVALID(change, fragment) REFUSED(change, MFA_ERROR_INVALID_ARGS, fragment)
+
+static void test_normalised(mfa_context_t context) {
+    call c = good(context, MFAI_FORWARD);
+    CHECK(import(&c) == MFA_SUCCESS);
+    CHECK(problem.batch == 2 && problem.heads == 4 && problem.kv_heads == 2 && problem.group == 2);
+    CHECK(problem.query_count == 3 && problem.key_count == 5 && problem.head_dim == 8 && problem.value_dim == 6);
+    CHECK(problem.softmax_scale == 0.353553390f && problem.offset == 2 && problem.window_left == -1 &&
+          problem.window_right == -1);
+    CHECK(problem.bool_mask.shape[0] == 1 && problem.bool_mask.stride[0] == 0 && problem.bool_mask.stride[2] == 0);
+    CHECK(problem.additive_mask.shape[3] == 1 && problem.additive_mask.stride[3] == 0 &&
+          problem.additive_mask.stride[2] == 1);
+    CHECK(problem.features == (MFAI_LOGSUMEXP | MFAI_BOOL_MASK | MFAI_ADDITIVE_MASK | MFAI_ALIBI | MFAI_SINKS));
+
+    c.desc.flags = MFA_ATTENTION_CAUSAL | MFA_ATTENTION_LITERAL_SCALE;
+    c.desc.alignment = MFA_ALIGN_TOP_LEFT;
+    c.desc.window_left = INT64_MAX;
+    c.desc.window_right = INT64_MAX;
+    c.desc.intermediate_precision = MFA_PRECISION_FP32;
+    CHECK(import(&c) == MFA_SUCCESS);
+    CHECK(problem.softmax_scale == 0 && problem.offset == 0 && problem.window_right == 0 && problem.window_left >= 8);
+    CHECK(problem.features & MFAI_EXACT_WEIGHTS);
+}
+
+static void test_refused(mfa_context_t context) {
+    INVALID(T(query).struct_size = 8, "query.struct_size is 8");
+    INVALID(c.desc.struct_size = 8, "desc.struct_size is 8");
+    INVALID(c.desc.flags = 64, "flags is 0x40");
+    INVALID(T(query).precision = 77, "query.precision is 77");
+    INVALID(T(query).precision = MFA_PRECISION_INT8, "query.precision is INT8");
+    INVALID(T(query).precision = MFA_PRECISION_BOOL, "query.precision is BOOL");
+    INVALID(T(key).precision = MFA_PRECISION_FP16, "key.precision is FP16");
+    INVALID(T(value).precision = MFA_PRECISION_BF16, "value.precision is BF16");
+    INVALID(T(logsumexp).precision = MFA_PRECISION_FP16, "logsumexp.precision is FP16");
+    INVALID(T(bool_mask).precision = MFA_PRECISION_FP32, "bool_mask.precision is FP32");
+    INVALID(T(alibi_slopes).precision = MFA_PRECISION_FP16, "alibi_slopes.precision");
+    INVALID(T(query).shape[1] = -1, "query.shape[1] is -1");
+    INVALID(T(query).shape[1] = 0, "query has 0 heads");
+    INVALID(T(query).shape[3] = 0, "query has head_dim 0");
+    INVALID(T(value).shape[3] = 0, "value has head_dim 0");
+    INVALID(T(key).shape[1] = 3, "key has 3 heads");
+    INVALID(T(key).shape[1] = 0, "key has 0 heads");
+    INVALID(T(key).shape[0] = 1, "key has shape");
+    INVALID(T(value).shape[2] = 4, "value has shape");
+    INVALID(T(out).shape[3] = 8, "out has shape");
+    INVALID(T(logsumexp).shape[2] = 4, "logsumexp has shape");
+    INVALID(T(bool_mask).shape[3] = 4, "bool_mask has shape (1, 4, 1, 4), expected (2, 4, 3, 5)");
+    INVALID(T(additive_mask).shape[1] = 2, "additive_mask has shape");
+    INVALID(T(alibi_slopes).shape[1] = 1,
+            "alibi_slopes has shape (1, 1, 1, 1), expected (2, 4, 1, 1) or 1 in the first place");
+    INVALID(T(sinks).shape[1] = 1, "sinks has shape");
+    INVALID(T(query).data = NULL, "query.data and query.buffer are both NULL");
+    INVALID(T(query).byte_offset = 4, "query.byte_offset is 4");
+    INVALID(T(query).data = (char *)DATA(query) + 1, "not aligned");
+    INVALID(T(query).stride[0] = INT64_MAX, "overflows 64 bits");
+    INVALID(T(query).stride[0] = INT64_MIN, "overflows 64 bits");
+    INVALID(T(out).stride[2] = 0, "stride 0 of dimension 2");
+    INVALID(T(out).stride[2] = 5, "out: stride 5 of dimension 2");
+    INVALID(T(logsumexp).stride[0] = 0, "logsumexp: stride 0");
+    INVALID(T(out).data = DATA(query) + 10, "out overlaps query");
+    INVALID(T(logsumexp).data = DATA(out), "out overlaps logsumexp");
+    INVALID(T(logsumexp).data = DATA(sinks), "logsumexp overlaps sinks");
+    INVALID(T(out).data = DATA(bool_mask), "out overlaps bool_mask");
+    INVALID(c.desc.alignment = 3, "alignment is 3");
+    INVALID(c.desc.alignment = MFA_ALIGN_NONE, "alignment is MFA_ALIGN_NONE");
+    INVALID(c.desc.window_left = -2, "window_left is -2");
+    INVALID(c.desc.window_right = -2, "window_right is -2");
+    INVALID(c.desc.softmax_scale = (float)(0.0 / 0.0), "softmax_scale is");
+    INVALID(c.desc.softcap = -1, "softcap is -1");
+    INVALID(c.desc.softcap = (float)(1.0 / 0.0), "softcap is inf");
+    INVALID(c.desc.intermediate_precision = 3, "intermediate_precision is 3");
+    CHECK_FAILS(mfai_problem_import(context, MFAI_FORWARD, NULL, &problem), MFA_ERROR_INVALID_ARGS, "desc is NULL");
+    mfa_attention_desc_t empty = MFA_ATTENTION_DESC_INIT;
+    CHECK_FAILS(mfai_problem_import(context, MFAI_FORWARD, &empty, &problem), MFA_ERROR_INVALID_ARGS, "query is NULL");
+}
+
+static bool is_used(const mfai_operand_t *operand, mfai_pass_t pass) { return operand->use[pass] != MFAI_UNUSED; }
+
+/* What holds of every operand, by its row in the table. */
+static void test_each_operand(mfa_context_t context, mfai_pass_t pass) {
+    call c = good(context, pass);
+    CHECK(import(&c) == MFA_SUCCESS);
+    for (int i = 0; i < MFAI_OPERANDS; ++i) {
+        const mfai_operand_t *operand = &mfai_operands[i];
+        if (!is_used(operand, pass))
+            continue;
+        const bool needed = operand->use[pass] == MFAI_READ_ALWAYS || operand->use[pass] == MFAI_WRITE_ALWAYS;
+        char text[64];
+        c = good(context, pass);
+        c.absent[i] = true;
+        /* A gradient asks for its operand. */
+        for (int other = 0; other < MFAI_OPERANDS && !needed; ++other)
+            c.absent[other] = c.absent[other] || (mfai_operands[other].like != NULL &&
+                                                  strcmp(mfai_operands[other].like, operand->name) == 0);
+        snprintf(text, sizeof text, "%s is NULL", operand->name);
+        if (needed)
+            CHECK_FAILS(import(&c), MFA_ERROR_INVALID_ARGS, text);
+        else
+            CHECK(import(&c) == MFA_SUCCESS && !mfai_operand_view(operand, &problem)->present);
+
+        c = good(context, pass);
+        c.tensors[i].shape[3] = 7;
+        snprintf(text, sizeof text, "%s has shape", operand->name);
+        /* Lengths of query, key and value are what the others are held against. */
+        if (i > number_of("value"))
+            CHECK_FAILS(import(&c), MFA_ERROR_INVALID_ARGS, text);
+
+        for (int format = 0; format <= MFA_PRECISION_BOOL; ++format)
+            if (!(operand->formats & MFAI_FORMAT_BIT(format))) {
+                c = good(context, pass);
+                c.tensors[i].precision = format;
+                snprintf(text, sizeof text, "%s.precision is %s", operand->name, mfai_formats[format].name);
+                CHECK_FAILS(import(&c), MFA_ERROR_INVALID_ARGS, text);
+            }
+
+        for (int other = 0; other < MFAI_OPERANDS && mfai_is_written(operand->use[pass]); ++other) {
+            if (other == i || !is_used(&mfai_operands[other], pass))
+                continue;
+            c = good(context, pass);
+            c.tensors[i].data = memory[other];
+            const bool first = i < other || !mfai_is_written(mfai_operands[other].use[pass]);
+            snprintf(text, sizeof text, "%s overlaps %s", mfai_operands[first ? i : other].name,
+                     mfai_operands[first ? other : i].name);
+            CHECK_FAILS(import(&c), MFA_ERROR_INVALID_ARGS, text);
+        }
+    }
+}
+
+static void test_gradients_want_their_operands(mfa_context_t context) {
+    call c = good(context, MFAI_BACKWARD);
+    c.absent[number_of("additive_mask")] = true;
+    CHECK_FAILS(import(&c), MFA_ERROR_INVALID_ARGS, "dbias is set, but additive_mask is NULL");
+    c = good(context, MFAI_BACKWARD);
+    c.absent[number_of("sinks")] = true;
+    CHECK_FAILS(import(&c), MFA_ERROR_INVALID_ARGS, "dsinks is set, but sinks is NULL");
+    c = good(context, MFAI_BACKWARD);
+    pack(&T(dbias), 2, 4, 3, 5);
+    CHECK_FAILS(import(&c), MFA_ERROR_INVALID_ARGS, "dbias has shape (2, 4, 3, 5), expected (2, 1, 3, 1)");
+    c = good(context, MFAI_BACKWARD);
+    c.backward.flags = 1;
+    CHECK_FAILS(import(&c), MFA_ERROR_INVALID_ARGS, "flags is 0x1, expected 0");
+}
+
+/* Sizes and strides at the ends of 64 bits, which an empty batch or the undefined behaviour sanitizer would let through. */
+static void test_extremes(mfa_context_t context) {
+    const int64_t huge = INT64_C(1) << 62;
+    INVALID((T(query).shape[0] = 0, T(query).shape[2] = huge), "overflows 64 bits");
+    call c = good(context, MFAI_FORWARD);
+    T(query).stride[0] = -(INT64_C(1) << 61);
+    CHECK(import(&c) == MFA_SUCCESS); /* two batches, 2^63 bytes apart: odd, but not wrong */
+    c = good(context, MFAI_FORWARD);
+    T(query).shape[2] = T(out).shape[2] = T(logsumexp).shape[2] = T(additive_mask).shape[2] = 0;
+    T(out).data = (char *)DATA(out) + 1; /* an empty tensor's address is never used */
+    CHECK(import(&c) == MFA_SUCCESS);
+}
+
+static void test_newer_caller(mfa_context_t context) {
+    struct {
+        mfa_tensor_t known;
+        int64_t more;
+    } newer = {.more = 0};
+    call c = good(context, MFAI_FORWARD);
+    newer.known = T(query);
+    newer.known.struct_size = sizeof newer;
+    mfai_view_t view;
+    CHECK(mfai_view_import("query", context, &newer.known, MFAI_FLOATING, &view) == MFA_SUCCESS);
+    newer.more = 1;
+    CHECK_FAILS(mfai_view_import("query", context, &newer.known, MFAI_FLOATING, &view), MFA_ERROR_UNSUPPORTED,
+                "struct_size");
+}
+
+static void test_buffers(mfa_context_t context) {
+    mfa_context_t other = NULL;
+    mfa_buffer_t buffer = NULL, foreign = NULL;
+    CHECK(mfa_create_context(&other) == MFA_SUCCESS);
+    CHECK(mfa_create_buffer(context, 2 * 4 * 3 * 8 * 4 + 8, &buffer) == MFA_SUCCESS);
+    CHECK(mfa_create_buffer(other, 4096, &foreign) == MFA_SUCCESS);
+    call c = good(context, MFAI_FORWARD);
+    T(query).data = NULL;
+    T(query).buffer = buffer;
+    T(query).byte_offset = 8;
+    CHECK(import(&c) == MFA_SUCCESS && problem.query.data == (char *)mfa_buffer_contents(buffer) + 8);
+    INVALID((T(query).data = NULL, T(query).buffer = buffer, T(query).byte_offset = 12), "of a buffer of 776 bytes");
+    INVALID((T(query).data = NULL, T(query).buffer = buffer, T(query).byte_offset = UINT64_MAX),
+            "of a buffer of 776 bytes");
+    INVALID((T(query).data = NULL, T(query).buffer = buffer, T(query).stride[3] = -1), "of a buffer of 776 bytes");
+    INVALID(T(query).buffer = buffer, "are both set");
+    INVALID((T(query).data = NULL, T(query).buffer = foreign), "belongs to another context");
+    mfa_destroy_buffer(buffer);
+    mfa_destroy_buffer(foreign);
+    mfa_destroy_context(other);
+}
+
+int main(void) {
+    mfa_context_t context = NULL;
+    CHECK(mfa_create_context(&context) == MFA_SUCCESS);
+    test_normalised(context);
+    test_refused(context);
+    test_each_operand(context, MFAI_FORWARD);
+    test_each_operand(context, MFAI_BACKWARD);
+    test_gradients_want_their_operands(context);
+    test_extremes(context);
+    test_newer_caller(context);
+    test_buffers(context);
+    mfa_destroy_context(context);
+    return check_report();
+}
