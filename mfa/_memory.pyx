@@ -118,7 +118,8 @@ cdef class Memory:
             PyCapsule_SetName(capsule, "used_dltensor")
             self.dlpack = &self.legacy.dl_tensor
         else:
-            raise BufferError(f"{self.name}: __dlpack__ returned {shown(capsule)}, expected an unused DLPack capsule")
+            raise BufferError(
+                f"{self.name}: __dlpack__ returned {shown(capsule)}, expected an unused DLPack capsule")
         self.require_true()
         self.precision = dlpack_precision(self.dlpack.dtype)
         self.ndim = self.dlpack.ndim
@@ -134,19 +135,22 @@ cdef class Memory:
         cdef int axis
         if tensor.device.device_type != kDLCPU:
             raise BufferError(
-                f"{self.name}: on DLPack device type {tensor.device.device_type}, expected the CPU ({kDLCPU})")
+                f"{self.name}: on DLPack device type {tensor.device.device_type}, "
+                f"expected the CPU ({kDLCPU})")
         if not 0 <= tensor.ndim <= MOST_AXES:
             raise BufferError(f"{self.name}: DLPack ndim {tensor.ndim}, expected 0 to {MOST_AXES}")
         if tensor.ndim > 0 and tensor.shape == NULL:
             raise BufferError(f"{self.name}: exports no shape, expected one of {tensor.ndim} dimensions")
         for axis in range(tensor.ndim):
             if tensor.shape[axis] < 0:
-                raise BufferError(f"{self.name}: DLPack shape with {tensor.shape[axis]}, expected sizes from 0 up")
+                raise BufferError(
+                    f"{self.name}: DLPack shape with {tensor.shape[axis]}, expected sizes from 0 up")
             empty |= tensor.shape[axis] == 0
             if tensor.strides == NULL or tensor.shape[axis] == 1:
                 continue
             if not -largest_stride < tensor.strides[axis] < largest_stride:
-                raise BufferError(f"{self.name}: DLPack stride {tensor.strides[axis]}, expected one within memory")
+                raise BufferError(
+                    f"{self.name}: DLPack stride {tensor.strides[axis]}, expected one within memory")
         if tensor.data == NULL and not empty:
             raise BufferError(f"{self.name}: DLPack data is NULL, expected memory")
         return 0
