@@ -6,9 +6,9 @@
  * what exceeds its `block` is staged (keys) or divided among threadgroups (values) in blocks of at most that many
  * columns.
  *
- * Forward: registers hold queries (if resident), scores, what masks add to them, and sums of values; threadgroup memory a
- * block of keys, one of values, and two rounds of votes. Decode: registers hold the same; threadgroup memory the sums,
- * and each simdgroup's row state.
+ * Forward: registers hold queries (if resident), scores, what masks add to them, and sums of values; threadgroup memory
+ * a block of keys, one of values, and two rounds of votes. Decode: registers hold the same; threadgroup memory the
+ * sums, and each simdgroup's row state.
  *
  * Backward: a simdgroup owns 8 rows (dQ, dBias) or 8 keys (dK and dV) and keeps both their operands or neither.
  * Registers also hold products for scores and for gradients of weights, and the sums; threadgroup memory a block of

@@ -45,7 +45,8 @@ static void check_families(void) {
     }
 }
 
-/* Splits are whole tiles, none is empty, together they have every key, and they stop at one when the GPU is busy without. */
+/* Splits are whole tiles, none is empty, together they have every key, and they stop at one when the GPU is busy
+   without. */
 static void check_splits(void) {
     const mfai_metal_tile_t tile = mfai_metal_tile(MFAI_METAL_DECODE, MFAI_METAL_APPLE7, 2, 64, 64);
     static const int64_t keys[] = {0, 1, 255, 256, 257, 1000, 8192, 100000, (int64_t)1 << 40};
