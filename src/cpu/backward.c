@@ -105,9 +105,7 @@ static mfa_status_t plan_pass(const mfai_cpu_device_t *device, const mfai_kernel
                               bool bias_pass, pass_t *pass) {
     *pass = (pass_t){.kernels = kernels};
     mfai_backward_job_t *job = &pass->job;
-    *job = (mfai_backward_job_t){.problem = p, .by_head = *p, .bias_pass = bias_pass};
-    job->by_head.group = 1;
-    job->by_head.kv_heads = p->heads;
+    *job = (mfai_backward_job_t){.problem = p, .bias_pass = bias_pass};
     job->shape = find_shape(p, &kernels->tile);
     job->has_bias = p->features & MFAI_BIASES;
     const double factor = p->softmax_scale * LOG2_E_DOUBLE;

@@ -16,24 +16,22 @@
  * so that results have the same bits for any number of threads.
  */
 
-/* Words that a product of a register tile has to sum over. */
-typedef struct {
-    int64_t first, count;
-} span_t;
-
 /* A block of keys, packed when the first row that sees it turns up, and the rows that meet it. */
 typedef struct {
     const mfai_backward_job_t *job;
     float *scratch;
+    mfai_walk_t walk; /* of one head */
     int64_t b, kv_head, first_key, keys;
     bool packed;
     int64_t head, first_row, rows;
-    int64_t begin[MFAI_BACKWARD_ROWS], end[MFAI_BACKWARD_ROWS]; /* keys that each row sees, from first_key on */
-    span_t seen[MFAI_BACKWARD_ROWS / ROW_TILE];                 /* the keys that rows of each register tile see */
-    bool whole;                                                 /* each row sees them all */
-    bool biased;                                                /* some bias is not zero */
+    mfa_span seen[MFAI_BACKWARD_ROWS];             /* keys that each row sees, from first_key on */
+    mfa_span words[MFAI_BACKWARD_ROWS / ROW_TILE]; /* of keys that rows of each register tile see */
+    bool whole;                                    /* each row sees them all */
+    bool biased;                                   /* some bias is not zero */
 } backward_tile_t;
 
+static mfa_span rows_of_tile(const backward_tile_t *t) { return mfa_span_of(t->first_row, t->first_row + t->rows); }
+static mfa_span keys_of_tile(const backward_tile_t *t) { return mfa_span_of(t->first_key, t->first_key + t->keys); }
 static char *copy_room(const backward_tile_t *t) { return (char *)(t->scratch + t->job->at.copy); }
 static const char *zero_row(const backward_tile_t *t) { return (const char *)(t->scratch + t->job->at.zeros); }
 
@@ -77,32 +75,24 @@ static void pack_row_block(const backward_tile_t *t) {
         pack_finite_values(&douts, t->rows, zero_row(t), t->scratch + job->at.dout_panels);
 }
 
-static span_t words_between(int64_t from, int64_t to) {
-    const int64_t first = from / WORD_DEPTH;
-    return from < to ? (span_t){first, words_of(to) - first} : (span_t){0, 0};
-}
-
-/* Rows that see some of the keys. */
-static span_t rows_of_keys(const backward_tile_t *t, int64_t key, int keys) {
-    int64_t from = 0, to = t->rows;
+/* Words of rows that see some of the keys. */
+static mfa_span words_of_rows(const backward_tile_t *t, mfa_span keys) {
+    mfa_span rows = mfa_span_of(0, t->rows);
     if (!t->whole) {
-        while (from < to && (t->begin[from] >= key + keys || t->end[from] <= key))
-            ++from;
-        while (to > from && (t->begin[to - 1] >= key + keys || t->end[to - 1] <= key))
-            --to;
+        while (rows.begin < rows.end && !mfa_spans_meet(t->seen[rows.begin], keys))
+            ++rows.begin;
+        while (rows.begin < rows.end && !mfa_spans_meet(t->seen[rows.end - 1], keys))
+            --rows.end;
     }
-    return words_between(from, to);
+    return mfa_span_tiles(rows, WORD_DEPTH);
 }
 
-/* Keys that some of the rows see. */
-static span_t keys_of_rows(const backward_tile_t *t, int64_t row, int rows) {
-    int64_t from = t->keys, to = 0;
-    for (int64_t r = row; r < row + rows; ++r)
-        if (t->begin[r] < t->end[r]) {
-            from = t->begin[r] < from ? t->begin[r] : from;
-            to = t->end[r] > to ? t->end[r] : to;
-        }
-    return words_between(from, to);
+/* Keys that some of the rows see, and what lies between. */
+static mfa_span keys_of_rows(const backward_tile_t *t, mfa_span rows) {
+    mfa_span keys = mfa_span_of(0, 0);
+    for (int64_t r = rows.begin; r < rows.end; ++r)
+        keys = join_spans(keys, t->seen[r]);
+    return keys;
 }
 
 static int tile_rows(int64_t first, int64_t count) {
@@ -115,11 +105,10 @@ static int64_t words_of_part(int64_t first, int64_t end) { return end - first < 
 static void multiply_columns(const backward_tile_t *t, int64_t left, int64_t words, int64_t columns, int64_t depth,
                              int64_t products) {
     const int64_t stride = t->job->shape.stride;
-    for (int64_t panel = 0; panel * PANEL < t->keys; ++panel)
+    for (int64_t panel = 0; panel * PANEL < t->keys; ++panel) {
+        const mfa_span panel_words = mfa_span_of(panel * PANEL / WORD_DEPTH, (panel + 1) * PANEL / WORD_DEPTH);
         for (int64_t row = 0; row < t->rows; row += ROW_TILE) {
-            const span_t span = t->seen[row / ROW_TILE];
-            const int64_t from = span.first * WORD_DEPTH, to = from + span.count * WORD_DEPTH;
-            if (to <= panel * PANEL || (panel + 1) * PANEL <= from)
+            if (!mfa_spans_meet(t->words[row / ROW_TILE], panel_words))
                 continue;
             const bool full = panel_is_full(panel, t->keys);
             const word *a = t->scratch + left + row * words, *b = t->scratch + columns + panel * PANEL * words;
@@ -130,6 +119,7 @@ static void multiply_columns(const backward_tile_t *t, int64_t left, int64_t wor
                 multiply_add(rows, full, a + k, words, b + k * (full ? PANEL : VL), words_of_part(k, depth), c, stride,
                              NULL);
         }
+    }
 }
 
 static void set_reference(const mfai_backward_job_t *job, float logsumexp, gradient_row_t *row) {
@@ -144,18 +134,14 @@ static void finish_rows(const backward_tile_t *t, int64_t row) {
     const mfai_problem_t *p = job->problem;
     const int64_t stride = job->shape.stride, width = (t->keys + PANEL - 1) / PANEL * PANEL;
     const int64_t first = (t->b * p->heads + t->head) * p->query_count + t->first_row;
-    gradient_row_t rows[WORD_DEPTH] = {{0}};
-    int64_t from = width, to = 0;
+    gradient_row_t rows[WORD_DEPTH] = {{.scores = NULL}};
+    mfa_span keys = mfa_span_of(0, 0);
     int count = 0;
     for (; count < WORD_DEPTH && row + count < t->rows; ++count) {
         const int64_t at = row + count;
-        if (t->begin[at] < t->end[at]) {
-            from = t->begin[at] < from ? t->begin[at] : from;
-            to = t->end[at] > to ? t->end[at] : to;
-        }
+        keys = join_spans(keys, t->seen[at]);
         rows[count] = (gradient_row_t){
-            .begin = t->begin[at],
-            .end = t->end[at],
+            .seen = t->seen[at],
             .delta = job->delta[first + at],
             .taint = job->taint[first + at],
             .scores = t->scratch + job->at.scores + at * stride,
@@ -164,9 +150,9 @@ static void finish_rows(const backward_tile_t *t, int64_t row) {
         };
         set_reference(job, job->reference[first + at], &rows[count]);
     }
-    if (job->dropout.on && from < to)
+    if (job->dropout.on && !mfa_span_is_empty(keys))
         for (int i = 0; i < count; ++i) {
-            const int64_t begin = from / VL * VL, end = (to + VL - 1) / VL * VL;
+            const int64_t begin = keys.begin / VL * VL, end = (keys.end + VL - 1) / VL * VL;
             float *keep = t->scratch + job->at.keep + i * stride;
             fill_keep(&job->dropout, t->b, t->head, t->first_row + row + i, t->first_key + begin, end - begin,
                       keep + begin);
@@ -174,35 +160,27 @@ static void finish_rows(const backward_tile_t *t, int64_t row) {
         }
     word *along = t->scratch + job->at.dscore_rows + row * stride;
     if (job->finish_scores)
-        gradient_rows(job, true, rows, count, from, to, width, along, stride);
+        gradient_rows(job, true, rows, count, keys, width, along, stride);
     else
-        gradient_rows(job, false, rows, count, from, to, width, along, stride);
+        gradient_rows(job, false, rows, count, keys, width, along, stride);
 }
 
 /* What each row sees of the keys, and the biases. False if no row sees any. */
 static bool find_visible(backward_tile_t *t) {
     const mfai_backward_job_t *job = t->job;
-    bool any = false;
+    const mfa_span rows = rows_of_tile(t);
+    seen_t seen = find_seen(&t->walk, rows, keys_of_tile(t), t->seen);
     unsigned bias = 0;
-    t->whole = true;
-    for (int64_t row = 0; row < t->rows; row += SUB_ROWS) {
-        const int rows = t->rows - row < SUB_ROWS ? (int)(t->rows - row) : SUB_ROWS;
-        ranges_t seen;
-        find_ranges(&job->by_head, t->first_row + row, rows, t->first_key, t->keys, &seen);
-        if (job->has_bias && seen.first < seen.last)
-            bias |= fill_bias(&job->by_head, t->b, t->head, t->first_row + row, rows, t->first_key, job->shape.stride,
-                              &seen, t->scratch + job->at.bias + row * job->shape.stride);
-        any = any || seen.first < seen.last;
-        for (int r = 0; r < rows; ++r) {
-            t->begin[row + r] = seen.begin[r];
-            t->end[row + r] = seen.end[r];
-            t->whole = t->whole && seen.begin[r] == 0 && seen.end[r] == t->keys;
-        }
-    }
-    for (int64_t row = 0; row < t->rows; row += ROW_TILE)
-        t->seen[row / ROW_TILE] = keys_of_rows(t, row, tile_rows(row, t->rows));
+    if (job->has_bias && !mfa_span_is_empty(seen.any))
+        bias = fill_bias(&t->walk, rows, t->first_key, &seen, t->scratch + job->at.bias, job->shape.stride);
     t->biased = bias & BIAS_ANY_NONZERO;
-    return any;
+    t->whole = true;
+    for (int64_t r = 0; r < t->rows; ++r)
+        t->whole = t->whole && t->seen[r].begin == 0 && t->seen[r].end == t->keys;
+    for (int64_t row = 0; row < t->rows; row += ROW_TILE)
+        t->words[row / ROW_TILE] =
+            mfa_span_tiles(keys_of_rows(t, mfa_span_of(row, row + tile_rows(row, t->rows))), WORD_DEPTH);
+    return !mfa_span_is_empty(seen.any);
 }
 
 /* Weights and gradients of the tile; false if no row sees a key. */
@@ -226,15 +204,15 @@ static bool fill_tile(backward_tile_t *t) {
 static void add_to_keys(const backward_tile_t *t, int64_t left, int64_t panels, int64_t columns, int64_t sums,
                         int64_t width) {
     const int64_t stride = t->job->shape.stride * WORD_DEPTH, depth = words_of(t->rows);
-    span_t spans[MFAI_BACKWARD_KEYS / ROW_TILE + 1];
+    mfa_span words[MFAI_BACKWARD_KEYS / ROW_TILE + 1];
     for (int64_t key = 0; key < t->keys; key += ROW_TILE)
-        spans[key / ROW_TILE] = rows_of_keys(t, key, tile_rows(key, t->keys));
+        words[key / ROW_TILE] = words_of_rows(t, mfa_span_of(key, key + tile_rows(key, t->keys)));
     for (int64_t panel = 0; panel * PANEL < columns; ++panel) {
         const bool full = panel_is_full(panel, columns);
         const word *right = t->scratch + panels + panel * PANEL * depth;
         for (int64_t key = 0; key < t->keys; key += ROW_TILE) {
-            const int64_t first = spans[key / ROW_TILE].first, end = first + spans[key / ROW_TILE].count;
-            for (int64_t k = first; k < end; k += PART_WORDS)
+            const int64_t end = words[key / ROW_TILE].end;
+            for (int64_t k = words[key / ROW_TILE].begin; k < end; k += PART_WORDS)
                 multiply_add_turned(tile_rows(key, t->keys), full, t->scratch + left + k * stride + key, stride,
                                     right + k * (full ? PANEL : VL), words_of_part(k, end),
                                     t->scratch + sums + key * width + panel * PANEL, width, NULL);
@@ -264,8 +242,8 @@ static void add_to_queries(const backward_tile_t *t) {
         const bool full = panel_is_full(panel, columns);
         const word *right = t->scratch + job->at.key_panels + panel * PANEL * capacity;
         for (int64_t row = 0; row < t->rows; row += ROW_TILE) {
-            const int64_t first = t->seen[row / ROW_TILE].first, end = first + t->seen[row / ROW_TILE].count;
-            for (int64_t k = first; k < end; k += PART_WORDS)
+            const int64_t end = t->words[row / ROW_TILE].end;
+            for (int64_t k = t->words[row / ROW_TILE].begin; k < end; k += PART_WORDS)
                 multiply_add(tile_rows(row, t->rows), full, gradients + row * stride + k, stride,
                              right + k * (full ? PANEL : VL), words_of_part(k, end), sums + row * step + panel * PANEL,
                              step, NULL);
@@ -273,22 +251,12 @@ static void add_to_queries(const backward_tile_t *t) {
     }
 }
 
-/* Blocks of keys that meet a block of rows, as causal and window bounds have it: first .. last, none if last < first. */
-static void key_blocks_of(const mfai_backward_job_t *job, int64_t first_row, int64_t rows, int64_t *first,
-                          int64_t *last) {
-    const mfai_problem_t *p = job->problem;
-    const int64_t begin = mfa_rule_key_begin(first_row, p->offset, p->window_left, p->key_count);
-    const int64_t end = mfa_rule_key_end(first_row + rows - 1, p->offset, p->window_right, p->key_count);
-    *first = begin / job->shape.block_keys;
-    *last = begin < end ? (end - 1) / job->shape.block_keys : *first - 1;
-}
-
 static void wait_for_turn(const uint32_t *turn, uint32_t mine) {
     for (unsigned looks = 0; __atomic_load_n(turn, __ATOMIC_ACQUIRE) != mine; ++looks)
         mfai_pause(looks);
 }
 
-static void backward_rows(backward_tile_t *t, int64_t row_block, int64_t rank) {
+static void backward_rows(backward_tile_t *t, int64_t row_block, int64_t key_block) {
     const mfai_backward_job_t *job = t->job;
     const mfai_problem_t *p = job->problem;
     const mfai_backward_shape_t *shape = &job->shape;
@@ -300,10 +268,10 @@ static void backward_rows(backward_tile_t *t, int64_t row_block, int64_t rank) {
         add_to_keys(t, job->at.dscores, job->at.query_panels, job->problem->head_dim, job->at.dkey, shape->query_width);
     if (p->dquery.present) {
         uint32_t *turn = &job->turns[(t->b * job->problem->heads + t->head) * shape->row_blocks + row_block];
-        wait_for_turn(turn, (uint32_t)rank);
+        wait_for_turn(turn, (uint32_t)(mfai_walk_before(&t->walk, rows_of_tile(t), key_block, shape->block_keys) + 1));
         if (any)
             add_to_queries(t);
-        __atomic_store_n(turn, (uint32_t)rank + 1, __ATOMIC_RELEASE);
+        __atomic_store_n(turn, (uint32_t)(key_block + 1), __ATOMIC_RELEASE);
     }
 }
 
@@ -332,16 +300,16 @@ static void backward_task(void *argument, int64_t task, int slot) {
     memset(dkey, 0, (size_t)(t.keys * shape->query_width) * sizeof *dkey);
     memset(dvalue, 0, (size_t)(t.keys * shape->value_width) * sizeof *dvalue);
     memset(t.scratch + job->at.zeros, 0, (size_t)(job->at.size - job->at.zeros) * sizeof(float));
-    for (t.head = t.kv_head * p->group; t.head < (t.kv_head + 1) * p->group; ++t.head)
+    for (t.head = t.kv_head * p->group; t.head < (t.kv_head + 1) * p->group; ++t.head) {
+        t.walk = mfai_walk_of(p, t.b, mfa_span_of(t.head, t.head + 1));
         for (int64_t i = 0; i < shape->row_blocks; ++i) {
             t.first_row = i * shape->block_rows;
             t.rows =
                 p->query_count - t.first_row < shape->block_rows ? p->query_count - t.first_row : shape->block_rows;
-            int64_t first, last;
-            key_blocks_of(job, t.first_row, t.rows, &first, &last);
-            if (first <= key_block && key_block <= last)
-                backward_rows(&t, i, key_block - first);
+            if (mfai_walk_visits(&t.walk, rows_of_tile(&t), keys_of_tile(&t)))
+                backward_rows(&t, i, key_block);
         }
+    }
     store_key_gradient(&t, &job->problem->dkey, dkey, shape->query_width);
     store_key_gradient(&t, &job->problem->dvalue, dvalue, shape->value_width);
 }

@@ -17,31 +17,35 @@
 /* A sub-block of query rows and a block of keys. */
 typedef struct {
     const mfai_forward_job_t *job;
-    int64_t b, kv_head, first_row, first_key, key_count;
+    const mfai_walk_t *walk;
+    mfa_span keys;
+    int64_t kv_head, first_row;
     int rows;
     const word *query;
-    word *keys, *values;            /* room for them, filled by `attend` when packed */
-    char *copy;                     /* room for rows whose elements lie apart */
-    const char *zeros;              /* a row of them */
-    float *out, *row_max, *row_sum; /* of the first row */
+    word *key_panels, *value_panels; /* room for them, filled by `attend` when packed */
+    char *copy;                      /* room for rows whose elements lie apart */
+    const char *zeros;               /* a row of them */
+    float *out, *row_max, *row_sum;  /* of the first row */
     float *scores, *bias, *keep;
     int64_t stride; /* of a row of scores or bias */
 } block_t;
 
-static void multiply_scores(const block_t *block, const ranges_t *seen) {
+static int64_t key_count(const block_t *block) { return block->keys.end - block->keys.begin; }
+
+static void multiply_scores(const block_t *block, mfa_span seen) {
     const mfai_problem_t *p = block->job->problem;
     const int64_t words = block->job->shape.query_words, depth = words_of(p->head_dim);
     if (block->job->direct) {
-        const rows_t keys =
-            find_rows(&p->key, block->b, block->kv_head, block->first_key, seen->first, seen->last, block->copy);
-        direct_scores(&keys, block->query, words, block->rows, seen->first, seen->last, block->scores, block->stride);
+        const rows_t keys = find_rows(&p->key, block->walk->batch, block->kv_head, block->keys.begin, seen.begin,
+                                      seen.end, block->copy);
+        direct_scores(&keys, block->query, words, block->rows, seen.begin, seen.end, block->scores, block->stride);
         return;
     }
-    for (int64_t panel = seen->first / PANEL; panel * PANEL < seen->last; ++panel)
+    for (int64_t panel = seen.begin / PANEL; panel * PANEL < seen.end; ++panel)
         for (int r = 0; r < block->rows; r += ROW_TILE)
             multiply_replace(block->rows - r < ROW_TILE ? block->rows - r : ROW_TILE,
-                             panel_is_full(panel, block->key_count), block->query + r * words, words,
-                             block->keys + panel * PANEL * words, depth,
+                             panel_is_full(panel, key_count(block)), block->query + r * words, words,
+                             block->key_panels + panel * PANEL * words, depth,
                              block->scores + r * block->stride + panel * PANEL, block->stride, NULL);
 }
 
@@ -58,17 +62,18 @@ static void keep_half(const word *values, int64_t count, uint32_t mask, word *ed
 }
 #endif
 
-/* out = out * correction + weights . values, for the keys from .. to - 1 that rows of the tile see. */
-static void multiply_values(const block_t *block, int first, int rows, int64_t from, int64_t to,
-                            const float *correction) {
+/* out = out * correction + weights . values, for the keys that rows of the tile see. */
+static void multiply_values(const block_t *block, int first, int rows, mfa_span seen, const float *correction) {
     const mfai_problem_t *p = block->job->problem;
     const int64_t width = block->job->shape.value_width;
     float *out = block->out + first * width;
     const float *weights = block->scores + first * block->stride;
+    const int64_t from = seen.begin, to = seen.end;
     if (block->job->direct) {
-        const rows_t values = find_rows(&p->value, block->b, block->kv_head, block->first_key, from, to, block->copy);
+        const rows_t values =
+            find_rows(&p->value, block->walk->batch, block->kv_head, block->keys.begin, from, to, block->copy);
         /* Nothing is packed, so the room for packed values, which is at least that large, holds the block's own sums. */
-        float *sums = (float *)block->values;
+        float *sums = (float *)block->value_panels;
         for (int r = 0; r < rows; r += DIRECT_ROWS) {
             const int some = rows - r < DIRECT_ROWS ? rows - r : DIRECT_ROWS;
             memset(sums, 0, (size_t)(some * width) * sizeof *sums);
@@ -81,13 +86,13 @@ static void multiply_values(const block_t *block, int first, int rows, int64_t f
         }
         return;
     }
-    const int64_t capacity = words_of(block->key_count);
+    const int64_t capacity = words_of(key_count(block));
     /* Words that rows of the tile see whole; what lies beyond the block's last key was packed as zeros. */
-    const int64_t start = words_of(from), end = to == block->key_count ? capacity : to / WORD_DEPTH;
+    const int64_t start = words_of(from), end = to == key_count(block) ? capacity : to / WORD_DEPTH;
     for (int64_t panel = 0; panel * PANEL < p->value_dim; ++panel) {
         const bool full = panel_is_full(panel, p->value_dim);
         const int64_t panel_width = full ? PANEL : VL;
-        const word *values = block->values + panel * PANEL * capacity;
+        const word *values = block->value_panels + panel * PANEL * capacity;
         const float *factor = correction;
 #if WORD_DEPTH == 2
         if (from % 2 != 0) {
@@ -125,15 +130,14 @@ static float weigh(const mfai_forward_job_t *job, float *row, int64_t begin, int
     return row_weights(job, true, row, begin, end, from, to, reference, keep);
 }
 
-static void softmax_and_values(const block_t *block, const ranges_t *seen) {
+static void softmax_and_values(const block_t *block, const seen_t *seen) {
     const mfai_forward_job_t *job = block->job;
-    const mfai_problem_t *p = job->problem;
     float reference[SUB_ROWS + VL] = {0}, correction[SUB_ROWS + VL] = {0};
     for (int r = 0; r < block->rows; ++r) {
         float most = block->row_max[r];
-        if (seen->begin[r] < seen->end[r]) {
+        if (!mfa_span_is_empty(seen->row[r])) {
             const float here =
-                row_max(block->scores + r * block->stride, seen->begin[r], seen->end[r]) * job->score_factor;
+                row_max(block->scores + r * block->stride, seen->row[r].begin, seen->row[r].end) * job->score_factor;
             most = here > most ? here : most;
         }
         reference[r] = most == -INFINITY ? 0 : most; /* so that -inf - reference is -inf, not NaN */
@@ -145,28 +149,25 @@ static void softmax_and_values(const block_t *block, const ranges_t *seen) {
                  vf_exp2(vf_mul(vf_sub(vf_load(correction + r), vf_load(reference + r)), vf_set1(job->max_to_log2))));
     for (int first = 0; first < block->rows; first += ROW_TILE) {
         const int rows = block->rows - first < ROW_TILE ? block->rows - first : ROW_TILE;
-        int64_t from = block->key_count, to = 0;
+        mfa_span any = mfa_span_of(0, 0);
         for (int r = first; r < first + rows; ++r)
-            if (seen->begin[r] < seen->end[r]) {
-                from = seen->begin[r] < from ? seen->begin[r] : from;
-                to = seen->end[r] > to ? seen->end[r] : to;
-            }
-        if (to == 0)
+            any = join_spans(any, seen->row[r]);
+        if (mfa_span_is_empty(any))
             continue;
+        const int64_t start = any.begin / VL * VL, end = any.end;
         for (int r = first; r < first + rows; ++r) {
             float *row = block->scores + r * block->stride;
-            const int64_t begin = seen->begin[r], end = seen->end[r], start = from / VL * VL;
             float *keep = NULL;
             if (job->dropout.on) {
                 const int64_t at = block->first_row + r;
                 keep = block->keep;
-                fill_keep(&job->dropout, block->b, block->kv_head * p->group + at % p->group, at / p->group,
-                          block->first_key + start, (to - start + VL - 1) / VL * VL, keep + start);
+                fill_keep(&job->dropout, block->walk->batch, row_head(block->walk, at), row_position(block->walk, at),
+                          block->keys.begin + start, (end - start + VL - 1) / VL * VL, keep + start);
             }
-            const float sum = weigh(job, row, begin, end, start, to, reference[r], keep);
+            const float sum = weigh(job, row, seen->row[r].begin, seen->row[r].end, start, end, reference[r], keep);
             block->row_sum[r] = block->row_sum[r] * correction[r] + sum;
         }
-        multiply_values(block, first, rows, from, to, correction + first);
+        multiply_values(block, first, rows, any, correction + first);
     }
 }
 
@@ -174,30 +175,30 @@ static void softmax_and_values(const block_t *block, const ranges_t *seen) {
 static void attend(const block_t *block, bool *packed) {
     const mfai_forward_job_t *job = block->job;
     const mfai_problem_t *p = job->problem;
-    ranges_t seen;
-    find_ranges(p, block->first_row, block->rows, block->first_key, block->key_count, &seen);
+    mfa_span row[SUB_ROWS];
+    const mfa_span rows = mfa_span_of(block->first_row, block->first_row + block->rows);
+    seen_t seen = find_seen(block->walk, rows, block->keys, row);
     unsigned bias = 0;
-    if (job->has_bias && seen.first < seen.last)
-        bias = fill_bias(p, block->b, block->kv_head, block->first_row, block->rows, block->first_key, block->stride,
-                         &seen, block->bias);
-    if (seen.first >= seen.last)
+    if (job->has_bias && !mfa_span_is_empty(seen.any))
+        bias = fill_bias(block->walk, rows, block->keys.begin, &seen, block->bias, block->stride);
+    if (mfa_span_is_empty(seen.any))
         return;
     if (!*packed && !job->direct) {
         const rows_t key_rows =
-            find_rows(&p->key, block->b, block->kv_head, block->first_key, 0, block->key_count, block->copy);
-        pack_keys(&key_rows, block->key_count, block->zeros, job->shape.query_words, block->keys);
-        const rows_t value_rows =
-            find_rows(&p->value, block->b, block->kv_head, block->first_key, 0, block->key_count, block->copy);
-        pack_values(&value_rows, block->key_count, block->zeros, block->values);
+            find_rows(&p->key, block->walk->batch, block->kv_head, block->keys.begin, 0, key_count(block), block->copy);
+        pack_keys(&key_rows, key_count(block), block->zeros, job->shape.query_words, block->key_panels);
+        const rows_t value_rows = find_rows(&p->value, block->walk->batch, block->kv_head, block->keys.begin, 0,
+                                            key_count(block), block->copy);
+        pack_values(&value_rows, key_count(block), block->zeros, block->value_panels);
         *packed = true;
     }
-    multiply_scores(block, &seen);
+    multiply_scores(block, seen.any);
     if (job->score_pass)
         for (int r = 0; r < block->rows; ++r)
-            if (seen.begin[r] < seen.end[r])
+            if (!mfa_span_is_empty(row[r]))
                 finish_scores(p, block->scores + r * block->stride,
-                              bias & BIAS_ANY_NONZERO ? block->bias + r * block->stride : NULL, seen.begin[r],
-                              seen.end[r]);
+                              bias & BIAS_ANY_NONZERO ? block->bias + r * block->stride : NULL, row[r].begin,
+                              row[r].end);
     softmax_and_values(block, &seen);
 }
 
@@ -236,12 +237,10 @@ static void forward_task(void *argument, int64_t task, int slot) {
     const int64_t rows = shape->rows - first_row < shape->chunk_rows ? shape->rows - first_row : shape->chunk_rows;
     const int64_t words = shape->query_words, width = shape->value_width;
 
-    int64_t begin = mfa_rule_key_begin(first_row / p->group, p->offset, p->window_left, p->key_count);
-    int64_t end = mfa_rule_key_end((first_row + rows - 1) / p->group, p->offset, p->window_right, p->key_count);
-    if (shape->splits > 1) {
-        begin = begin > split * shape->split_keys ? begin : split * shape->split_keys;
-        end = end < (split + 1) * shape->split_keys ? end : (split + 1) * shape->split_keys;
-    }
+    const mfai_walk_t walk = mfai_walk_of(p, b, mfa_span_of(kv_head * p->group, (kv_head + 1) * p->group));
+    const mfa_span positions = row_positions(&walk, mfa_span_of(first_row, first_row + rows));
+    mfa_span left = mfa_span_of(split * shape->split_keys, (split + 1) * shape->split_keys);
+    mfa_span keys = mfai_walk_next(&walk, positions, left, shape->block_keys);
 
     float *out = scratch + job->at.out, *row_max = scratch + job->at.row_max, *row_sum = scratch + job->at.row_sum;
     memset(out, 0, (size_t)(rows * width) * sizeof *out);
@@ -250,23 +249,23 @@ static void forward_task(void *argument, int64_t task, int slot) {
         row_max[r] = -INFINITY;
     word *query = scratch + job->at.query;
     memset(scratch + job->at.zeros, 0, (size_t)(job->at.size - job->at.zeros) * sizeof(float));
-    if (begin < end)
+    if (!mfa_span_is_empty(keys))
         pack_queries(job, b, kv_head, first_row, rows, (char *)(scratch + job->at.copy), query);
 
-    for (int64_t first_key = begin; first_key < end; first_key += shape->block_keys) {
+    for (; !mfa_span_is_empty(keys); keys = mfai_walk_next(&walk, positions, left, shape->block_keys)) {
+        left.begin = keys.end;
         bool packed = false;
         for (int64_t r = 0; r < rows; r += SUB_ROWS) {
             const block_t block = {
                 .job = job,
-                .b = b,
+                .walk = &walk,
+                .keys = keys,
                 .kv_head = kv_head,
                 .first_row = first_row + r,
-                .first_key = first_key,
-                .key_count = end - first_key < shape->block_keys ? end - first_key : shape->block_keys,
                 .rows = (int)(rows - r < SUB_ROWS ? rows - r : SUB_ROWS),
                 .query = query + r * words,
-                .keys = scratch + job->at.keys,
-                .values = scratch + job->at.values,
+                .key_panels = scratch + job->at.keys,
+                .value_panels = scratch + job->at.values,
                 .copy = (char *)(scratch + job->at.copy),
                 .zeros = (char *)(scratch + job->at.zeros),
                 .out = out + r * width,

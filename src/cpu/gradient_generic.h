@@ -10,7 +10,7 @@
 
 /* One row of a block of keys; positions count from the first key. */
 typedef struct {
-    int64_t begin, end;              /* keys that the row sees */
+    mfa_span seen;                   /* keys that the row sees */
     float reference, reference_rest; /* logsumexp: as it is if scores need finishing, else log2(e) times it, as a sum */
     float delta, taint;              /* taint: 0, or NaN if dout holds what is not finite */
     float *scores, *dscores;
@@ -44,7 +44,7 @@ INLINE void gradient_step(const mfai_backward_job_t *job, const bool finish_scor
         score = vf_select_equal(score, hidden, hidden, vf_add(score, rest)); /* rest may be the opposite infinity */
     }
     if (masked)
-        score = vf_hide_outside(score, row->begin - j, row->end - j);
+        score = vf_hide_outside(score, row->seen.begin - j, row->seen.end - j);
     if (finish_scores)
         score = vf_fused(score, vf_set1(LOG2_E), vf_mul(score, vf_set1(LOG2_E_REST)));
     const vf plain = vf_exp2(score);
@@ -63,16 +63,14 @@ INLINE void gradient_step(const mfai_backward_job_t *job, const bool finish_scor
 
 /* Rows whose words share memory, one or two, of which `count` are there. Writes weights as words over the first row's scores,
    gradients as words over its dscores and, where words are pairs, each row's gradients as words along the keys to `along`.
-   Keys from .. to - 1 hold everything that the rows see; what lies outside, up to `width`, is set to 0. */
+   `keys` holds everything that the rows see; what lies outside, up to `width`, is set to 0. */
 INLINE void gradient_rows(const mfai_backward_job_t *job, const bool finish_scores, gradient_row_t *rows, int count,
-                          int64_t from, int64_t to, int64_t width, word *along, int64_t along_stride) {
+                          mfa_span keys, int64_t width, word *along, int64_t along_stride) {
     float *weights = rows[0].scores, *gradients = rows[0].dscores;
-    const int64_t first = from / VL * VL, last = (to + VL - 1) / VL * VL;
-    int64_t inner_begin = from, inner_end = to;
-    for (int r = 0; r < count; ++r) {
-        inner_begin = rows[r].begin > inner_begin ? rows[r].begin : inner_begin;
-        inner_end = rows[r].end < inner_end ? rows[r].end : inner_end;
-    }
+    const int64_t first = keys.begin / VL * VL, last = (keys.end + VL - 1) / VL * VL;
+    mfa_span inner = keys;
+    for (int r = 0; r < count; ++r)
+        inner = mfa_span_cut(inner, rows[r].seen);
     for (int64_t j = 0; j < width; j += VL) {
         vf weight[WORD_DEPTH], gradient[WORD_DEPTH];
         if (j < first || j >= last) {
@@ -84,7 +82,7 @@ INLINE void gradient_rows(const mfai_backward_job_t *job, const bool finish_scor
             for (int r = 0; r < WORD_DEPTH; ++r) {
                 if (r >= count)
                     weight[r] = gradient[r] = vf_zero();
-                else if (j >= inner_begin && j + VL <= inner_end)
+                else if (j >= inner.begin && j + VL <= inner.end)
                     gradient_step(job, finish_scores, false, &rows[r], j, &weight[r], &gradient[r]);
                 else
                     gradient_step(job, finish_scores, true, &rows[r], j, &weight[r], &gradient[r]);

@@ -4,7 +4,6 @@
 
 #include "core/problem.h"
 #include "mfa_philox.h"
-#include "mfa_rules.h"
 
 /*
  * The kernels multiply 32-bit words: one float, or two 16-bit floats that a dot-product instruction takes at once.
@@ -77,8 +76,6 @@ typedef struct mfai_backward_scratch {
 
 typedef struct mfai_backward_job {
     const mfai_problem_t *problem;
-    mfai_problem_t
-        by_head; /* the problem as if each query head had keys of its own, for helpers that map rows to heads */
     mfai_backward_shape_t shape;
     mfai_backward_scratch_t at;
     float factor, factor_rest; /* from a product to log2 of its weight, but for logsumexp: the sum of both */
@@ -93,7 +90,7 @@ typedef struct mfai_backward_job {
     float *taint;     /* likewise: 0, or NaN if dout holds what is not finite */
     float *reference; /* likewise: logsumexp, or +inf where no key is seen */
     float *dquery;    /* for each query row of these heads query_width sums; NULL: added up in the gradient itself */
-    uint32_t *turns;  /* for each batch, head and row block: key blocks that have added to dquery */
+    uint32_t *turns;  /* for each batch, head and row block: 1 + the last key block that added to dquery, or 0 */
 } mfai_backward_job_t;
 
 typedef void (*mfai_kernel_task_fn)(void *job, int64_t task, int slot);

@@ -19,7 +19,7 @@ SANITIZERS = {
     "thread": ["-O1", "-g", "-fsanitize=thread"],
 }
 # What cannot race is not run under the thread sanitizer.
-CONCURRENT = {"backward", "concurrency", "threads", "context"}
+CONCURRENT = {"backward", "holes", "concurrency", "threads", "context"}
 FLAGS = [*CORE, *INCLUDES, f"-I{ROOT / 'tests/c'}"]
 
 
