@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 
+#include "attn/rows.h"
 #include "cpu/dropout.h"
 #include "cpu/generic_begin.h"
 #include "cpu/sizes.h"
@@ -13,6 +14,7 @@ enum {
     WANTED_TASKS = 16,      /* for each thread, between two points where all threads meet */
     UNIT_PANELS = 3,        /* of keys: whole register tiles of keys fit in them */
 };
+_Static_assert((int)MFAI_BACKWARD_KEYS <= (int)MFAI_ROWS_MOST, "rows of one table");
 static const int64_t most_floats = INT64_MAX / 64; /* no machine has so many, and sums of a few stay in 64 bits */
 
 /* One run over the tiles of the scores: for dquery, dkey and dvalue, or for dbias. */
@@ -75,7 +77,8 @@ static mfai_backward_scratch_t lay_out(const mfai_backward_job_t *job, const mfa
     at.sums = at.dscore_rows + (tile->word_depth > 1 ? scores : 0);
     at.bias = at.sums + (job->bias_pass ? scores : 0);
     at.keep = at.bias + (job->has_bias ? scores : 0);
-    at.copy = at.keep + (job->dropout.on ? mfai_lines(tile->word_depth * s->stride) : 0);
+    at.rows = at.keep + (job->dropout.on ? mfai_lines(tile->word_depth * s->stride) : 0);
+    at.copy = at.rows + mfai_row_table();
     at.zeros = at.copy + (contiguous ? 0 : mfai_lines(mfai_max(rows, keys) * widest));
     at.size = at.zeros + mfai_lines(widest);
     at.size = mfai_max(at.size, mfai_lines(4 * p->value_dim)); /* into which backward_prepare copies rows */

@@ -71,7 +71,7 @@ static void backward_bias(void *argument, int64_t task, int slot) {
         dbias->shape[3] - first_key < shape->block_keys ? dbias->shape[3] - first_key : shape->block_keys;
     for (int64_t r = 0; r < row_count; ++r)
         store_row(sums + r * shape->stride, key_count, 1,
-                  view_row(dbias, own_batch, own_head, first_row + r) +
+                  mfai_view_row(dbias, own_batch, own_head, first_row + r) +
                       first_key * dbias->stride[3] * mfai_view_element(dbias),
                   dbias->format, dbias->stride[3]);
 }

@@ -32,47 +32,52 @@ typedef struct {
 
 static mfa_span rows_of_tile(const backward_tile_t *t) { return mfa_span_of(t->first_row, t->first_row + t->rows); }
 static mfa_span keys_of_tile(const backward_tile_t *t) { return mfa_span_of(t->first_key, t->first_key + t->keys); }
-static char *copy_room(const backward_tile_t *t) { return (char *)(t->scratch + t->job->at.copy); }
-static const char *zero_row(const backward_tile_t *t) { return (const char *)(t->scratch + t->job->at.zeros); }
 
-/* Rows as the left side of a product: each padded with zeros to whole vectors. */
-INLINE void pack_rows_as(const int32_t format, const rows_t *rows, int64_t count, int64_t words, word *packed) {
-    for (int64_t r = 0; r < count; ++r)
-        for (int64_t k = 0; k < words; k += VL)
-            vf_store(packed + r * words + k, load_words(rows->first + r * rows->step, format, k, rows->columns));
+static mfai_rows_t find_block(const backward_tile_t *t, const mfai_view_t *view, int64_t head, int64_t first,
+                              int64_t count) {
+    const mfai_backward_scratch_t *at = &t->job->at;
+    const mfai_rows_room_t room = {.table = (const char **)(void *)(t->scratch + at->rows),
+                                   .copy = (char *)(t->scratch + at->copy),
+                                   .zeros = (const char *)(t->scratch + at->zeros)};
+    return mfai_rows_find(view, t->b, head, first, mfa_span_of(0, count), &room);
 }
 
-static void pack_rows(const rows_t *rows, int64_t count, int64_t words, word *packed) {
-    const int32_t kind = rows->format;
-#define PACK(format) pack_rows_as(format, rows, count, words, packed)
-    WITH_WORD_FORMAT(kind, PACK)
+/* Rows as the left side of a product: each padded with zeros to whole vectors. */
+INLINE void pack_rows_as(const int32_t format, const mfai_rows_t *rows, int64_t words, word *packed) {
+    for (int64_t r = 0; r < rows->count; ++r)
+        for (int64_t k = 0; k < words; k += VL)
+            vf_store(packed + r * words + k, load_words(rows->row[r], format, k, rows->columns));
+}
+
+static void pack_rows(const mfai_rows_t *rows, int64_t words, word *packed) {
+#define PACK(format) pack_rows_as(format, rows, words, packed)
+    WITH_WORD_FORMAT(rows->format, PACK)
 #undef PACK
 }
 
 static void pack_key_block(backward_tile_t *t) {
     const mfai_backward_job_t *job = t->job;
-    const mfai_problem_t *p = job->problem;
     if (t->packed)
         return;
-    const rows_t keys = find_rows(&p->key, t->b, t->kv_head, t->first_key, 0, t->keys, copy_room(t));
-    pack_keys(&keys, t->keys, zero_row(t), job->shape.query_words, t->scratch + job->at.key_columns);
+    const mfai_rows_t keys = find_block(t, &job->problem->key, t->kv_head, t->first_key, t->keys);
+    pack_keys(&keys, job->shape.query_words, t->scratch + job->at.key_columns);
     if (!job->bias_pass)
-        pack_finite_values(&keys, t->keys, zero_row(t), t->scratch + job->at.key_panels);
-    const rows_t values = find_rows(&p->value, t->b, t->kv_head, t->first_key, 0, t->keys, copy_room(t));
-    pack_keys(&values, t->keys, zero_row(t), job->shape.value_words, t->scratch + job->at.value_columns);
+        pack_finite_values(&keys, t->scratch + job->at.key_panels);
+    const mfai_rows_t values = find_block(t, &job->problem->value, t->kv_head, t->first_key, t->keys);
+    pack_keys(&values, job->shape.value_words, t->scratch + job->at.value_columns);
     t->packed = true;
 }
 
 static void pack_row_block(const backward_tile_t *t) {
     const mfai_backward_job_t *job = t->job;
-    const rows_t queries = find_rows(&job->problem->query, t->b, t->head, t->first_row, 0, t->rows, copy_room(t));
-    pack_rows(&queries, t->rows, job->shape.query_words, t->scratch + job->at.query_rows);
+    const mfai_rows_t queries = find_block(t, &job->problem->query, t->head, t->first_row, t->rows);
+    pack_rows(&queries, job->shape.query_words, t->scratch + job->at.query_rows);
     if (!job->bias_pass)
-        pack_finite_values(&queries, t->rows, zero_row(t), t->scratch + job->at.query_panels);
-    const rows_t douts = find_rows(&job->problem->dout, t->b, t->head, t->first_row, 0, t->rows, copy_room(t));
-    pack_rows(&douts, t->rows, job->shape.value_words, t->scratch + job->at.dout_rows);
+        pack_finite_values(&queries, t->scratch + job->at.query_panels);
+    const mfai_rows_t douts = find_block(t, &job->problem->dout, t->head, t->first_row, t->rows);
+    pack_rows(&douts, job->shape.value_words, t->scratch + job->at.dout_rows);
     if (!job->bias_pass)
-        pack_finite_values(&douts, t->rows, zero_row(t), t->scratch + job->at.dout_panels);
+        pack_finite_values(&douts, t->scratch + job->at.dout_panels);
 }
 
 /* Words of rows that see some of the keys. */
@@ -112,12 +117,12 @@ static void multiply_columns(const backward_tile_t *t, int64_t left, int64_t wor
                 continue;
             const bool full = panel_is_full(panel, t->keys);
             const word *a = t->scratch + left + row * words, *b = t->scratch + columns + panel * PANEL * words;
-            float *c = t->scratch + products + row * stride + panel * PANEL;
+            const sums_t c = {t->scratch + products + row * stride + panel * PANEL, stride};
             const int rows = tile_rows(row, t->rows);
-            multiply_replace(rows, full, a, words, b, words_of_part(0, depth), c, stride, NULL);
+            multiply_replace(rows, full, (left_t){a, words}, b, words_of_part(0, depth), c, NULL);
             for (int64_t k = PART_WORDS; k < depth; k += PART_WORDS)
-                multiply_add(rows, full, a + k, words, b + k * (full ? PANEL : VL), words_of_part(k, depth), c, stride,
-                             NULL);
+                multiply_add(rows, full, (left_t){a + k, words}, b + k * (full ? PANEL : VL), words_of_part(k, depth),
+                             c, NULL);
         }
     }
 }
@@ -172,7 +177,7 @@ static bool find_visible(backward_tile_t *t) {
     seen_t seen = find_seen(&t->walk, rows, keys_of_tile(t), t->seen);
     unsigned bias = 0;
     if (job->has_bias && !mfa_span_is_empty(seen.any))
-        bias = fill_bias(&t->walk, rows, t->first_key, &seen, t->scratch + job->at.bias, job->shape.stride);
+        bias = fill_bias(&t->walk, rows, t->first_key, &seen, (sums_t){t->scratch + job->at.bias, job->shape.stride});
     t->biased = bias & BIAS_ANY_NONZERO;
     t->whole = true;
     for (int64_t r = 0; r < t->rows; ++r)
@@ -213,9 +218,10 @@ static void add_to_keys(const backward_tile_t *t, int64_t left, int64_t panels, 
         for (int64_t key = 0; key < t->keys; key += ROW_TILE) {
             const int64_t end = words[key / ROW_TILE].end;
             for (int64_t k = words[key / ROW_TILE].begin; k < end; k += PART_WORDS)
-                multiply_add_turned(tile_rows(key, t->keys), full, t->scratch + left + k * stride + key, stride,
+                multiply_add_turned(tile_rows(key, t->keys), full,
+                                    (left_t){t->scratch + left + k * stride + key, stride},
                                     right + k * (full ? PANEL : VL), words_of_part(k, end),
-                                    t->scratch + sums + key * width + panel * PANEL, width, NULL);
+                                    (sums_t){t->scratch + sums + key * width + panel * PANEL, width}, NULL);
         }
     }
 }
@@ -229,7 +235,7 @@ static float *dquery_sums(const mfai_backward_job_t *job, int64_t b, int64_t hea
         return job->dquery + ((b * p->heads + head - first) * p->query_count + row) * *step;
     }
     *step = job->problem->dquery.stride[2];
-    return (float *)view_row(&job->problem->dquery, b, head, row);
+    return (float *)mfai_view_row(&job->problem->dquery, b, head, row);
 }
 
 static void add_to_queries(const backward_tile_t *t) {
@@ -244,9 +250,9 @@ static void add_to_queries(const backward_tile_t *t) {
         for (int64_t row = 0; row < t->rows; row += ROW_TILE) {
             const int64_t end = t->words[row / ROW_TILE].end;
             for (int64_t k = t->words[row / ROW_TILE].begin; k < end; k += PART_WORDS)
-                multiply_add(tile_rows(row, t->rows), full, gradients + row * stride + k, stride,
-                             right + k * (full ? PANEL : VL), words_of_part(k, end), sums + row * step + panel * PANEL,
-                             step, NULL);
+                multiply_add(tile_rows(row, t->rows), full, (left_t){gradients + row * stride + k, stride},
+                             right + k * (full ? PANEL : VL), words_of_part(k, end),
+                             (sums_t){sums + row * step + panel * PANEL, step}, NULL);
         }
     }
 }
@@ -278,7 +284,7 @@ static void backward_rows(backward_tile_t *t, int64_t row_block, int64_t key_blo
 static void store_key_gradient(const backward_tile_t *t, const mfai_view_t *view, const float *sums, int64_t width) {
     if (view->present)
         for (int64_t j = 0; j < t->keys; ++j)
-            store_row(sums + j * width, view->shape[3], 1, view_row(view, t->b, t->kv_head, t->first_key + j),
+            store_row(sums + j * width, view->shape[3], 1, mfai_view_row(view, t->b, t->kv_head, t->first_key + j),
                       view->format, view->stride[3]);
 }
 
@@ -316,13 +322,8 @@ static void backward_task(void *argument, int64_t task, int slot) {
 
 /* A contiguous row as floats, where it lies or in `copy`, which has room for two such rows. */
 static const float *float_row(const mfai_view_t *view, int64_t b, int64_t head, int64_t row, float *copy) {
-    const char *source = view_row(view, b, head, row);
     const int64_t columns = view->shape[3];
-    if (!mfai_rows_are_contiguous(view)) {
-        char *gathered = (char *)(copy + columns);
-        gather_row(view, source, gathered);
-        source = gathered;
-    }
+    const char *source = mfai_row_find(view, b, head, row, (char *)(copy + columns));
     if (view->format == MFAI_FORMAT_FP32)
         return (const float *)source;
     int64_t i = 0;
@@ -371,7 +372,7 @@ static void backward_prepare(void *argument, int64_t task, int slot) {
     for (int64_t row = task % blocks * MFAI_PREPARE_ROWS;
          row < p->query_count && row < (task % blocks + 1) * MFAI_PREPARE_ROWS; ++row) {
         const int64_t at = bh * p->query_count + row;
-        const float logsumexp = *(const float *)view_row(&p->logsumexp, b, head, row);
+        const float logsumexp = *(const float *)mfai_view_row(&p->logsumexp, b, head, row);
         job->reference[at] = logsumexp == -INFINITY ? INFINITY : logsumexp;
         const float *dout = float_row(&job->problem->dout, b, head, row, first_copy);
         const float *out = float_row(&p->out, b, head, row, second_copy);
@@ -396,7 +397,7 @@ static void backward_finish(void *argument, int64_t task, int slot) {
          row < p->query_count && row < (task % blocks + 1) * MFAI_PREPARE_ROWS; ++row) {
         int64_t step;
         float *sums = dquery_sums(job, b, head, row, &step);
-        store_row(sums, p->head_dim, 1, view_row(dquery, b, head, row), dquery->format, dquery->stride[3]);
+        store_row(sums, p->head_dim, 1, mfai_view_row(dquery, b, head, row), dquery->format, dquery->stride[3]);
         memset(sums, 0, (size_t)step * sizeof *sums);
     }
 }
@@ -406,12 +407,12 @@ static void backward_sinks(void *argument, int64_t task, int slot) {
     (void)slot;
     const mfai_backward_job_t *job = argument;
     const mfai_problem_t *p = job->problem;
-    const float sink = *(const float *)view_row(&p->sinks, 0, task, 0);
+    const float sink = *(const float *)mfai_view_row(&p->sinks, 0, task, 0);
     double sum = 0;
     for (int64_t b = 0; b < p->batch; ++b)
         for (int64_t row = 0; row < p->query_count && sink != -INFINITY; ++row) {
-            const float logsumexp = *(const float *)view_row(&p->logsumexp, b, task, row);
+            const float logsumexp = *(const float *)mfai_view_row(&p->logsumexp, b, task, row);
             sum -= exp((double)sink - logsumexp) * job->delta[(b * p->heads + task) * p->query_count + row];
         }
-    *(float *)view_row(&job->problem->dsinks, 0, task, 0) = (float)sum;
+    *(float *)mfai_view_row(&job->problem->dsinks, 0, task, 0) = (float)sum;
 }

@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 
+#include "attn/rows.h"
 #include "cpu/dropout.h"
 #include "cpu/generic_begin.h"
 #include "cpu/sizes.h"
@@ -16,7 +17,7 @@ enum {
     MOST_SUB_BLOCKS = 22,
     CHUNK_FLOATS = 1 << 18, /* queries and sums of a chunk: 1 MiB, about a second-level cache */
     BLOCK_FLOATS = 1 << 17, /* packed keys and values of a block */
-    MOST_BLOCK_KEYS = 512,
+    MOST_BLOCK_KEYS = MFAI_ROWS_MOST,
     LEAST_SPLIT_KEYS = 512,
 };
 
@@ -78,7 +79,8 @@ static mfai_forward_scratch_t lay_out(const mfai_problem_t *p, const mfai_forwar
     at.scores = at.values + mfai_lines(mfai_ceil_div(s->block_keys, tile->word_depth) * s->value_width);
     at.bias = at.scores + scores;
     at.keep = at.bias + (has_bias ? scores : 0);
-    at.copy = at.keep + (p->dropout_p > 0 ? mfai_lines(s->block_keys) : 0);
+    at.rows = at.keep + (p->dropout_p > 0 ? mfai_lines(s->block_keys) : 0);
+    at.copy = at.rows + mfai_row_table();
     at.zeros = at.copy + (contiguous ? 0 : mfai_lines(s->block_keys * widest));
     at.size = at.zeros + mfai_lines(widest);
     return at;

@@ -23,30 +23,42 @@ typedef struct {
     int rows;
     const word *query;
     word *key_panels, *value_panels; /* room for them, filled by `attend` when packed */
-    char *copy;                      /* room for rows whose elements lie apart */
-    const char *zeros;               /* a row of them */
-    float *out, *row_max, *row_sum;  /* of the first row */
+    mfai_rows_room_t room;
+    float *out, *row_max, *row_sum; /* of the first row */
     float *scores, *bias, *keep;
     int64_t stride; /* of a row of scores or bias */
 } block_t;
 
 static int64_t key_count(const block_t *block) { return block->keys.end - block->keys.begin; }
 
+static sums_t scores_from(const block_t *block, int row) {
+    return (sums_t){block->scores + row * block->stride, block->stride};
+}
+
+/* Weights as words, from the word `first` of a row on. */
+static left_t weights_from(const block_t *block, int row, int64_t first) {
+    return (left_t){block->scores + row * block->stride + first, block->stride};
+}
+
+static mfai_rows_t find_rows(const block_t *block, const mfai_view_t *view, mfa_span rows) {
+    return mfai_rows_find(view, block->walk->batch, block->kv_head, block->keys.begin, rows, &block->room);
+}
+
 static void multiply_scores(const block_t *block, mfa_span seen) {
     const mfai_problem_t *p = block->job->problem;
     const int64_t words = block->job->shape.query_words, depth = words_of(p->head_dim);
     if (block->job->direct) {
-        const rows_t keys = find_rows(&p->key, block->walk->batch, block->kv_head, block->keys.begin, seen.begin,
-                                      seen.end, block->copy);
-        direct_scores(&keys, block->query, words, block->rows, seen.begin, seen.end, block->scores, block->stride);
+        const mfai_rows_t keys = find_rows(block, &p->key, seen);
+        direct_scores(&keys, (left_t){block->query, words}, block->rows, seen, scores_from(block, 0));
         return;
     }
     for (int64_t panel = seen.begin / PANEL; panel * PANEL < seen.end; ++panel)
-        for (int r = 0; r < block->rows; r += ROW_TILE)
+        for (int r = 0; r < block->rows; r += ROW_TILE) {
+            const sums_t scores = {block->scores + r * block->stride + panel * PANEL, block->stride};
             multiply_replace(block->rows - r < ROW_TILE ? block->rows - r : ROW_TILE,
-                             panel_is_full(panel, key_count(block)), block->query + r * words, words,
-                             block->key_panels + panel * PANEL * words, depth,
-                             block->scores + r * block->stride + panel * PANEL, block->stride, NULL);
+                             panel_is_full(panel, key_count(block)), (left_t){block->query + r * words, words},
+                             block->key_panels + panel * PANEL * words, depth, scores, NULL);
+        }
 }
 
 /* Words of keys in one sum before it is added to the others: shorter sums round less. */
@@ -67,17 +79,15 @@ static void multiply_values(const block_t *block, int first, int rows, mfa_span 
     const mfai_problem_t *p = block->job->problem;
     const int64_t width = block->job->shape.value_width;
     float *out = block->out + first * width;
-    const float *weights = block->scores + first * block->stride;
     const int64_t from = seen.begin, to = seen.end;
     if (block->job->direct) {
-        const rows_t values =
-            find_rows(&p->value, block->walk->batch, block->kv_head, block->keys.begin, from, to, block->copy);
+        const mfai_rows_t values = find_rows(block, &p->value, seen);
         /* Nothing is packed, so the room for packed values, which is at least that large, holds the block's own sums. */
         float *sums = (float *)block->value_panels;
         for (int r = 0; r < rows; r += DIRECT_ROWS) {
             const int some = rows - r < DIRECT_ROWS ? rows - r : DIRECT_ROWS;
             memset(sums, 0, (size_t)(some * width) * sizeof *sums);
-            direct_values(&values, weights + r * block->stride, block->stride, some, from, to, sums, width);
+            direct_values(&values, weights_from(block, first + r, 0), some, seen, (sums_t){sums, width});
             for (int i = 0; i < some; ++i)
                 for (int64_t c = 0; c < width; c += VL) {
                     float *total = out + (r + i) * width + c;
@@ -93,24 +103,24 @@ static void multiply_values(const block_t *block, int first, int rows, mfa_span 
         const bool full = panel_is_full(panel, p->value_dim);
         const int64_t panel_width = full ? PANEL : VL;
         const word *values = block->value_panels + panel * PANEL * capacity;
+        const sums_t to_panel = {out + panel * PANEL, width};
         const float *factor = correction;
 #if WORD_DEPTH == 2
         if (from % 2 != 0) {
             word edge[PANEL];
             keep_half(values + (start - 1) * panel_width, panel_width, 0xffff0000u, edge);
-            multiply_rescale(rows, full, weights + start - 1, block->stride, edge, 1, out + panel * PANEL, width,
-                             factor);
+            multiply_rescale(rows, full, weights_from(block, first, start - 1), edge, 1, to_panel, factor);
             factor = unchanged;
         }
 #endif
         for (int64_t k = start; k < end; k += SUM_WORDS, factor = unchanged)
-            multiply_rescale(rows, full, weights + k, block->stride, values + k * panel_width,
-                             end - k < SUM_WORDS ? end - k : SUM_WORDS, out + panel * PANEL, width, factor);
+            multiply_rescale(rows, full, weights_from(block, first, k), values + k * panel_width,
+                             end - k < SUM_WORDS ? end - k : SUM_WORDS, to_panel, factor);
 #if WORD_DEPTH == 2
         if (end * WORD_DEPTH < to) {
             word edge[PANEL];
             keep_half(values + end * panel_width, panel_width, 0x0000ffffu, edge);
-            multiply_rescale(rows, full, weights + end, block->stride, edge, 1, out + panel * PANEL, width, factor);
+            multiply_rescale(rows, full, weights_from(block, first, end), edge, 1, to_panel, factor);
         }
 #endif
     }
@@ -180,25 +190,25 @@ static void attend(const block_t *block, bool *packed) {
     seen_t seen = find_seen(block->walk, rows, block->keys, row);
     unsigned bias = 0;
     if (job->has_bias && !mfa_span_is_empty(seen.any))
-        bias = fill_bias(block->walk, rows, block->keys.begin, &seen, block->bias, block->stride);
+        bias = fill_bias(block->walk, rows, block->keys.begin, &seen, (sums_t){block->bias, block->stride});
     if (mfa_span_is_empty(seen.any))
         return;
     if (!*packed && !job->direct) {
-        const rows_t key_rows =
-            find_rows(&p->key, block->walk->batch, block->kv_head, block->keys.begin, 0, key_count(block), block->copy);
-        pack_keys(&key_rows, key_count(block), block->zeros, job->shape.query_words, block->key_panels);
-        const rows_t value_rows = find_rows(&p->value, block->walk->batch, block->kv_head, block->keys.begin, 0,
-                                            key_count(block), block->copy);
-        pack_values(&value_rows, key_count(block), block->zeros, block->value_panels);
+        const mfa_span all = mfa_span_of(0, key_count(block));
+        const mfai_rows_t keys = find_rows(block, &p->key, all);
+        pack_keys(&keys, job->shape.query_words, block->key_panels);
+        const mfai_rows_t values = find_rows(block, &p->value, all);
+        pack_values(&values, block->value_panels);
         *packed = true;
     }
     multiply_scores(block, seen.any);
-    if (job->score_pass)
-        for (int r = 0; r < block->rows; ++r)
-            if (!mfa_span_is_empty(row[r]))
-                finish_scores(p, block->scores + r * block->stride,
-                              bias & BIAS_ANY_NONZERO ? block->bias + r * block->stride : NULL, row[r].begin,
-                              row[r].end);
+    for (int r = 0; r < block->rows && job->score_pass; ++r) {
+        float *scores = block->scores + r * block->stride;
+        if (bias & BIAS_ANY_NONZERO)
+            finish_scores(p, scores, block->bias + r * block->stride, row[r]);
+        else
+            finish_scores(p, scores, NULL, row[r]);
+    }
     softmax_and_values(block, &seen);
 }
 
@@ -215,10 +225,10 @@ static void finish_row(const mfai_forward_job_t *job, int64_t b, int64_t head, i
             row_sum = row_sum * factor + expf(sink - most);
         }
     }
-    store_row(sums, p->value_dim, row_sum == 0 ? 0 : factor / row_sum, view_row(&p->out, b, head, row), p->out.format,
-              p->out.stride[3]);
+    store_row(sums, p->value_dim, row_sum == 0 ? 0 : factor / row_sum, mfai_view_row(&p->out, b, head, row),
+              p->out.format, p->out.stride[3]);
     if (p->logsumexp.present) {
-        float *logsumexp = (float *)view_row(&p->logsumexp, b, head, row);
+        float *logsumexp = (float *)mfai_view_row(&p->logsumexp, b, head, row);
         *logsumexp = row_sum == 0 ? -INFINITY : most + logf(row_sum);
     }
 }
@@ -249,8 +259,11 @@ static void forward_task(void *argument, int64_t task, int slot) {
         row_max[r] = -INFINITY;
     word *query = scratch + job->at.query;
     memset(scratch + job->at.zeros, 0, (size_t)(job->at.size - job->at.zeros) * sizeof(float));
+    const mfai_rows_room_t room = {.table = (const char **)(void *)(scratch + job->at.rows),
+                                   .copy = (char *)(scratch + job->at.copy),
+                                   .zeros = (const char *)(scratch + job->at.zeros)};
     if (!mfa_span_is_empty(keys))
-        pack_queries(job, b, kv_head, first_row, rows, (char *)(scratch + job->at.copy), query);
+        pack_queries(job, &walk, mfa_span_of(first_row, first_row + rows), room.copy, query);
 
     for (; !mfa_span_is_empty(keys); keys = mfai_walk_next(&walk, positions, left, shape->block_keys)) {
         left.begin = keys.end;
@@ -266,8 +279,7 @@ static void forward_task(void *argument, int64_t task, int slot) {
                 .query = query + r * words,
                 .key_panels = scratch + job->at.keys,
                 .value_panels = scratch + job->at.values,
-                .copy = (char *)(scratch + job->at.copy),
-                .zeros = (char *)(scratch + job->at.zeros),
+                .room = room,
                 .out = out + r * width,
                 .row_max = row_max + r,
                 .row_sum = row_sum + r,

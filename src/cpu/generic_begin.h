@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "attn/rows.h"
 #include "attn/walk.h"
 #include "cpu/half.h"
 #include "cpu/kernels.h"

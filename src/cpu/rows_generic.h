@@ -39,15 +39,14 @@ static seen_t find_seen(const mfai_walk_t *walk, mfa_span rows, mfa_span keys, m
 }
 
 /* Fills the biases of the rows, for the keys from first_key on, and narrows what they see. Returns BIAS_ANY_... bits of all. */
-static unsigned fill_bias(const mfai_walk_t *walk, mfa_span rows, int64_t first_key, seen_t *seen, float *bias,
-                          int64_t stride) {
+static unsigned fill_bias(const mfai_walk_t *walk, mfa_span rows, int64_t first_key, seen_t *seen, sums_t bias) {
     unsigned all = 0;
     seen->any = mfa_span_of(0, 0);
     for (int64_t r = 0; r < rows.end - rows.begin; ++r) {
         mfa_span keys = seen->row[r];
         if (mfa_span_is_empty(keys))
             continue;
-        float *row_bias = bias + r * stride;
+        float *row_bias = bias.first + r * bias.stride;
         const unsigned found =
             fill_bias_row(walk, row_head(walk, rows.begin + r), row_position(walk, rows.begin + r),
                           mfa_span_of(first_key + keys.begin, first_key + keys.end), row_bias + keys.begin);
@@ -79,11 +78,12 @@ INLINE vf vf_tanh(vf x) {
     return vf_select_less(magnitude, vf_set1(0.625f), small, vf_copysign(large, x));
 }
 
-/* Raw products to finished scores. */
-static void finish_scores(const mfai_problem_t *p, float *scores, const float *bias, int64_t begin, int64_t end) {
+/* Raw products to finished scores. `bias` is a constant NULL or never NULL, so that compilers make the same fused products of it
+   wherever it is inlined. */
+INLINE void finish_scores(const mfai_problem_t *p, float *scores, const float *bias, mfa_span seen) {
     const vf scale = vf_set1(p->softmax_scale), cap = vf_set1(p->softcap);
     const vf hidden = vf_set1(-INFINITY);
-    for (int64_t j = begin / VL * VL; j < end; j += VL) {
+    for (int64_t j = seen.begin / VL * VL; j < seen.end; j += VL) {
         vf x = vf_mul(vf_load(scores + j), scale);
         if (p->softcap > 0)
             x = vf_mul(vf_tanh(vf_div(x, cap)), cap);

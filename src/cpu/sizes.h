@@ -4,6 +4,7 @@
 
 #include <inttypes.h>
 
+#include "attn/rows.h"
 #include "core/problem.h"
 
 static inline int64_t mfai_round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
@@ -15,6 +16,11 @@ static inline int64_t mfai_clamp(int64_t n, int64_t least, int64_t most) {
 
 /* Floats that hold `count` elements, in whole cache lines. */
 static inline int64_t mfai_lines(int64_t count) { return mfai_round_up(count, 16); }
+
+/* Floats that hold a table of rows. */
+static inline int64_t mfai_row_table(void) {
+    return mfai_lines(MFAI_ROWS_TABLE * (int64_t)(sizeof(char *) / sizeof(float)));
+}
 
 enum { MFAI_MOST_HEAD_DIM = 1 << 20 };
 
