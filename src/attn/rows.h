@@ -11,7 +11,7 @@ enum {
     MFAI_ROWS_MOST = 512,   /* in a table */
     MFAI_ROWS_PADDING = 16, /* rows of zeros that follow those of a block, unless it is a multiple of as many */
     MFAI_ROWS_AHEAD = 64,   /* at most so many rows are prefetched ahead */
-    MFAI_ROWS_TABLE = 1 + MFAI_ROWS_MOST + MFAI_ROWS_PADDING + MFAI_ROWS_AHEAD
+    MFAI_ROWS_TABLE = MFAI_ROWS_MOST + MFAI_ROWS_PADDING + MFAI_ROWS_AHEAD
 };
 
 /* Memory for one table. */
@@ -21,8 +21,7 @@ typedef struct {
     const char *zeros;  /* a row of them */
 } mfai_rows_room_t;
 
-/* Rows whose elements lie side by side. Before the first and behind the last there are rows of zeros, so that a pair or a vector
-   of rows may lack some. */
+/* Rows whose elements lie side by side. Behind the last there are rows of zeros, so that a pair or a vector of rows may lack some. */
 typedef struct {
     const char *const *row; /* numbers count from the block's first row; row[i + ahead] may always be prefetched */
     int64_t count;          /* one past the last */
@@ -30,6 +29,16 @@ typedef struct {
     int64_t columns;
     int32_t format;
 } mfai_rows_t;
+
+/* Likewise, but a fixed number of bytes apart, for what has no time to read addresses. */
+typedef struct {
+    const char *first; /* the block's first row, which need not be one of them */
+    int64_t step;      /* bytes from row to row */
+    int64_t ahead;     /* bytes from a row to the one to prefetch */
+    int64_t columns;
+    int32_t format;
+    const char *zeros; /* a row of them */
+} mfai_spaced_rows_t;
 
 static inline char *mfai_view_row(const mfai_view_t *view, int64_t b, int64_t h, int64_t row) {
     const int64_t element = b * view->stride[0] + h * view->stride[1] + row * view->stride[2];
@@ -57,8 +66,12 @@ static inline const char *mfai_row_find(const mfai_view_t *view, int64_t b, int6
     return copy;
 }
 
-/* Rows first + rows.begin .. first + rows.end - 1 of one head. No others are read. */
-mfai_rows_t mfai_rows_find(const mfai_view_t *view, int64_t b, int64_t h, int64_t first, mfa_span rows,
+/* Rows first .. first + count - 1 of one head. No others are read. */
+mfai_rows_t mfai_rows_find(const mfai_view_t *view, int64_t b, int64_t h, int64_t first, int64_t count,
                            const mfai_rows_room_t *room);
+
+/* Rows first + rows.begin .. first + rows.end - 1 of one head; `first` is the block's. No others are read. */
+mfai_spaced_rows_t mfai_rows_space(const mfai_view_t *view, int64_t b, int64_t h, int64_t first, mfa_span rows,
+                                   const mfai_rows_room_t *room);
 
 #endif

@@ -39,7 +39,7 @@ static mfai_rows_t find_block(const backward_tile_t *t, const mfai_view_t *view,
     const mfai_rows_room_t room = {.table = (const char **)(void *)(t->scratch + at->rows),
                                    .copy = (char *)(t->scratch + at->copy),
                                    .zeros = (const char *)(t->scratch + at->zeros)};
-    return mfai_rows_find(view, t->b, head, first, mfa_span_of(0, count), &room);
+    return mfai_rows_find(view, t->b, head, first, count, &room);
 }
 
 /* Rows as the left side of a product: each padded with zeros to whole vectors. */

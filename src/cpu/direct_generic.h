@@ -1,6 +1,7 @@
 /*
  * Products for a few query rows, as in decoding: keys and values are read where they lie, once for all rows that share them, so
- * that the time is that of reading memory. Packing them first would read, write and read again.
+ * that the time is that of reading memory. Packing them first would read, write and read again. Rows are evenly spaced: reading
+ * their addresses from a table took up to a tenth of the time.
  */
 enum {
     DIRECT_ROWS = 4,                /* rows that one pass over keys or values serves */
@@ -9,36 +10,39 @@ enum {
     DIRECT_VALUE_VECS = 4,
 };
 
-/* DIRECT_KEYS keys times `rows` queries: products[row * DIRECT_KEYS + key]. `coming` are rows to prefetch. */
-INLINE void direct_products(const int rows, const int32_t format, left_t query, const char *const *keys,
-                            const char *const *coming, int64_t dim, float *products) {
+/* DIRECT_KEYS keys times `rows` queries: products[row * DIRECT_KEYS + key]. */
+INLINE void direct_products(const int rows, const int32_t format, left_t query, const char *const keys[DIRECT_KEYS],
+                            int64_t dim, int64_t ahead, float *products) {
     const int64_t words = words_of(dim);
     vf sum[VL];
 #pragma GCC unroll 16
     for (int i = 0; i < VL; ++i)
         sum[i] = vf_zero();
 #pragma GCC unroll 4
-    for (int k = 0; k < DIRECT_KEYS; ++k) { /* one key after the other, for the hardware's prefetchers */
-        const char *row = keys[k], *next = coming[k];
+    for (int k = 0; k < DIRECT_KEYS; ++k) /* one key after the other, for the hardware's prefetchers */
         for (int64_t at = 0; at < words; at += VL) {
-            const vf key = load_words(row, format, at, dim);
-            __builtin_prefetch(next + at * (int64_t)mfai_format_bytes(format, 1) * WORD_DEPTH);
+            const vf key = load_words(keys[k], format, at, dim);
+            __builtin_prefetch(keys[k] + ahead + at * (int64_t)mfai_format_bytes(format, 1) * WORD_DEPTH);
 #pragma GCC unroll 4
             for (int r = 0; r < rows; ++r) {
                 const vf q = vf_load(query.first + r * query.stride + at);
                 sum[r * DIRECT_KEYS + k] = WORD_FMA(sum[r * DIRECT_KEYS + k], q, key);
             }
         }
-    }
     vf_store(products, vf_sum_each(sum));
 }
 
-INLINE void direct_scores_for(const int rows, const int32_t format, const mfai_rows_t *keys, left_t query,
+INLINE void direct_scores_for(const int rows, const int32_t format, const mfai_spaced_rows_t *keys, left_t query,
                               mfa_span seen, sums_t scores) {
+    const int64_t step = keys->step, ahead = keys->ahead, dim = keys->columns;
     for (int64_t j = seen.begin; j < seen.end; j += DIRECT_KEYS) {
         const int n = (int)(seen.end - j < DIRECT_KEYS ? seen.end - j : DIRECT_KEYS);
+        const char *some[DIRECT_KEYS];
+#pragma GCC unroll 4
+        for (int k = 0; k < DIRECT_KEYS; ++k)
+            some[k] = keys->first + (j + (k < n ? k : 0)) * step;
         float products[VL];
-        direct_products(rows, format, query, keys->row + j, keys->row + j + keys->ahead, keys->columns, products);
+        direct_products(rows, format, query, some, dim, ahead, products);
         for (int r = 0; r < rows; ++r)
             for (int k = 0; k < n; ++k)
                 scores.first[r * scores.stride + j + k] = products[r * DIRECT_KEYS + k];
@@ -46,8 +50,8 @@ INLINE void direct_scores_for(const int rows, const int32_t format, const mfai_r
 }
 
 /* Rows as a constant, so that sums stay in registers. */
-INLINE void direct_scores_as(const int32_t format, int rows, const mfai_rows_t *keys, left_t query, mfa_span seen,
-                             sums_t scores) {
+INLINE void direct_scores_as(const int32_t format, int rows, const mfai_spaced_rows_t *keys, left_t query,
+                             mfa_span seen, sums_t scores) {
     switch (rows) {
     case 1:
         direct_scores_for(1, format, keys, query, seen, scores);
@@ -64,7 +68,7 @@ INLINE void direct_scores_as(const int32_t format, int rows, const mfai_rows_t *
 }
 
 /* Scores of the keys that are seen. */
-static void direct_scores(const mfai_rows_t *keys, left_t query, int rows, mfa_span seen, sums_t scores) {
+static void direct_scores(const mfai_spaced_rows_t *keys, left_t query, int rows, mfa_span seen, sums_t scores) {
     for (int r = 0; r < rows; r += DIRECT_ROWS) {
         const left_t some = {query.first + r * query.stride, query.stride};
         const sums_t to = {scores.first + r * scores.stride, scores.stride};
@@ -76,25 +80,27 @@ static void direct_scores(const mfai_rows_t *keys, left_t query, int rows, mfa_s
 
 /* Where to prefetch next. Values are read in passes over their columns, but memory is fastest in the order of its lines. */
 typedef struct {
-    const char *const *row, *const *last;
-    int64_t at, bytes; /* in the row, and of a row */
+    const char *row;
+    int64_t at, bytes, step; /* in the row, of a row, and from row to row */
 } coming_t;
 
 INLINE void prefetch_coming(coming_t *coming, const int64_t bytes) {
 #pragma GCC unroll 4
     for (int64_t line = 0; line < bytes; line += 64)
-        __builtin_prefetch(*coming->row + coming->at + line);
+        __builtin_prefetch(coming->row + coming->at + line);
     coming->at += bytes;
     if (coming->at >= coming->bytes) {
         coming->at -= coming->bytes;
-        coming->row += coming->row < coming->last;
+        coming->row += coming->step;
     }
 }
 
-/* out (rows x vecs * VL) += weights . values from `column` on, over the keys that are seen. Where words hold two keys and the first
+/* out (rows x vecs * VL) += weights . values from `column` on, `whole` if no column is missing, over the keys that are seen. Where words hold two keys and the first
    or last lacks its partner, zeros stand in: nothing unseen is read, and an infinity does not meet the partner's weight, 0. */
-INLINE void direct_add(const int rows, const int vecs, const int32_t format, const mfai_rows_t *values,
-                       coming_t *coming, int64_t column, left_t weights, mfa_span seen, sums_t out) {
+INLINE void direct_add(const int rows, const int vecs, const bool whole, const int32_t format,
+                       const mfai_spaced_rows_t *values, coming_t *coming, int64_t column, left_t weights,
+                       mfa_span seen, sums_t out) {
+    const int64_t step = values->step, columns = values->columns;
     vf sum[DIRECT_ROWS][DIRECT_VALUE_VECS];
 #pragma GCC unroll 4
     for (int r = 0; r < rows; ++r)
@@ -102,12 +108,14 @@ INLINE void direct_add(const int rows, const int vecs, const int32_t format, con
         for (int v = 0; v < vecs; ++v)
             sum[r][v] = vf_zero();
     for (int64_t w = seen.begin / WORD_DEPTH; w * WORD_DEPTH < seen.end; ++w) {
-        const char *even = values->row[w * WORD_DEPTH], *odd = values->row[w * WORD_DEPTH + WORD_DEPTH - 1];
+        const int64_t first = w * WORD_DEPTH, last = first + WORD_DEPTH - 1;
+        const char *even = first < seen.begin ? values->zeros : values->first + first * step;
+        const char *odd = last < seen.end ? values->first + last * step : values->zeros;
         vf value[DIRECT_VALUE_VECS];
 #pragma GCC unroll 4
         for (int v = 0; v < vecs; ++v) {
-            const int64_t at = column + v * VL, left = values->columns - at;
-            value[v] = load_value_words(even, odd, format, at, left < VL ? (int)left : VL);
+            const int64_t at = column + v * VL;
+            value[v] = load_value_words(even, odd, format, at, whole || columns - at >= VL ? VL : (int)(columns - at));
         }
         for (int d = 0; d < WORD_DEPTH; ++d)
             prefetch_coming(coming, vecs * VL * mfai_format_bytes(format, 1));
@@ -128,24 +136,27 @@ INLINE void direct_add(const int rows, const int vecs, const int32_t format, con
         }
 }
 
-INLINE void direct_values_for(const int rows, const int32_t format, const mfai_rows_t *values, left_t weights,
+INLINE void direct_values_for(const int rows, const int32_t format, const mfai_spaced_rows_t *values, left_t weights,
                               mfa_span seen, sums_t out) {
     const int64_t columns = values->columns;
     for (int64_t j = seen.begin; j < seen.end; j = j / DIRECT_VALUE_KEYS * DIRECT_VALUE_KEYS + DIRECT_VALUE_KEYS) {
         const int64_t end = (j / DIRECT_VALUE_KEYS + 1) * DIRECT_VALUE_KEYS;
         const mfa_span some = mfa_span_of(j, end < seen.end ? end : seen.end);
-        coming_t coming = {values->row + j + values->ahead, values->row + seen.end - 1 + values->ahead, 0,
-                           columns * mfai_format_bytes(format, 1)};
+        coming_t coming = {values->first + j * values->step + values->ahead, 0, columns * mfai_format_bytes(format, 1),
+                           values->step};
         int64_t column = 0;
-        for (; column + (DIRECT_VALUE_VECS - 1) * VL < columns; column += DIRECT_VALUE_VECS * VL)
-            direct_add(rows, DIRECT_VALUE_VECS, format, values, &coming, column, weights, some, out);
-        for (; column < columns; column += VL)
-            direct_add(rows, 1, format, values, &coming, column, weights, some, out);
+        for (; column + DIRECT_VALUE_VECS * VL <= columns; column += DIRECT_VALUE_VECS * VL)
+            direct_add(rows, DIRECT_VALUE_VECS, true, format, values, &coming, column, weights, some, out);
+        if (column + (DIRECT_VALUE_VECS - 1) * VL < columns)
+            direct_add(rows, DIRECT_VALUE_VECS, false, format, values, &coming, column, weights, some, out);
+        else
+            for (; column < columns; column += VL)
+                direct_add(rows, 1, false, format, values, &coming, column, weights, some, out);
     }
 }
 
-INLINE void direct_values_as(const int32_t format, int rows, const mfai_rows_t *values, left_t weights, mfa_span seen,
-                             sums_t out) {
+INLINE void direct_values_as(const int32_t format, int rows, const mfai_spaced_rows_t *values, left_t weights,
+                             mfa_span seen, sums_t out) {
     switch (rows) {
     case 1:
         direct_values_for(1, format, values, weights, seen, out);
@@ -162,7 +173,7 @@ INLINE void direct_values_as(const int32_t format, int rows, const mfai_rows_t *
 }
 
 /* out += weights . values for at most DIRECT_ROWS rows, over the keys that are seen. */
-static void direct_values(const mfai_rows_t *values, left_t weights, int rows, mfa_span seen, sums_t out) {
+static void direct_values(const mfai_spaced_rows_t *values, left_t weights, int rows, mfa_span seen, sums_t out) {
 #define VALUES(format) direct_values_as(format, rows, values, weights, seen, out)
     WITH_WORD_FORMAT(values->format, VALUES)
 #undef VALUES

@@ -40,15 +40,19 @@ static left_t weights_from(const block_t *block, int row, int64_t first) {
     return (left_t){block->scores + row * block->stride + first, block->stride};
 }
 
-static mfai_rows_t find_rows(const block_t *block, const mfai_view_t *view, mfa_span rows) {
-    return mfai_rows_find(view, block->walk->batch, block->kv_head, block->keys.begin, rows, &block->room);
+static mfai_rows_t find_rows(const block_t *block, const mfai_view_t *view) {
+    return mfai_rows_find(view, block->walk->batch, block->kv_head, block->keys.begin, key_count(block), &block->room);
+}
+
+static mfai_spaced_rows_t space_rows(const block_t *block, const mfai_view_t *view, mfa_span rows) {
+    return mfai_rows_space(view, block->walk->batch, block->kv_head, block->keys.begin, rows, &block->room);
 }
 
 static void multiply_scores(const block_t *block, mfa_span seen) {
     const mfai_problem_t *p = block->job->problem;
     const int64_t words = block->job->shape.query_words, depth = words_of(p->head_dim);
     if (block->job->direct) {
-        const mfai_rows_t keys = find_rows(block, &p->key, seen);
+        const mfai_spaced_rows_t keys = space_rows(block, &p->key, seen);
         direct_scores(&keys, (left_t){block->query, words}, block->rows, seen, scores_from(block, 0));
         return;
     }
@@ -81,7 +85,7 @@ static void multiply_values(const block_t *block, int first, int rows, mfa_span 
     float *out = block->out + first * width;
     const int64_t from = seen.begin, to = seen.end;
     if (block->job->direct) {
-        const mfai_rows_t values = find_rows(block, &p->value, seen);
+        const mfai_spaced_rows_t values = space_rows(block, &p->value, seen);
         /* Nothing is packed, so the room for packed values, which is at least that large, holds the block's own sums. */
         float *sums = (float *)block->value_panels;
         for (int r = 0; r < rows; r += DIRECT_ROWS) {
@@ -194,10 +198,9 @@ static void attend(const block_t *block, bool *packed) {
     if (mfa_span_is_empty(seen.any))
         return;
     if (!*packed && !job->direct) {
-        const mfa_span all = mfa_span_of(0, key_count(block));
-        const mfai_rows_t keys = find_rows(block, &p->key, all);
+        const mfai_rows_t keys = find_rows(block, &p->key);
         pack_keys(&keys, job->shape.query_words, block->key_panels);
-        const mfai_rows_t values = find_rows(block, &p->value, all);
+        const mfai_rows_t values = find_rows(block, &p->value);
         pack_values(&values, block->value_panels);
         *packed = true;
     }
