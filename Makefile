@@ -10,12 +10,16 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := lib
-.PHONY: lib metal-specialisations metal-emulator metal-counters demo test dev lint format bench bench-peers ci install clean help
+.PHONY: lib metal-specialisations metal-emulator metal-counters demo test dev lint format bench bench-peers ci install uninstall clean help
 .DELETE_ON_ERROR:
 
 # ---------------------------------------------------------------- the C library
 
 include flags.mk
+
+# A word for the shell, whatever is in it; and a path that is still right when somebody else reads it.
+quote = '$(subst ','\'',$(1))'
+absolute = $(if $(filter /%,$(firstword $(1))),$(1),$(CURDIR)/$(1))
 
 version_part = $(shell sed -n 's/^.define MFA_VERSION_$(1) //p' include/mfa.h)
 MAJOR := $(call version_part,MAJOR)
@@ -58,25 +62,26 @@ SOURCES += $(filter-out src/metal/metal_stub.c,$(sort $(wildcard src/metal/*.[cm
 EMBEDDED := $(OUT)/metal_sources.o
 endif
 OBJECTS := $(patsubst %,$(OUT)/%.o,$(basename $(SOURCES))) $(EMBEDDED)
-C_FLAGS = $(OPTIMISE) $(CORE_FLAGS) $(WARNINGS) $(INCLUDES) $(CFLAGS)
+# Debug information and __FILE__ do not say where this was built.
+C_FLAGS = $(OPTIMISE) $(CORE_FLAGS) $(HARDENING) $(WARNINGS) $(INCLUDES) $(call quote,-ffile-prefix-map=$(CURDIR)=.) $(CFLAGS)
 
 STATIC := $(OUT)/libmfa.a
 ifeq ($(shell uname -s),Darwin)
 LINK_NAME := libmfa.dylib
 SONAME := libmfa.$(MAJOR).dylib
 SHARED := $(OUT)/libmfa.$(VERSION).dylib
-SHARED_FLAGS = -dynamiclib -install_name $(LIBDIR)/$(SONAME) -compatibility_version $(MAJOR) -current_version $(VERSION)
+SHARED_FLAGS = -dynamiclib -install_name $(call quote,$(call absolute,$(LIBDIR))/$(SONAME)) -compatibility_version $(MAJOR) -current_version $(VERSION)
 else
 LINK_NAME := libmfa.so
 SONAME := libmfa.so.$(MAJOR)
 SHARED := $(OUT)/libmfa.so.$(VERSION)
-SHARED_FLAGS = -shared -Wl,-soname,$(SONAME) -Wl,-z,defs
+SHARED_FLAGS = -shared -Wl,-soname,$(SONAME) -Wl,-z,defs $(ELF_HARDENING)
 endif
 
 lib: $(SHARED) $(STATIC) ## build the C library, shared and static, in build/release (BUILD=debug: build/debug)
 
 # Files that hold what a product was made with. Rewritten only when that changes, which then rebuilds the product.
-write_if_changed = @mkdir -p $(@D) && echo '$(1)' | cmp -s - $@ || echo '$(1)' > $@
+write_if_changed = @mkdir -p $(@D) && echo $(call quote,$(1)) | cmp -s - $@ || echo $(call quote,$(1)) > $@
 
 FORCE:
 
@@ -133,16 +138,24 @@ metal-emulator: ## build the C library with an emulated Metal device, for tests/
 	@command -v $(EMULATOR_CLANG) > /dev/null && test -e $(EMULATOR_HEADER) || { echo "make: the emulator needs $(EMULATOR_CLANG) and GNUstep; on Debian or Ubuntu: apt-get install clang-19 libgnustep-base-dev gobjc" >&2; exit 1; }
 	$(MAKE) METAL=emulator lib
 
+# Where a file goes, and what the pkg-config file says of it.
+staged = $(call quote,$(DESTDIR)$(call absolute,$(1)))
+recorded = -e $(call quote,s|@$(1)@|$(subst |,\|,$(subst &,\&,$(subst \,\\,$(call absolute,$($(1))))))|)
+LIBRARIES = $(notdir $(SHARED) $(STATIC)) $(SONAME) $(LINK_NAME)
+
 install: lib ## install library, header and pkg-config file under PREFIX (DESTDIR is honoured)
-	install -d $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(INCLUDEDIR)
-	install -m 755 $(SHARED) $(DESTDIR)$(LIBDIR)/
-	ln -sf $(notdir $(SHARED)) $(DESTDIR)$(LIBDIR)/$(SONAME)
-	ln -sf $(SONAME) $(DESTDIR)$(LIBDIR)/$(LINK_NAME)
-	install -m 644 $(STATIC) $(DESTDIR)$(LIBDIR)/
-	install -m 644 include/mfa.h $(DESTDIR)$(INCLUDEDIR)/
-	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@INCLUDEDIR@|$(INCLUDEDIR)|' \
+	install -d $(call staged,$(LIBDIR))/pkgconfig $(call staged,$(INCLUDEDIR))
+	install -m 755 $(SHARED) $(call staged,$(LIBDIR))/
+	ln -sf $(notdir $(SHARED)) $(call staged,$(LIBDIR))/$(SONAME)
+	ln -sf $(SONAME) $(call staged,$(LIBDIR))/$(LINK_NAME)
+	install -m 644 $(STATIC) $(call staged,$(LIBDIR))/
+	install -m 644 include/mfa.h $(call staged,$(INCLUDEDIR))/
+	sed $(call recorded,PREFIX) $(call recorded,LIBDIR) $(call recorded,INCLUDEDIR) \
 	    -e 's|@VERSION@|$(VERSION)|' -e 's|@METAL_LIBS@|$(METAL_LIBS)|' mfa.pc.in > $(OUT)/mfa.pc
-	install -m 644 $(OUT)/mfa.pc $(DESTDIR)$(LIBDIR)/pkgconfig/
+	install -m 644 $(OUT)/mfa.pc $(call staged,$(LIBDIR))/pkgconfig/
+
+uninstall: ## remove what install has put there
+	rm -f $(foreach name,$(LIBRARIES) pkgconfig/mfa.pc,$(call staged,$(LIBDIR))/$(name)) $(call staged,$(INCLUDEDIR))/mfa.h
 
 # ------------------------------------------------------- the Python package
 
@@ -172,7 +185,7 @@ $(VENV)/flags: FORCE | $(VENV)/created
 # Editable, so that Python started in this folder, where mfa/ comes first, finds the compiled modules too.
 $(VENV)/installed: $(PACKAGE_SOURCES) $(VENV)/flags | $(VENV)/created
 	@echo 'Building and installing the package (a minute or two)'
-	CC='$(CC)' CFLAGS='$(PACKAGE_CFLAGS)' $(PIP) install --editable .
+	CC=$(call quote,$(CC)) CFLAGS=$(call quote,$(PACKAGE_CFLAGS)) $(PIP) install --editable .
 	@touch $@
 
 # The package is there already: pip adds only what the extra names.
@@ -188,7 +201,7 @@ $(VENV)/test: pyproject.toml | $(VENV)/demo
 	@touch $@
 
 demo: $(VENV)/installed $(VENV)/demo ## set up .venv, build, and run semantic search and a long context
-	$(VENV)/bin/python examples/semantic_search.py
+	$(VENV)/bin/python examples/python/semantic_search.py
 
 # Without the tools, tests of the Metal backend are skipped, or fail if MFA_REQUIRE_ALL=1.
 EMULATOR_IF_POSSIBLE := $(and $(filter none,$(METAL)),$(filter x86_64,$(shell uname -m)),$(shell command -v $(EMULATOR_CLANG)),$(wildcard $(EMULATOR_HEADER)),metal-emulator)
@@ -234,7 +247,7 @@ ci: ## lint, then the suite with no test skipped for a missing tool
 	MFA_REQUIRE_ALL=1 $(MAKE) test
 
 clean: ## remove everything that was built; .venv keeps what it downloaded
-	rm -rf build dist *.egg-info mfa/include examples/rust-ffi/target
+	rm -rf build dist *.egg-info mfa/include examples/rust/target
 	rm -f mfa/*.so mfa/*.dylib $(VENV)/installed
 
 help: ## show this list

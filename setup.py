@@ -42,7 +42,16 @@ def core_sources():
     return sources
 
 
-CORE_FLAGS = [*flags("RELEASE"), *flags("CORE_FLAGS"), *flags("WARNINGS")]
+def environment_flags(name):
+    return shlex.split(os.environ.get(name, ""))
+
+
+# After Python's own flags, whose -g is of no use to whoever installs a wheel, and before the user's. Without
+# NDEBUG, which setuptools leaves out where there are CFLAGS, assertions in Python's headers would say where
+# these were.
+COMMON_FLAGS = [*flags("HARDENING"), "-DNDEBUG", "-g0", f"-ffile-prefix-map={ROOT}=."]
+CORE_FLAGS = [*flags("RELEASE"), *flags("CORE_FLAGS"), *flags("WARNINGS"), *COMMON_FLAGS]
+LINK_FLAGS = [] if MACOS else flags("ELF_HARDENING")
 CORE_INCLUDES = [flag.removeprefix("-I") for flag in flags("INCLUDES")]
 CORE_SOURCES = core_sources()
 CORE_HEADERS = relative(path for name in CORE_INCLUDES for path in ROOT.joinpath(name).glob("**/*.[hi]*"))
@@ -66,6 +75,7 @@ class BuildWithCore(build_ext):
         self.parallel = self.parallel or PARALLEL_COMPILES
 
     def build_extensions(self):
+        self.forget_python_folders()
         package = Path(self.build_lib, "mfa")
         library = self.build_core(package)
         header = package / "include" / "mfa.h"
@@ -76,6 +86,13 @@ class BuildWithCore(build_ext):
             extension.extra_objects = [str(library)]
             extension.depends = [*extension.depends, str(library), "include/mfa.h"]
         super().build_extensions()
+
+    def forget_python_folders(self):
+        """No library is sought where this Python has its own: on another machine that may be anybody's."""
+        asked_for = environment_flags("LDFLAGS")
+        command = self.compiler.linker_so
+        found = [flag for flag in command if flag in asked_for or not flag.startswith(("-L", "-Wl,-rpath"))]
+        self.compiler.set_executable("linker_so", found)
 
     def translate(self):
         # Here rather than in setup(), which runs for an sdist too.
@@ -121,7 +138,7 @@ class BuildWithCore(build_ext):
                 output_dir=self.build_temp,
                 include_dirs=CORE_INCLUDES,
                 # CFLAGS late, so that a debug build's -O1 wins over -O3.
-                extra_postargs=[*CORE_FLAGS, *shlex.split(os.environ.get("CFLAGS", "")), *objc],
+                extra_postargs=[*CORE_FLAGS, *environment_flags("CFLAGS"), *objc],
             )
         return target
 
@@ -132,7 +149,7 @@ class BuildWithCore(build_ext):
             linker = [flag for flag in self.compiler.linker_so if flag != "-bundle"]
             libraries = flags("METAL_FRAMEWORKS")
         else:
-            name = [f"-Wl,-soname,{LIBRARY}"]
+            name = [f"-Wl,-soname,{LIBRARY}", *LINK_FLAGS]
             linker = self.compiler.linker_so
             libraries = ["-lm"]
         subprocess.run([*linker, *objects, "-o", str(library), *name, "-pthread", *libraries], check=True)
@@ -159,7 +176,8 @@ def extension(path):
         f"mfa.{path.stem}",
         [str(path.relative_to(ROOT))],
         include_dirs=["include"],
-        extra_link_args=[f"-Wl,-rpath,{origin}"],
+        extra_compile_args=[*COMMON_FLAGS, *environment_flags("CFLAGS")],
+        extra_link_args=[f"-Wl,-rpath,{origin}", *LINK_FLAGS],
         depends=relative(ROOT.glob("mfa/*.pxd")),
     )
 

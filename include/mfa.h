@@ -23,6 +23,11 @@
  *     refuses (MFA_ERROR_UNSUPPORTED) a struct whose unknown tail is not all zero, since zero is the default
  *     of every field added later.
  *   - Nothing here prints, exits or aborts.
+ *   - A call computes in a floating-point environment of its own (to nearest, denormals kept, nothing traps), so that bits do
+ *     not depend on the caller's, which comes back with its exception flags as they were.
+ *   - No call is a cancellation point: a thread cancelled in one, by either type of cancellation, ends when it returns. No call
+ *     may be made from a signal handler or left by longjmp. The library's threads block all signals but those of faults and
+ *     run where the affinity mask of the thread whose call they serve allows.
  *
  * C99, valid C++.
  */
@@ -151,9 +156,9 @@ MFA_API mfa_status_t mfa_create_buffer(mfa_context_t context, size_t size_bytes,
 
 /**
  * Wraps memory of the caller's, which must stay valid until the buffer is destroyed and is never freed here.
- * The memory may be read-only if the buffer is only ever used as an input. Metal works on it where it lies if the whole
- * pages of 16 KiB around it are in one region of memory that may be read and written; else each call copies what it uses
- * of it, and mfa_buffer_is_zero_copy is false.
+ * The memory may be read-only if the buffer is only ever used as an input. Metal works on it where it lies if the
+ * whole pages of 16 KiB around it are in one region of memory that may be read and written; else each call copies
+ * what it uses of it, and mfa_buffer_is_zero_copy is false.
  * @param data  any address aligned to the element size; NULL only if size_bytes is 0
  * @return INVALID_ARGS, MEMORY_ALLOCATION
  */
@@ -238,8 +243,9 @@ MFA_API mfa_status_t mfa_attention_backward(mfa_context_t context, mfa_buffer_t 
  * A tensor of four dimensions. Sizes and strides count elements; strides may be zero (broadcast) or negative in
  * inputs. An output's strides must reach each element once: sorted by magnitude, each must exceed the extent
  * of those before it. An output may interleave with other operands as long as they share no byte; a call whose
- * strides are too tangled to show that is refused. Memory is either `data` or, if `buffer` is set, `byte_offset` bytes into that buffer, in
- * which case data must be NULL and bounds are checked. Addresses are aligned to the element size.
+ * strides are too tangled to show that is refused. Memory is either `data` or, if `buffer` is set, `byte_offset`
+ * bytes into that buffer, in which case data must be NULL and bounds are checked. Addresses are aligned to the
+ * element size.
  */
 typedef struct mfa_tensor {
     uint32_t struct_size;
@@ -269,7 +275,7 @@ typedef struct mfa_tensor {
  *
  * A key j is visible to row i if it lies inside causal and window bounds, bool_mask is true there and
  * additive_mask is not exactly -inf there. A row with no visible key, or with no score above -inf, gives
- * output 0 and logsumexp -inf. Query head h reads key/value head h / (H / Hkv).
+ * output 0 and logsumexp -inf, or the head's sink where there are sinks. Query head h reads key/value head h / (H / Hkv).
  * NaN in a visible score reaches its row; what a row cannot see does not, except that a non-finite
  * value may spread to the rows of the tile that it lies in.
  *
@@ -334,8 +340,8 @@ typedef struct mfa_attention_desc {
      0u}
 
 /*
- * The gradients of one attention call. Nothing of size Nq * Nkv is kept between the passes or built here: weights are computed
- * anew from query, key and logsumexp. Sums are float32. A gradient that is NULL is not computed.
+ * The gradients of one attention call. Nothing of size Nq * Nkv is kept between the passes or built here: weights
+ * are computed anew from query, key and logsumexp. Sums are float32. A gradient that is NULL is not computed.
  *
  * With P the softmax weights, R = 1 / (1 - dropout_p) where a weight was kept and 0 where it was dropped:
  *
@@ -344,11 +350,11 @@ typedef struct mfa_attention_desc {
  *   dbias = dscore                         dsinks = -sum over rows of exp(sink - logsumexp) delta
  *   dquery = softmax_scale softcap' dscore key, and likewise dkey with query
  *
- * Grouped heads sum into the key/value head that they share. A row that sees no key has gradients 0 and adds none, and a key
- * that no row sees has gradients 0. Weights lose what logsumexp, a float32, has lost: where scores are beyond 1e4, as after an
- * additive mask of finfo.min over a whole row, so do gradients. What is not finite reaches the gradients of the queries, keys and
- * values that see it, and no others, but for two things: rows of out that are not finite count as such, and a key whose score is
- * -inf has no weight and adds nothing.
+ * Grouped heads sum into the key/value head that they share. A row that sees no key has gradients 0 and adds none,
+ * and a key that no row sees has gradients 0. Weights lose what logsumexp, a float32, has lost: where scores are
+ * beyond 1e4, as after an additive mask of finfo.min over a whole row, so do gradients. Non-finite values reach the
+ * gradients of the queries, keys and values that see them, and no others, but for two things: rows of out that are
+ * not finite count as such, and a key whose score is -inf has no weight and adds nothing.
  *
  * Sources: FlashAttention-2 (Dao, 2023), whose loops over keys outside and queries inside these are.
  */
@@ -410,8 +416,8 @@ MFA_API mfa_status_t mfa_attention_forward_plan(mfa_context_t context, const mfa
  */
 MFA_API mfa_status_t mfa_attention_backward_desc(mfa_context_t context, const mfa_attention_backward_desc_t *desc);
 
-/** Says how mfa_attention_backward_desc would run `desc`, as mfa_attention_forward_plan does. key_splits counts the blocks of
-    keys whose contributions to dquery are added in order. */
+/** Says how mfa_attention_backward_desc would run `desc`, as mfa_attention_forward_plan does. key_splits counts the
+    blocks of keys whose contributions to dquery are added in order. */
 MFA_API mfa_status_t mfa_attention_backward_plan(mfa_context_t context, const mfa_attention_backward_desc_t *desc,
                                                  mfa_plan_t *plan);
 
@@ -423,8 +429,8 @@ MFA_API mfa_status_t mfa_attention_backward_plan(mfa_context_t context, const mf
  *
  * The target is either an id<MTLCommandBuffer> without an open encoder, or an open id<MTLComputeCommandEncoder>,
  * whose pipeline and buffer bindings are then other ones and whose earlier writes to buffers are waited for. It
- * belongs to the context's device and retains what it uses, as command buffers do by default. While a call encodes into it,
- * no other thread may use it.
+ * belongs to the context's device and retains what it uses, as command buffers do by default. While a call encodes
+ * into it, no other thread may use it.
  *
  * Operands are in buffers for which mfa_buffer_is_zero_copy is true; others, and data without a buffer, are refused
  * with MFA_ERROR_UNSUPPORTED. Metal orders calls by the buffers that they share: what one call hands to another must
@@ -454,7 +460,7 @@ MFA_API mfa_status_t mfa_attention_backward_encode(mfa_context_t context, const 
 MFA_API const char *mfa_error_string(mfa_status_t status);
 
 /** Detail of this thread's last failure on any context, empty if there was none; valid until this thread's
-    next failure. context may be NULL. */
+    next failure. Where there was no memory to keep it, it says that. context may be NULL. */
 MFA_API const char *mfa_last_error_message(mfa_context_t context);
 
 /** Whether there is a Metal device that mfa can use. */
@@ -464,7 +470,7 @@ MFA_API bool mfa_is_device_supported(void);
 MFA_API void mfa_get_version(int *major, int *minor, int *patch);
 
 /** Seconds that this thread's last successful attention call took: GPU time on Metal, wall time on the CPU
-    backend; 0 before the first. context may be NULL. */
+    backend; 0 before the first, NaN where there was no memory to keep it. context may be NULL. */
 MFA_API double mfa_get_gpu_latency(mfa_context_t context);
 
 #ifdef __cplusplus

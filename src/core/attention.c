@@ -2,13 +2,13 @@
 #include <string.h>
 
 #include "core/context.h"
+#include "core/entry.h"
+#include "core/record.h"
 #include "core/versioned.h"
-
-static _Thread_local double last_seconds;
 
 double mfa_get_gpu_latency(mfa_context_t context) {
     (void)context;
-    return last_seconds;
+    return mfai_record()->seconds;
 }
 
 typedef struct {
@@ -52,7 +52,7 @@ static mfa_status_t run(mfa_context_t context, call_t *call) {
         status = call->backend->run(call->device, &call->problem, &seconds);
     }
     MFA_TRY(status);
-    last_seconds = seconds;
+    mfai_record_seconds(seconds);
     return MFA_SUCCESS;
 }
 
@@ -62,12 +62,14 @@ static mfa_status_t import(mfa_context_t context, mfai_pass_t pass, const void *
 }
 
 static mfa_status_t run_pass(mfa_context_t context, mfai_pass_t pass, const void *desc) {
+    MFA_ENTRY;
     call_t call;
     MFA_TRY(import(context, pass, desc, &call.problem));
     return run(context, &call);
 }
 
 static mfa_status_t plan_pass(mfa_context_t context, mfai_pass_t pass, const void *desc, mfa_plan_t *plan) {
+    MFA_ENTRY;
     call_t call;
     MFA_TRY(import(context, pass, desc, &call.problem));
     const mfa_status_t status = choose(context, &call);
@@ -79,6 +81,7 @@ static mfa_status_t plan_pass(mfa_context_t context, mfai_pass_t pass, const voi
 }
 
 static mfa_status_t encode_pass(mfa_context_t context, mfai_pass_t pass, const void *desc, void *target) {
+    MFA_ENTRY;
     MFA_REQUIRE(context != NULL, "context is NULL");
     MFA_REQUIRE(target != NULL, "target is NULL, expected a command buffer or encoder");
     if (context->backend->encode == NULL)

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "core/context.h"
+#include "core/entry.h"
 
 struct mfa_buffer {
     mfa_context_t context;
@@ -30,6 +31,7 @@ static mfa_status_t open_buffer(mfa_context_t context, void *data, size_t size, 
 }
 
 mfa_status_t mfa_create_buffer(mfa_context_t context, size_t size_bytes, mfa_buffer_t *buffer) {
+    MFA_ENTRY;
     MFA_REQUIRE(context != NULL, "context is NULL");
     MFA_REQUIRE(buffer != NULL, "buffer is NULL, expected an address to write the handle to");
     MFA_REQUIRE(size_bytes <= PTRDIFF_MAX, "size_bytes is %zu, expected at most %td", size_bytes, PTRDIFF_MAX);
@@ -37,6 +39,7 @@ mfa_status_t mfa_create_buffer(mfa_context_t context, size_t size_bytes, mfa_buf
 }
 
 mfa_status_t mfa_buffer_from_ptr(mfa_context_t context, void *data, size_t size_bytes, mfa_buffer_t *buffer) {
+    MFA_ENTRY;
     static char nothing;
     MFA_REQUIRE(context != NULL, "context is NULL");
     MFA_REQUIRE(buffer != NULL, "buffer is NULL, expected an address to write the handle to");
@@ -46,6 +49,7 @@ mfa_status_t mfa_buffer_from_ptr(mfa_context_t context, void *data, size_t size_
 }
 
 mfa_status_t mfa_buffer_from_mtl_buffer(mfa_context_t context, void *mtl_buffer, mfa_buffer_t *buffer) {
+    MFA_ENTRY;
     MFA_REQUIRE(context != NULL, "context is NULL");
     MFA_REQUIRE(mtl_buffer != NULL, "mtl_buffer is NULL");
     MFA_REQUIRE(buffer != NULL, "buffer is NULL, expected an address to write the handle to");
@@ -65,6 +69,7 @@ size_t mfa_buffer_size(mfa_buffer_t buffer) { return buffer != NULL ? buffer->si
 bool mfa_buffer_is_zero_copy(mfa_buffer_t buffer) { return buffer != NULL && buffer->memory.zero_copy; }
 
 void mfa_destroy_buffer(mfa_buffer_t buffer) {
+    MFA_ENTRY;
     if (buffer == NULL)
         return;
     buffer->context->backend->memory_close(buffer->context->device, &buffer->memory);

@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 
+#include "core/entry.h"
 #include "core/registry.h"
 #include "core/versioned.h"
 
@@ -27,6 +28,7 @@ static mfa_status_t open_devices(const mfa_context_options_t *options, mfa_conte
 }
 
 mfa_status_t mfa_create_context_with_options(const mfa_context_options_t *caller, mfa_context_t *handle) {
+    MFA_ENTRY;
     MFA_REQUIRE(handle != NULL, "context is NULL, expected an address to write the handle to");
     mfa_context_options_t options = MFA_CONTEXT_OPTIONS_INIT;
     if (caller != NULL)
@@ -58,11 +60,13 @@ mfa_status_t mfa_create_context_with_options(const mfa_context_options_t *caller
 mfa_status_t mfa_create_context(mfa_context_t *context) { return mfa_create_context_with_options(NULL, context); }
 
 void mfa_destroy_context(mfa_context_t context) {
+    MFA_ENTRY;
     if (context != NULL)
         mfai_context_release(context);
 }
 
 mfa_status_t mfa_context_describe(mfa_context_t context, mfa_context_info_t *caller) {
+    MFA_ENTRY;
     MFA_REQUIRE(context != NULL, "context is NULL");
     mfa_context_info_t info = MFA_CONTEXT_INFO_INIT;
     info.backend = context->backend->id;
@@ -72,6 +76,7 @@ mfa_status_t mfa_context_describe(mfa_context_t context, mfa_context_info_t *cal
 }
 
 mfa_status_t mfa_context_trim(mfa_context_t context) {
+    MFA_ENTRY;
     MFA_REQUIRE(context != NULL, "context is NULL");
     context->backend->trim(context->device);
     if (context->fallback_device)

@@ -1,4 +1,5 @@
 /* The simple tier: flat arguments become a descriptor. */
+#include "core/entry.h"
 #include "core/status.h"
 
 typedef struct {
@@ -90,6 +91,7 @@ mfa_status_t mfa_attention_forward(mfa_context_t context, mfa_buffer_t q, mfa_bu
                                    mfa_precision_t input_precision, mfa_precision_t intermediate_precision,
                                    mfa_precision_t output_precision, bool transpose_q, bool transpose_k,
                                    bool transpose_v, bool transpose_o) {
+    MFA_ENTRY;
     const arguments a = ARGUMENTS;
     mfa_tensor_t tensors[4];
     mfa_attention_desc_t desc;
@@ -104,6 +106,7 @@ mfa_status_t mfa_attention_forward_with_lse(mfa_context_t context, mfa_buffer_t 
                                             mfa_precision_t input_precision, mfa_precision_t intermediate_precision,
                                             mfa_precision_t output_precision, bool transpose_q, bool transpose_k,
                                             bool transpose_v, bool transpose_o) {
+    MFA_ENTRY;
     const arguments a = ARGUMENTS;
     mfa_tensor_t tensors[4], row_tensor;
     mfa_attention_desc_t desc;
@@ -120,6 +123,7 @@ mfa_status_t mfa_attention_backward(mfa_context_t context, mfa_buffer_t dout, mf
                                     bool causal, mfa_precision_t input_precision,
                                     mfa_precision_t intermediate_precision, mfa_precision_t output_precision,
                                     bool transpose_q, bool transpose_k, bool transpose_v, bool transpose_o) {
+    MFA_ENTRY;
     const arguments a = ARGUMENTS;
     mfa_tensor_t tensors[4], row_tensor, tensor_do, tensor_dq, tensor_dk, tensor_dv;
     mfa_attention_desc_t forward;

@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/entry.h"
+
 extern const mfai_backend_t mfai_metal_backend;
 extern const mfai_backend_t mfai_cpu_backend;
 
@@ -45,4 +47,7 @@ mfa_status_t mfai_registry_choose(int32_t id, const mfai_backend_t **backend) {
                      wanted);
 }
 
-bool mfa_is_device_supported(void) { return mfai_metal_backend.is_available(NULL); }
+bool mfa_is_device_supported(void) {
+    MFA_ENTRY;
+    return mfai_metal_backend.is_available(NULL);
+}

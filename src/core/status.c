@@ -1,21 +1,20 @@
 #include "core/status.h"
 
 #include <stdarg.h>
-#include <stdio.h>
 
-static _Thread_local char last_message[2048];
+#include "core/record.h"
 
 mfa_status_t mfai_fail(mfa_status_t status, const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
-    vsnprintf(last_message, sizeof last_message, format, arguments);
+    mfai_record_failure(format, arguments);
     va_end(arguments);
     return status;
 }
 
 const char *mfa_last_error_message(mfa_context_t context) {
     (void)context;
-    return last_message;
+    return mfai_record()->message;
 }
 
 const char *mfa_error_string(mfa_status_t status) {

@@ -2,6 +2,7 @@
 #ifndef MFA_CORE_TENSOR_H
 #define MFA_CORE_TENSOR_H
 
+#include "core/arithmetic.h"
 #include "core/format.h"
 #include "core/status.h"
 

@@ -2,6 +2,8 @@
 #ifndef MFA_CPU_GENERIC_BEGIN_H
 #define MFA_CPU_GENERIC_BEGIN_H
 
+#include "core/arithmetic.h"
+
 #include <math.h>
 #include <stdint.h>
 #include <string.h>

@@ -2,6 +2,8 @@
 #ifndef MFA_CPU_HALF_H
 #define MFA_CPU_HALF_H
 
+#include "core/arithmetic.h"
+
 #include <stdint.h>
 #include <string.h>
 

@@ -1,9 +1,11 @@
 #include "cpu/threads.h"
 
+#include "core/entry.h"
 #include "cpu/placement.h"
 
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdlib.h>
 
@@ -28,6 +30,7 @@ static struct {
     int64_t next, count; /* next is atomic */
     mfai_task_fn run;
     void *argument;
+    pthread_t owner; /* whose job it is */
 } pool = {.caller = PTHREAD_MUTEX_INITIALIZER,
           .lock = PTHREAD_MUTEX_INITIALIZER,
           .work = PTHREAD_COND_INITIALIZER,
@@ -74,6 +77,7 @@ static void wait_for_job(worker_t *self) {
 
 static void *worker(void *argument) {
     worker_t *self = argument;
+    mfai_float_mode_enter(); /* it was born in its creator's */
     for (;;) {
         wait_for_job(self); /* returns with the lock held */
         if (pool.stopping) {
@@ -86,7 +90,9 @@ static void *worker(void *argument) {
             continue;
         }
         int slot = ++pool.joined;
+        const pthread_t owner = pool.owner;
         pthread_mutex_unlock(&pool.lock);
+        mfai_place_follow(&self->place, self->thread, owner);
         take_tasks(slot);
         pthread_mutex_lock(&pool.lock);
         if (++pool.left == pool.joined && !pool.open)
@@ -107,24 +113,41 @@ static void reset_in_child(void) {
 
 static void watch_forks(void) { pthread_atfork(NULL, NULL, reset_in_child); }
 
-/* Called with the pool owned. Fewer threads than wanted are not an error: the caller does what they would have done. */
+/* Signals are for the program's threads, which may block them all to wait for one. Faults are the exception: they end a thread
+   that blocks them, without their handler. */
+static void block_signals(sigset_t *before) {
+    static const int faults[] = {SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGSYS, SIGTRAP};
+    sigset_t blocked;
+    sigfillset(&blocked);
+    for (size_t i = 0; i < sizeof faults / sizeof *faults; ++i)
+        sigdelset(&blocked, faults[i]);
+    pthread_sigmask(SIG_SETMASK, &blocked, before);
+}
+
+/* Called with the pool owned and locked. Fewer threads than wanted are not an error: the caller does what they would have done. */
 static void grow(int wanted) {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, watch_forks);
     if (wanted > MAX_WORKERS)
         wanted = MAX_WORKERS;
+    if (pool.worker_count >= wanted || pool.stopping)
+        return;
+    sigset_t before;
+    block_signals(&before); /* which threads inherit */
     while (pool.worker_count < wanted) {
         worker_t *added = &pool.workers[pool.worker_count];
         *added = (worker_t){.seen = pool.generation};
         if (pthread_create(&added->thread, NULL, worker, added) != 0)
-            return;
+            break;
         ++pool.worker_count;
     }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 static void run_on_pool(int width, int64_t count, mfai_task_fn run, void *argument) {
-    grow(width - 1);
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, watch_forks);
     pthread_mutex_lock(&pool.lock);
+    grow(width - 1);
+    pool.owner = pthread_self();
     pool.run = run;
     pool.argument = argument;
     pool.count = count;
@@ -145,6 +168,9 @@ static void run_on_pool(int width, int64_t count, mfai_task_fn run, void *argume
     pool.open = false; /* who has not come by now is not needed */
     while (pool.left != pool.joined)
         pthread_cond_wait(&pool.idle, &pool.lock);
+    for (int i = 0; i < pool.worker_count; ++i)
+        if (pool.workers[i].place.moved) /* and not here in time to follow by itself */
+            mfai_place_follow(&pool.workers[i].place, pool.workers[i].thread, pool.owner);
     pthread_mutex_unlock(&pool.lock);
 }
 
@@ -162,11 +188,13 @@ void mfai_parallel_for(int width, int64_t count, mfai_task_fn run, void *argumen
 
 /* So that the library can be unloaded: its code must not be under a sleeping thread. */
 __attribute__((destructor)) static void stop_workers(void) {
+    MFA_ENTRY; /* a cancelled thread may be the one that unloads it */
     pthread_mutex_lock(&pool.lock);
     pool.stopping = true;
+    const int count = pool.worker_count;
+    pool.worker_count = 0;
     pthread_cond_broadcast(&pool.work);
     pthread_mutex_unlock(&pool.lock);
-    for (int i = 0; i < pool.worker_count; ++i)
+    for (int i = 0; i < count; ++i)
         pthread_join(pool.workers[i].thread, NULL);
-    pool.worker_count = 0;
 }

@@ -2,6 +2,10 @@
  * One pool of threads for the whole process, which contexts share and cannot observe. It grows to the widest call seen
  * and sleeps when idle. If it is busy with another call, the caller does the work alone: results never depend on how
  * many threads took part. After fork the child starts a pool of its own.
+ *
+ * Workers compute in the library's floating-point mode (core/float_mode.h), as callers do between MFA_ENTRY and its end. They
+ * block every signal but those of faults. They run where the caller whose job it is may run at that time (placement.h). Nice
+ * value and scheduling policy are those of the thread whose call made them.
  */
 #ifndef MFA_CPU_THREADS_H
 #define MFA_CPU_THREADS_H

@@ -81,11 +81,11 @@ def test_decoding_reads_keys_and_values_about_once(tables):
     assert all(1 <= row["device bytes / least"] <= 1.25 for row in tables[4])
 
 
-def test_readme_shows_what_is_printed(counted):
+def test_page_shows_what_is_printed(counted):
     printed = io.StringIO()
     print_tables(counted["apple7"], printed)
     said = {line.rstrip() for line in printed.getvalue().splitlines()}
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    shown = re.search(r"`make metal-counters`.*?```text\n(.*?)```", readme, flags=re.DOTALL)[1].splitlines()
+    page = (ROOT / "docs/metal.md").read_text(encoding="utf-8")
+    shown = re.search(r"`make metal-counters`.*?```text\n(.*?)```", page, flags=re.DOTALL)[1].splitlines()
     assert len(shown) > 20
     assert set(shown) <= said

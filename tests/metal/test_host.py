@@ -12,7 +12,7 @@ from support.tools import require_tool
 import mfa
 
 PROGRAMS = sorted(path.stem.removesuffix("_test") for path in (ROOT / "tests/metal").glob("*_test.m"))
-INCLUDES = ("include", "src", "metal", "tests/c", "tests/metal_emulator", "tests/metal_emulator/host")
+INCLUDES = ("include", "src", "metal", "tests/support", "tests/metal_emulator", "tests/metal_emulator/host")
 CONTEXT = "import mfa; print(mfa.Context('metal').describe())"
 DEFAULT_BACKEND = "import mfa; print(mfa.Context().describe().backend)"
 

@@ -1,4 +1,4 @@
-"""README's table of what Metal refuses: each row happens as it says, and no refusal is without a row."""
+"""What Metal refuses, by the table of docs/metal.md: each row happens, and no refusal is without one."""
 
 import re
 import subprocess
@@ -34,8 +34,8 @@ OLD_MACOS = "Metal 3.1 is needed, which came with macOS 14"  # off Apple's syste
 
 def rows():
     """(status, what the message has) of each row."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    table = re.search(r"\| Status \| When \|.*\n\|[-| ]+\|\n((?:\|.*\n)+)", readme)[1]
+    page = (ROOT / "docs/metal.md").read_text(encoding="utf-8")
+    table = re.search(r"\| Status \| When \|.*\n\|[-| ]+\|\n((?:\|.*\n)+)", page)[1]
     return re.findall(r"^\| `(\w+)` \| .* \| `([^`]+)` \|$", table, flags=re.MULTILINE)
 
 

@@ -219,6 +219,7 @@ sys.exit(run(1) or (not numpy.array_equal(mfa.attention(*operands), expected)))
 
 
 @pytest.mark.cpu
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_explicit_context_after_fork(fresh):
     expected = mfa.attention(ONES, ONES, ONES, context=fresh)
     pid = os.fork()

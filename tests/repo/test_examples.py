@@ -4,12 +4,13 @@ import importlib.util
 import math
 import os
 import re
+import shutil
 import sys
 
 import numpy as np
 import pytest
-from support.emulated import EMULATOR, build_objc, environment
-from support.source_tree import PKG_CONFIG, ROOT, installed_env, pkg_config, run
+from support.emulated import environment
+from support.source_tree import PKG_CONFIG, ROOT, code_block, installed_env, pkg_config, run
 from support.tools import missing, require_module, require_tool
 
 import mfa
@@ -19,23 +20,35 @@ CC = ("cc", "apt-get install gcc libc6-dev")
 AGREEMENT = re.compile(r"largest difference from the formula: \S+\n")
 
 
+def printed(language, tmp_path, **settings):
+    """What the command in the README of a language's folder prints, in a copy of that folder."""
+    command, *_ = commands(language)
+    copy = tmp_path / language
+    shutil.copytree(EXAMPLES / language, copy, ignore=shutil.ignore_patterns("target", "attention"))
+    return run("sh", "-euc", command, cwd=copy, env={**installed_env(), **settings})
+
+
+def commands(folder):
+    readme = (EXAMPLES / folder / "README.md").read_text(encoding="utf-8")
+    return re.findall(r"```sh\n(.*?)```", readme, flags=re.DOTALL)
+
+
+def test_c(tmp_path):
+    require_tool(*CC)
+    require_tool(*PKG_CONFIG)
+    assert printed("c", tmp_path) == code_block("README.md", "c")[1]
+
+
 def test_objc(tmp_path):
-    program = tmp_path / "attention"
-    # Off Apple the same file is built as C, so that no Objective-C compiler is needed.
-    language = [] if sys.platform == "darwin" else ["-x", "c", "-std=c99"]
-    compiler = [require_tool(*CC), "-Wall", "-Wextra", "-Werror"]
-    object_file = tmp_path / "attention.o"
-    source = EXAMPLES / "objc/attention.m"
-    run(*compiler, *language, *pkg_config("--cflags"), "-c", source, "-o", object_file)
-    run(*compiler, object_file, "-o", program, *pkg_config("--libs"), "-lm")
-    assert AGREEMENT.fullmatch(run(program, env=installed_env()))
+    require_tool(*CC)
+    require_tool(*PKG_CONFIG)
+    assert AGREEMENT.fullmatch(printed("objc", tmp_path))
 
 
-def test_objc_command_buffer(library, tmp_path):
-    program = tmp_path / "command_buffer"
-    build_objc(library, EXAMPLES / "objc/command_buffer.m", program, "include")
+def test_objc_command_buffer(library):
+    _, command = commands("objc")
     checked = environment(METAL_EMULATOR_MODE="checked", METAL_EMULATOR_FILL="unwritten")
-    assert AGREEMENT.fullmatch(run(EMULATOR / "run", program, env=checked))
+    assert AGREEMENT.fullmatch(run("sh", "-euc", command, cwd=ROOT, env=checked))
 
 
 @pytest.mark.skipif(
@@ -53,36 +66,36 @@ def test_objc_command_buffer_on_a_mac(tmp_path):
 
 
 def test_rust(tmp_path):
-    cargo = require_tool("cargo", "apt-get install cargo")
+    require_tool("cargo", "apt-get install cargo")
     require_tool(*PKG_CONFIG)
-    options = ["--offline", "--locked", "--quiet", "--target-dir", tmp_path]
-    said = run(cargo, "run", *options, cwd=EXAMPLES / "rust-ffi", env=installed_env())
-    assert AGREEMENT.fullmatch(said)
+    assert AGREEMENT.fullmatch(printed("rust", tmp_path, CARGO_NET_OFFLINE="true"))
 
 
 def test_go(tmp_path):
-    go = require_tool("go", "apt-get install golang-go")
+    require_tool("go", "apt-get install golang-go")
     require_tool(*PKG_CONFIG)
-    program = tmp_path / "attention"
-    env = {
-        **installed_env(),
+    settings = {
         "GOCACHE": str(tmp_path / "cache"),
         "GOPROXY": "off",
-        "GOFLAGS": "-mod=mod",
+        "GOFLAGS": "-mod=mod -buildvcs=false",
         "CGO_ENABLED": "1",
     }
-    run(go, "build", "-buildvcs=false", "-o", program, ".", cwd=EXAMPLES / "go", env=env)
-    assert AGREEMENT.fullmatch(run(program, env=env))
+    assert AGREEMENT.fullmatch(printed("go", tmp_path, **settings))
 
 
 def test_zig(tmp_path):
     require_module("ziglang", "pip install ziglang")
-    program = tmp_path / "attention"
-    caches = ["--cache-dir", tmp_path / "cache", "--global-cache-dir", tmp_path / "global"]
-    zig = [sys.executable, "-m", "ziglang"]
-    source = EXAMPLES / "zig/attention.zig"
-    run(*zig, "build-exe", source, f"-femit-bin={program}", *caches, "-lc", *pkg_config("--libs"))
-    assert AGREEMENT.fullmatch(run(program, env=installed_env()))
+    require_tool(*PKG_CONFIG)
+    zig = tmp_path / "bin/zig"
+    zig.parent.mkdir()
+    zig.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ziglang "$@"\n')
+    zig.chmod(0o755)
+    settings = {
+        "PATH": os.pathsep.join([str(zig.parent), os.environ["PATH"]]),
+        "ZIG_LOCAL_CACHE_DIR": str(tmp_path / "cache"),
+        "ZIG_GLOBAL_CACHE_DIR": str(tmp_path / "global"),
+    }
+    assert AGREEMENT.fullmatch(printed("zig", tmp_path, **settings))
 
 
 @pytest.fixture
@@ -95,7 +108,9 @@ def demo():
 
     def run_example(name, *arguments):
         # Wide, so that no line is broken.
-        return run(sys.executable, EXAMPLES / name, *arguments, env={**os.environ, "COLUMNS": "200"})
+        return run(
+            sys.executable, EXAMPLES / "python" / name, *arguments, env={**os.environ, "COLUMNS": "200"}
+        )
 
     return run_example
 
@@ -123,7 +138,7 @@ def test_semantic_search_ends_with_the_long_context(demo):
 
 
 def test_erf_is_as_accurate_as_it_says(demo, monkeypatch):
-    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.syspath_prepend(EXAMPLES / "python")
     erf = importlib.import_module("minilm").erf_float32
     x = np.linspace(-6, 6, 100001, dtype=np.float32)
     exact = np.array([math.erf(value) for value in x])
@@ -133,7 +148,7 @@ def test_erf_is_as_accurate_as_it_says(demo, monkeypatch):
 
 def test_minilm_equals_the_same_layers_built_by_torch(demo, monkeypatch):
     torch = require_module("torch", "pip install torch")
-    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.syspath_prepend(EXAMPLES / "python")
     minilm = importlib.import_module("minilm")
     ids, real = minilm.tokenize(
         minilm.load_tokenizer(), ["A short one.", "One that is longer, so that the other is padded."]

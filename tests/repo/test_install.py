@@ -1,10 +1,12 @@
 """What `make install` leaves behind is enough to build against."""
 
 import re
+import shlex
 import sys
 
 import pytest
 from support.source_tree import (
+    PKG_CONFIG,
     ROOT,
     code_block,
     installed_env,
@@ -78,3 +80,35 @@ def test_destdir_is_prepended_and_not_recorded(tmp_path):
     description = (tmp_path / "usr/lib/pkgconfig/mfa.pc").read_text()
     assert "prefix=/usr\n" in description
     assert str(tmp_path) not in description
+
+
+# What a shell, sed, make's functions or pkg-config could take for something else.
+@pytest.mark.parametrize("name", ["a stage", "it's", "amp&ersand", "bar|bar", "a  b;c"])
+def test_folders_with_any_name(name, tmp_path, c_example):
+    before = sorted(ROOT.iterdir())
+    prefix, stage = tmp_path / name / "my lib", tmp_path / "staged" / name
+    make("install", f"PREFIX={prefix}", f"DESTDIR={stage}")
+    staged = stage / prefix.relative_to("/")
+    assert (staged / "include/mfa.h").is_file()
+    assert f"prefix={prefix}\n" in (staged / "lib/pkgconfig/mfa.pc").read_text()
+    make("uninstall", f"PREFIX={prefix}", f"DESTDIR={stage}")
+    assert not [path for path in stage.rglob("*") if not path.is_dir()]
+    assert sorted(ROOT.iterdir()) == before
+
+
+def test_program_builds_against_a_folder_with_a_blank(tmp_path, c_example):
+    source, output = c_example
+    prefix, program = tmp_path / "my lib", tmp_path / "example"
+    make("install", f"PREFIX={prefix}")
+    environment = {**make_env(), "PKG_CONFIG_PATH": str(prefix / "lib/pkgconfig")}
+    found = shlex.split(run(require_tool(*PKG_CONFIG), "--cflags", "--libs", "mfa", env=environment))
+    run(require_tool(*CC), source, "-o", program, *found, f"-Wl,-rpath,{prefix / 'lib'}")
+    assert run(program, env=make_env()) == output
+
+
+def test_relative_prefix_is_of_this_folder_and_recorded_whole(tmp_path):
+    make("install", "PREFIX=some where", "LIBDIR=libs", f"DESTDIR={tmp_path}")
+    staged = tmp_path / ROOT.relative_to("/")
+    assert (staged / "some where/include/mfa.h").is_file()
+    description = (staged / "libs/pkgconfig/mfa.pc").read_text()
+    assert f"prefix={ROOT / 'some where'}\nlibdir={ROOT / 'libs'}\n" in description

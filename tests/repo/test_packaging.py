@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from support.elf import assert_hardened, assert_no_trace_of_the_build, run_paths
 from support.source_tree import ROOT
 
 import mfa
@@ -49,14 +50,19 @@ def sdist(folder):
 
 @pytest.fixture(scope="module")
 def wheel(folder, sdist):
-    """Built from the unpacked sdist, and nothing else."""
+    return build_wheel(sdist, folder / "unpacked")
+
+
+def build_wheel(sdist, folder):
+    """Built from the sdist, unpacked into `folder`, and nothing else."""
     with tarfile.open(sdist) as archive:
-        archive.extractall(folder / "unpacked")
-    [tree] = (folder / "unpacked").iterdir()
+        archive.extractall(folder)
+    [tree] = folder.iterdir()
     # Less optimisation than setup.py asks for: this is about what is built, not about its speed.
-    env = {**os.environ, "CFLAGS": "-O1"}
-    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", folder, tree, cwd=folder, env=env)
-    [path] = folder.glob("*.whl")
+    env = {**os.environ, "CFLAGS": "-O1", "SOURCE_DATE_EPOCH": "1700000000"}
+    out = folder / "wheel"
+    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", out, tree, cwd=folder, env=env)
+    [path] = out.glob("*.whl")
     return path
 
 
@@ -89,6 +95,7 @@ def test_sdist_has_every_source(sdist):
         "pyproject.toml",
         "LICENSE",
         "README.md",
+        "docs/metal.md",
         "Makefile",
         "tests/repo/test_packaging.py",
     } <= names
@@ -169,3 +176,22 @@ def test_library_says_its_name_without_a_path(installed):
     data = (installed / "mfa" / LIBRARY).read_bytes()
     assert b"\0libmfa.so\0" in data
     assert b"$ORIGIN" in next((installed / "mfa").glob("_call.*.so")).read_bytes()
+
+
+def test_wheel_has_the_same_bytes_from_any_folder(wheel, sdist, tmp_path):
+    again = build_wheel(sdist, tmp_path / "another place")
+    assert again.name == wheel.name
+    with zipfile.ZipFile(wheel) as first, zipfile.ZipFile(again) as second:
+        assert first.namelist() == second.namelist()
+        assert [name for name in first.namelist() if first.read(name) != second.read(name)] == []
+    assert again.read_bytes() == wheel.read_bytes()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ELF")
+def test_wheel_is_hardened_and_has_no_trace_of_its_builder(installed, folder):
+    libraries = sorted((installed / "mfa").glob("*.so"))
+    assert len(libraries) > 1
+    for library in libraries:
+        assert_hardened(library)
+        assert_no_trace_of_the_build(library, folder, sys.base_prefix)
+        assert run_paths(library) == ([] if library.name == LIBRARY else ["$ORIGIN"])

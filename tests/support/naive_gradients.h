@@ -3,6 +3,7 @@
 #define NAIVE_GRADIENTS_H
 
 #include "mfa_philox.h"
+#include "mfa_rules.h"
 #include "tensors.h"
 
 typedef struct {

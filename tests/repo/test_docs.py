@@ -1,0 +1,142 @@
+"""What the pages in docs/ show and claim is so."""
+
+import os
+import re
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import oracle
+from support.source_tree import PKG_CONFIG, ROOT, code_block, installed_env, run
+from support.tools import require_module, require_tool
+
+import mfa
+
+
+def page(name):
+    return (ROOT / "docs" / name).read_text(encoding="utf-8")
+
+
+LINKED = re.findall(r"^cc example\.c .*$", page("c.md"), flags=re.MULTILINE)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS has no static libc")
+@pytest.mark.parametrize("command", LINKED, ids=["shared", "rpath", "static"])
+def test_c_example_links_in_each_way(command, tmp_path):
+    require_tool("cc", "apt-get install gcc libc6-dev")
+    require_tool(*PKG_CONFIG)
+    source, output = code_block("README.md", "c")
+    (tmp_path / "example.c").write_text(source, encoding="ascii")
+    env = installed_env()
+    if "--libs mfa) -o" not in command:
+        del env["LD_LIBRARY_PATH"]
+    assert run("sh", "-euc", command, cwd=tmp_path, env=env) == output
+
+
+def test_cython_module_builds_and_computes_what_mfa_computes(tmp_path, rng):
+    for name, language in ("ours.pyx", "cython"), ("setup.py", "python"):
+        [source] = re.findall(rf"```{language}\n(.*?)```", page("python.md"), flags=re.DOTALL)
+        (tmp_path / name).write_text(source, encoding="utf-8")
+    query, key, value = rng.standard_normal((3, 1, 2, 5, 8), dtype=np.float32)
+    np.save(tmp_path / "operands.npy", [query, key, value])
+    program = (
+        "import numpy, ours\n"
+        "query, key, value = numpy.load('operands.npy')\n"
+        "out = numpy.empty_like(query)\n"
+        "ours.attention(query, key, value, out)\n"
+        "numpy.save('out.npy', out)\n"
+        "try: ours.attention(query, key[:, :, :, 1:], value, out)\n"
+        "except ValueError as error: print(error)\n"
+    )
+    # Finds mfa where this process found it.
+    path = os.pathsep.join(filter(None, [str(Path(mfa.__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+    env = {**os.environ, "PYTHONPATH": path, "CFLAGS": "-O0"}
+    run(sys.executable, "setup.py", "-q", "build_ext", "--inplace", cwd=tmp_path, env=env)
+    assert run(sys.executable, "-c", program, cwd=tmp_path, env=env).startswith("key has shape")
+    expected = mfa.attention(query, key, value, layout="bhsd")
+    assert np.array_equal(np.load(tmp_path / "out.npy"), expected)
+
+
+def translations():
+    """(their call, ours) of each row of the tables."""
+    return re.findall(r"^\| `(.*?)` \| `(mfa\..*?)` \|$", page("coming-from.md"), flags=re.MULTILINE)
+
+
+def flash_attn_func(
+    q,
+    k,
+    v,
+    softmax_scale=None,
+    causal=False,
+    window_size=(-1, -1),
+    softcap=0.0,
+    alibi_slopes=None,
+    return_attn_probs=False,
+):
+    """FlashAttention's, by its documentation: heads behind the sequence, aligned bottom-right."""
+    out, logsumexp = oracle.attention(
+        *(x.swapaxes(1, 2) for x in (q, k, v)),
+        softmax_scale=softmax_scale,
+        causal=causal,
+        offset=k.shape[1] - q.shape[1],
+        window=window_size,
+        softcap=softcap,
+        alibi_slopes=alibi_slopes,
+    )
+    out = out.swapaxes(1, 2)
+    return (out, logsumexp) if return_attn_probs else out
+
+
+def mlx_attention(q, k, v, *, scale, mask=None, sinks=None):
+    """MLX's, by its source: heads first, causal bottom-right."""
+    causal = isinstance(mask, str) and mask == "causal"
+    bool_mask = None if causal else mask
+    offset = k.shape[2] - q.shape[2]
+    out, _ = oracle.attention(
+        q, k, v, softmax_scale=scale, causal=causal, offset=offset, bool_mask=bool_mask, sinks=sinks
+    )
+    return out
+
+
+@pytest.mark.parametrize(("theirs", "ours"), translations())
+def test_translated_call_gives_the_same(theirs, ours):
+    torch = require_module("torch", "pip install torch")
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 4, 5, 8), torch.randn(2, 4, 7, 8), torch.randn(2, 4, 7, 8)
+    if theirs.startswith("flash_attn_func"):
+        q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+    names = {
+        "F": torch.nn.functional,
+        "flash_attn_func": flash_attn_func,
+        "mfa": mfa,
+        "mx": types.SimpleNamespace(fast=types.SimpleNamespace(scaled_dot_product_attention=mlx_attention)),
+        "q": q,
+        "k": k,
+        "v": v,
+        "k2": k[:, :2],
+        "v2": v[:, :2],
+        "seen": torch.rand(5, 7) < 0.8,
+        "bias": torch.randn(5, 7),
+        "padding": torch.arange(7) < torch.tensor([[3], [6]]),
+        "slopes": torch.linspace(0.1, 0.5, 4),
+        "sinks": torch.linspace(-1, 1, 4),
+    }
+    if not theirs.startswith("F."):
+        names |= {name: x.numpy() for name, x in names.items() if isinstance(x, torch.Tensor)}
+    expected, result = eval(theirs, names), eval(ours, names)
+    if not isinstance(expected, tuple):
+        expected, result = (expected,), (result,)
+    assert len(result) == len(expected)
+    for one, other in zip(expected, result, strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-5)
+
+
+def test_each_library_has_its_table():
+    calls = {theirs.partition("(")[0] for theirs, _ in translations()}
+    assert calls == {
+        "F.scaled_dot_product_attention",
+        "flash_attn_func",
+        "mx.fast.scaled_dot_product_attention",
+    }
