@@ -26,7 +26,7 @@ INLINE void direct_products(const int rows, const int32_t format, left_t query, 
 #pragma GCC unroll 4
             for (int r = 0; r < rows; ++r) {
                 const vf q = vf_load(query.first + r * query.stride + at);
-                sum[r * DIRECT_KEYS + k] = WORD_FMA(sum[r * DIRECT_KEYS + k], q, key);
+                sum[r * DIRECT_KEYS + k] = WORD_FMA(q, key, sum[r * DIRECT_KEYS + k]);
             }
         }
     vf_store(products, vf_sum_each(sum));
@@ -124,7 +124,7 @@ INLINE void direct_add(const int rows, const int vecs, const bool whole, const i
             const vf weight = vf_set1(weights.first[r * weights.stride + w]);
 #pragma GCC unroll 4
             for (int v = 0; v < vecs; ++v)
-                sum[r][v] = WORD_FMA(sum[r][v], weight, value[v]);
+                sum[r][v] = WORD_FMA(weight, value[v], sum[r][v]);
         }
     }
 #pragma GCC unroll 4

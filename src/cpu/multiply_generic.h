@@ -36,7 +36,7 @@ INLINE void multiply_tile(const int mode, const bool turned, const int rows, con
             vf broadcast = vf_set1(turned ? a.first[k * a.stride + r] : a.first[r * a.stride + k]);
 #pragma GCC unroll 4
             for (int v = 0; v < vecs; ++v)
-                sum[r][v] = WORD_FMA(sum[r][v], broadcast, column[v]);
+                sum[r][v] = WORD_FMA(broadcast, column[v], sum[r][v]);
         }
     }
 #pragma GCC unroll 32
