@@ -43,13 +43,13 @@ static mfai_rows_t find_block(const backward_tile_t *t, const mfai_view_t *view,
 }
 
 /* Rows as the left side of a product: each padded with zeros to whole vectors. */
-INLINE void pack_rows_as(const int32_t format, const mfai_rows_t *rows, int64_t words, word *packed) {
+INLINE void pack_rows_as(const int32_t format, const mfai_rows_t *rows, int64_t words, lane32 *packed) {
     for (int64_t r = 0; r < rows->count; ++r)
         for (int64_t k = 0; k < words; k += VL)
             vf_store(packed + r * words + k, load_words(rows->row[r], format, k, rows->columns));
 }
 
-static void pack_rows(const mfai_rows_t *rows, int64_t words, word *packed) {
+static void pack_rows(const mfai_rows_t *rows, int64_t words, lane32 *packed) {
 #define PACK(format) pack_rows_as(format, rows, words, packed)
     WITH_WORD_FORMAT(rows->format, PACK)
 #undef PACK
@@ -116,7 +116,7 @@ static void multiply_columns(const backward_tile_t *t, int64_t left, int64_t wor
             if (!mfa_spans_meet(t->words[row / ROW_TILE], panel_words))
                 continue;
             const bool full = panel_is_full(panel, t->keys);
-            const word *a = t->scratch + left + row * words, *b = t->scratch + columns + panel * PANEL * words;
+            const lane32 *a = t->scratch + left + row * words, *b = t->scratch + columns + panel * PANEL * words;
             const sums_t c = {t->scratch + products + row * stride + panel * PANEL, stride};
             const int rows = tile_rows(row, t->rows);
             multiply_replace(rows, full, (left_t){a, words}, b, words_of_part(0, depth), c, NULL);
@@ -163,7 +163,7 @@ static void finish_rows(const backward_tile_t *t, int64_t row) {
                       keep + begin);
             rows[i].keep = keep;
         }
-    word *along = t->scratch + job->at.dscore_rows + row * stride;
+    lane32 *along = t->scratch + job->at.dscore_rows + row * stride;
     if (job->finish_scores)
         gradient_rows(job, true, rows, count, keys, width, along, stride);
     else
@@ -214,7 +214,7 @@ static void add_to_keys(const backward_tile_t *t, int64_t left, int64_t panels, 
         words[key / ROW_TILE] = words_of_rows(t, mfa_span_of(key, key + tile_rows(key, t->keys)));
     for (int64_t panel = 0; panel * PANEL < columns; ++panel) {
         const bool full = panel_is_full(panel, columns);
-        const word *right = t->scratch + panels + panel * PANEL * depth;
+        const lane32 *right = t->scratch + panels + panel * PANEL * depth;
         for (int64_t key = 0; key < t->keys; key += ROW_TILE) {
             const int64_t end = words[key / ROW_TILE].end;
             for (int64_t k = words[key / ROW_TILE].begin; k < end; k += PART_WORDS)
@@ -241,12 +241,12 @@ static float *dquery_sums(const mfai_backward_job_t *job, int64_t b, int64_t hea
 static void add_to_queries(const backward_tile_t *t) {
     const mfai_backward_job_t *job = t->job;
     const int64_t stride = job->shape.stride, capacity = words_of(t->keys), columns = job->problem->head_dim;
-    const word *gradients = t->scratch + (WORD_DEPTH == 1 ? job->at.dscores : job->at.dscore_rows);
+    const lane32 *gradients = t->scratch + (WORD_DEPTH == 1 ? job->at.dscores : job->at.dscore_rows);
     int64_t step;
     float *sums = dquery_sums(job, t->b, t->head, t->first_row, &step);
     for (int64_t panel = 0; panel * PANEL < columns; ++panel) {
         const bool full = panel_is_full(panel, columns);
-        const word *right = t->scratch + job->at.key_panels + panel * PANEL * capacity;
+        const lane32 *right = t->scratch + job->at.key_panels + panel * PANEL * capacity;
         for (int64_t row = 0; row < t->rows; row += ROW_TILE) {
             const int64_t end = t->words[row / ROW_TILE].end;
             for (int64_t k = t->words[row / ROW_TILE].begin; k < end; k += PART_WORDS)

@@ -21,8 +21,8 @@ typedef struct {
     mfa_span keys;
     int64_t kv_head, first_row;
     int rows;
-    const word *query;
-    word *key_panels, *value_panels; /* room for them, filled by `attend` when packed */
+    const lane32 *query;
+    lane32 *key_panels, *value_panels; /* room for them, filled by `attend` when packed */
     mfai_rows_room_t room;
     float *out, *row_max, *row_sum; /* of the first row */
     float *scores, *bias, *keep;
@@ -72,7 +72,7 @@ _Static_assert(ROW_TILE <= 12, "a factor for each row of a tile");
 
 #if WORD_DEPTH == 2
 /* Values of a word of keys of which one is not seen: whatever that one holds must not meet its weight, 0. */
-static void keep_half(const word *values, int64_t count, uint32_t mask, word *edge) {
+static void keep_half(const lane32 *values, int64_t count, uint32_t mask, lane32 *edge) {
     for (int64_t i = 0; i < count; ++i)
         edge[i] = mfai_bits_to_f32(mfai_f32_to_bits(values[i]) & mask);
 }
@@ -106,12 +106,12 @@ static void multiply_values(const block_t *block, int first, int rows, mfa_span 
     for (int64_t panel = 0; panel * PANEL < p->value_dim; ++panel) {
         const bool full = panel_is_full(panel, p->value_dim);
         const int64_t panel_width = full ? PANEL : VL;
-        const word *values = block->value_panels + panel * PANEL * capacity;
+        const lane32 *values = block->value_panels + panel * PANEL * capacity;
         const sums_t to_panel = {out + panel * PANEL, width};
         const float *factor = correction;
 #if WORD_DEPTH == 2
         if (from % 2 != 0) {
-            word edge[PANEL];
+            lane32 edge[PANEL];
             keep_half(values + (start - 1) * panel_width, panel_width, 0xffff0000u, edge);
             multiply_rescale(rows, full, weights_from(block, first, start - 1), edge, 1, to_panel, factor);
             factor = unchanged;
@@ -122,7 +122,7 @@ static void multiply_values(const block_t *block, int first, int rows, mfa_span 
                              end - k < SUM_WORDS ? end - k : SUM_WORDS, to_panel, factor);
 #if WORD_DEPTH == 2
         if (end * WORD_DEPTH < to) {
-            word edge[PANEL];
+            lane32 edge[PANEL];
             keep_half(values + end * panel_width, panel_width, 0x0000ffffu, edge);
             multiply_rescale(rows, full, weights_from(block, first, end), edge, 1, to_panel, factor);
         }
@@ -260,7 +260,7 @@ static void forward_task(void *argument, int64_t task, int slot) {
     memset(row_sum, 0, (size_t)rows * sizeof *row_sum);
     for (int64_t r = 0; r < rows; ++r)
         row_max[r] = -INFINITY;
-    word *query = scratch + job->at.query;
+    lane32 *query = scratch + job->at.query;
     memset(scratch + job->at.zeros, 0, (size_t)(job->at.size - job->at.zeros) * sizeof(float));
     const mfai_rows_room_t room = {.table = (const char **)(void *)(scratch + job->at.rows),
                                    .copy = (char *)(scratch + job->at.copy),

@@ -65,7 +65,7 @@ INLINE void gradient_step(const mfai_backward_job_t *job, const bool finish_scor
    gradients as words over its dscores and, where words are pairs, each row's gradients as words along the keys to `along`.
    `keys` holds everything that the rows see; what lies outside, up to `width`, is set to 0. */
 INLINE void gradient_rows(const mfai_backward_job_t *job, const bool finish_scores, gradient_row_t *rows, int count,
-                          mfa_span keys, int64_t width, word *along, int64_t along_stride) {
+                          mfa_span keys, int64_t width, lane32 *along, int64_t along_stride) {
     float *weights = rows[0].scores, *gradients = rows[0].dscores;
     const int64_t first = keys.begin / VL * VL, last = (keys.end + VL - 1) / VL * VL;
     mfa_span inner = keys;

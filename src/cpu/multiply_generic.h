@@ -1,11 +1,11 @@
 /* Matrix products on register tiles of ROW_TILE rows and two vectors of columns. */
 enum { PANEL_VECS = 2, PANEL = PANEL_VECS * VL, SUB_ROWS = 2 * ROW_TILE };
 
-typedef float __attribute__((may_alias)) word;
+typedef float __attribute__((may_alias)) lane32;
 
 /* Rows of a matrix, `stride` apart: words on the left side of a product, and sums. */
 typedef struct {
-    const word *first;
+    const lane32 *first;
     int64_t stride;
 } left_t;
 typedef struct {
@@ -18,7 +18,7 @@ enum { REPLACE, RESCALE, ADD };
 
 /* c (rows x vecs * VL) = [c [* rescale] +] a (rows x depth words) . b (depth x vecs * VL, packed). If `turned`, a holds its
    columns as rows. */
-INLINE void multiply_tile(const int mode, const bool turned, const int rows, const int vecs, left_t a, const word *b,
+INLINE void multiply_tile(const int mode, const bool turned, const int rows, const int vecs, left_t a, const lane32 *b,
                           int64_t depth, sums_t c, const float *rescale) {
     vf sum[ROW_TILE][PANEL_VECS];
 #pragma GCC unroll 32
@@ -60,23 +60,23 @@ INLINE void multiply_tile(const int mode, const bool turned, const int rows, con
         }                                                                            \
         return;
 
-#define DEFINE_MULTIPLY(name, mode, turned)                                                                         \
-    static void name(int rows, bool full, left_t a, const word *b, int64_t depth, sums_t c, const float *rescale) { \
-        (void)rescale;                                                                                              \
-        switch (rows) {                                                                                             \
-            MULTIPLY_ROWS(mode, turned, 1)                                                                          \
-            MULTIPLY_ROWS(mode, turned, 2)                                                                          \
-            MULTIPLY_ROWS(mode, turned, 3)                                                                          \
-            MULTIPLY_ROWS(mode, turned, 4)                                                                          \
-            MULTIPLY_ROWS(mode, turned, 5)                                                                          \
-            MULTIPLY_ROWS(mode, turned, 6)                                                                          \
-            MULTIPLY_ROWS(mode, turned, 7)                                                                          \
-            MULTIPLY_ROWS(mode, turned, 8)                                                                          \
-            MULTIPLY_ROWS(mode, turned, 9)                                                                          \
-            MULTIPLY_ROWS(mode, turned, 10)                                                                         \
-            MULTIPLY_ROWS(mode, turned, 11)                                                                         \
-            MULTIPLY_ROWS(mode, turned, 12)                                                                         \
-        }                                                                                                           \
+#define DEFINE_MULTIPLY(name, mode, turned)                                                                           \
+    static void name(int rows, bool full, left_t a, const lane32 *b, int64_t depth, sums_t c, const float *rescale) { \
+        (void)rescale;                                                                                                \
+        switch (rows) {                                                                                               \
+            MULTIPLY_ROWS(mode, turned, 1)                                                                            \
+            MULTIPLY_ROWS(mode, turned, 2)                                                                            \
+            MULTIPLY_ROWS(mode, turned, 3)                                                                            \
+            MULTIPLY_ROWS(mode, turned, 4)                                                                            \
+            MULTIPLY_ROWS(mode, turned, 5)                                                                            \
+            MULTIPLY_ROWS(mode, turned, 6)                                                                            \
+            MULTIPLY_ROWS(mode, turned, 7)                                                                            \
+            MULTIPLY_ROWS(mode, turned, 8)                                                                            \
+            MULTIPLY_ROWS(mode, turned, 9)                                                                            \
+            MULTIPLY_ROWS(mode, turned, 10)                                                                           \
+            MULTIPLY_ROWS(mode, turned, 11)                                                                           \
+            MULTIPLY_ROWS(mode, turned, 12)                                                                           \
+        }                                                                                                             \
     }
 
 DEFINE_MULTIPLY(multiply_replace, REPLACE, false)

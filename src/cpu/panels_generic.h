@@ -37,13 +37,13 @@ INLINE int64_t words_of(int64_t elements) { return (elements + WORD_DEPTH - 1) /
 
 /* Rows of queries, each padded with zeros to whole vectors; `copy` has room for one row. */
 static void pack_queries(const mfai_forward_job_t *job, const mfai_walk_t *walk, mfa_span rows, char *copy,
-                         word *packed) {
+                         lane32 *packed) {
     const mfai_view_t *queries = &job->problem->query;
     const int64_t words = job->shape.query_words, columns = queries->shape[3];
     const int64_t ahead = mfai_rows_ahead(queries) * mfai_view_step(queries);
     for (int64_t r = rows.begin; r < rows.end; ++r) {
         const char *source = mfai_row_find(queries, walk->batch, row_head(walk, r), row_position(walk, r), copy);
-        word *row = packed + (r - rows.begin) * words;
+        lane32 *row = packed + (r - rows.begin) * words;
 #define LOAD(format)                                                                        \
     for (int64_t k = 0; k < words; k += VL) {                                               \
         vf_store(row + k, load_words(source, format, k, columns));                          \
@@ -59,11 +59,11 @@ static void pack_queries(const mfai_forward_job_t *job, const mfai_walk_t *walk,
     }
 }
 
-INLINE void pack_keys_as(const int32_t format, const mfai_rows_t *keys, int64_t words, word *packed) {
+INLINE void pack_keys_as(const int32_t format, const mfai_rows_t *keys, int64_t words, lane32 *packed) {
     const int64_t used = words_of(keys->columns);
     for (int64_t j = 0; j < keys->count; j += VL) {
         const int64_t panel = j / PANEL, width = panel_is_full(panel, keys->count) ? PANEL : VL;
-        word *columns = packed + panel * PANEL * words + j % PANEL;
+        lane32 *columns = packed + panel * PANEL * words + j % PANEL;
         const char *sources[VL], *coming[VL];
         for (int i = 0; i < VL; ++i) {
             sources[i] = keys->row[j + i];
@@ -94,7 +94,7 @@ INLINE void pack_keys_as(const int32_t format, const mfai_rows_t *keys, int64_t 
 }
 
 /* Keys as columns: panel after panel, each `words` deep. */
-static void pack_keys(const mfai_rows_t *keys, int64_t words, word *packed){
+static void pack_keys(const mfai_rows_t *keys, int64_t words, lane32 *packed){
 #define PACK(format) pack_keys_as(format, keys, words, packed)
     WITH_WORD_FORMAT(keys -> format, PACK)
 #undef PACK
@@ -107,7 +107,7 @@ INLINE vf load_panel_words(const char *even, const char *odd, const int32_t form
     return finite ? FINITE_WORDS(x) : x;
 }
 
-INLINE void pack_values_as(const int32_t format, const mfai_rows_t *values, const bool finite, word *packed) {
+INLINE void pack_values_as(const int32_t format, const mfai_rows_t *values, const bool finite, lane32 *packed) {
     const int64_t depth = words_of(values->count), columns = values->columns;
     for (int64_t k = 0; k < depth; ++k) {
         const char *const *first = values->row + k * WORD_DEPTH, *const *last = first + WORD_DEPTH - 1;
@@ -115,7 +115,7 @@ INLINE void pack_values_as(const int32_t format, const mfai_rows_t *values, cons
         const char *next_even = first[values->ahead], *next_odd = last[values->ahead];
         int64_t column = 0;
         for (; column + PANEL <= columns; column += PANEL) {
-            word *to = packed + column * depth + k * PANEL;
+            lane32 *to = packed + column * depth + k * PANEL;
             vf_store(to, load_panel_words(even, odd, format, column, VL, finite));
             vf_store(to + VL, load_panel_words(even, odd, format, column + VL, VL, finite));
             for (int64_t byte = 0; byte < PANEL * mfai_format_bytes(format, 1); byte += 64) {
@@ -126,7 +126,7 @@ INLINE void pack_values_as(const int32_t format, const mfai_rows_t *values, cons
         }
         const int64_t left = columns - column;
         if (left > VL) {
-            word *to = packed + column * depth + k * PANEL;
+            lane32 *to = packed + column * depth + k * PANEL;
             vf_store(to, load_panel_words(even, odd, format, column, VL, finite));
             vf_store(to + VL, load_panel_words(even, odd, format, column + VL, (int)left - VL, finite));
         } else if (left > 0) {
@@ -136,14 +136,14 @@ INLINE void pack_values_as(const int32_t format, const mfai_rows_t *values, cons
 }
 
 /* Values: panels of columns, each as deep as the keys are words. */
-static void pack_values(const mfai_rows_t *values, word *packed) {
+static void pack_values(const mfai_rows_t *values, lane32 *packed) {
 #define PACK(format) pack_values_as(format, values, false, packed)
     WITH_WORD_FORMAT(values->format, PACK)
 #undef PACK
 }
 
 /* Likewise, with zeros for what is not finite: for products in which 0 times anything has to be 0. */
-static void pack_finite_values(const mfai_rows_t *values, word *packed) {
+static void pack_finite_values(const mfai_rows_t *values, lane32 *packed) {
 #define PACK(format) pack_values_as(format, values, true, packed)
     WITH_WORD_FORMAT(values->format, PACK)
 #undef PACK
