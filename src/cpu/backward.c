@@ -76,8 +76,8 @@ static mfai_backward_scratch_t lay_out(const mfai_backward_job_t *job, const mfa
     at.dscore_rows = at.dscores + scores;
     at.sums = at.dscore_rows + (tile->word_depth > 1 ? scores : 0);
     at.bias = at.sums + (job->bias_pass ? scores : 0);
-    at.keep = at.bias + (job->has_bias ? scores : 0);
-    at.rows = at.keep + (job->dropout.on ? mfai_lines(tile->word_depth * s->stride) : 0);
+    at.drop_factors = at.bias + (job->has_bias ? scores : 0);
+    at.rows = at.drop_factors + (job->dropout.on ? mfai_lines(tile->word_depth * s->stride) : 0);
     at.copy = at.rows + mfai_row_table();
     at.zeros = at.copy + (contiguous ? 0 : mfai_lines(mfai_max(rows, keys) * widest));
     at.size = at.zeros + mfai_lines(widest);

@@ -158,10 +158,10 @@ static void finish_rows(const backward_tile_t *t, int64_t row) {
     if (job->dropout.on && !mfa_span_is_empty(keys))
         for (int i = 0; i < count; ++i) {
             const int64_t begin = keys.begin / VL * VL, end = (keys.end + VL - 1) / VL * VL;
-            float *keep = t->scratch + job->at.keep + i * stride;
-            fill_keep(&job->dropout, t->b, t->head, t->first_row + row + i, t->first_key + begin, end - begin,
-                      keep + begin);
-            rows[i].keep = keep;
+            float *drop_factors = t->scratch + job->at.drop_factors + i * stride;
+            fill_drop_factors(&job->dropout, t->b, t->head, t->first_row + row + i, t->first_key + begin, end - begin,
+                              drop_factors + begin);
+            rows[i].drop_factors = drop_factors;
         }
     lane32 *along = t->scratch + job->at.dscore_rows + row * stride;
     if (job->finish_scores)

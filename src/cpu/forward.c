@@ -78,8 +78,8 @@ static mfai_forward_scratch_t lay_out(const mfai_problem_t *p, const mfai_forwar
     at.values = at.keys + mfai_lines(s->block_keys * s->query_words);
     at.scores = at.values + mfai_lines(mfai_ceil_div(s->block_keys, tile->word_depth) * s->value_width);
     at.bias = at.scores + scores;
-    at.keep = at.bias + (has_bias ? scores : 0);
-    at.rows = at.keep + (p->dropout_p > 0 ? mfai_lines(s->block_keys) : 0);
+    at.drop_factors = at.bias + (has_bias ? scores : 0);
+    at.rows = at.drop_factors + (p->dropout_p > 0 ? mfai_lines(s->block_keys) : 0);
     at.copy = at.rows + mfai_row_table();
     at.zeros = at.copy + (contiguous ? 0 : mfai_lines(s->block_keys * widest));
     at.size = at.zeros + mfai_lines(widest);

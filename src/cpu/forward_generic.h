@@ -25,7 +25,7 @@ typedef struct {
     lane32 *key_panels, *value_panels; /* room for them, filled by `attend` when packed */
     mfai_rows_room_t room;
     float *out, *row_max, *row_sum; /* of the first row */
-    float *scores, *bias, *keep;
+    float *scores, *bias, *drop_factors;
     int64_t stride; /* of a row of scores or bias */
 } block_t;
 
@@ -72,7 +72,7 @@ _Static_assert(ROW_TILE <= 12, "a factor for each row of a tile");
 
 #if WORD_DEPTH == 2
 /* Values of a word of keys of which one is not seen: whatever that one holds must not meet its weight, 0. */
-static void keep_half(const lane32 *values, int64_t count, uint32_t mask, lane32 *edge) {
+static void mask_half(const lane32 *values, int64_t count, uint32_t mask, lane32 *edge) {
     for (int64_t i = 0; i < count; ++i)
         edge[i] = mfai_bits_to_f32(mfai_f32_to_bits(values[i]) & mask);
 }
@@ -112,7 +112,7 @@ static void multiply_values(const block_t *block, int first, int rows, mfa_span 
 #if WORD_DEPTH == 2
         if (from % 2 != 0) {
             lane32 edge[PANEL];
-            keep_half(values + (start - 1) * panel_width, panel_width, 0xffff0000u, edge);
+            mask_half(values + (start - 1) * panel_width, panel_width, 0xffff0000u, edge);
             multiply_rescale(rows, full, weights_from(block, first, start - 1), edge, 1, to_panel, factor);
             factor = unchanged;
         }
@@ -123,7 +123,7 @@ static void multiply_values(const block_t *block, int first, int rows, mfa_span 
 #if WORD_DEPTH == 2
         if (end * WORD_DEPTH < to) {
             lane32 edge[PANEL];
-            keep_half(values + end * panel_width, panel_width, 0x0000ffffu, edge);
+            mask_half(values + end * panel_width, panel_width, 0x0000ffffu, edge);
             multiply_rescale(rows, full, weights_from(block, first, end), edge, 1, to_panel, factor);
         }
 #endif
@@ -136,12 +136,12 @@ static void multiply_values(const block_t *block, int first, int rows, mfa_span 
 
 /* As row_weights, of what the products have left in `row`. */
 static float weigh(const mfai_forward_job_t *job, float *row, int64_t begin, int64_t end, int64_t from, int64_t to,
-                   float reference, const float *keep) {
+                   float reference, const float *drop_factors) {
     if (!job->score_pass && fabsf(reference) < LARGE_SCORE)
-        return row_weights(job, false, row, begin, end, from, to, reference, keep);
+        return row_weights(job, false, row, begin, end, from, to, reference, drop_factors);
     if (!job->score_pass)
         scale_row(job, row, begin, end);
-    return row_weights(job, true, row, begin, end, from, to, reference, keep);
+    return row_weights(job, true, row, begin, end, from, to, reference, drop_factors);
 }
 
 static void softmax_and_values(const block_t *block, const seen_t *seen) {
@@ -171,14 +171,16 @@ static void softmax_and_values(const block_t *block, const seen_t *seen) {
         const int64_t start = any.begin / VL * VL, end = any.end;
         for (int r = first; r < first + rows; ++r) {
             float *row = block->scores + r * block->stride;
-            float *keep = NULL;
+            float *drop_factors = NULL;
             if (job->dropout.on) {
                 const int64_t at = block->first_row + r;
-                keep = block->keep;
-                fill_keep(&job->dropout, block->walk->batch, row_head(block->walk, at), row_position(block->walk, at),
-                          block->keys.begin + start, (end - start + VL - 1) / VL * VL, keep + start);
+                drop_factors = block->drop_factors;
+                fill_drop_factors(&job->dropout, block->walk->batch, row_head(block->walk, at),
+                                  row_position(block->walk, at), block->keys.begin + start,
+                                  (end - start + VL - 1) / VL * VL, drop_factors + start);
             }
-            const float sum = weigh(job, row, seen->row[r].begin, seen->row[r].end, start, end, reference[r], keep);
+            const float sum =
+                weigh(job, row, seen->row[r].begin, seen->row[r].end, start, end, reference[r], drop_factors);
             block->row_sum[r] = block->row_sum[r] * correction[r] + sum;
         }
         multiply_values(block, first, rows, any, correction + first);
@@ -288,7 +290,7 @@ static void forward_task(void *argument, int64_t task, int slot) {
                 .row_sum = row_sum + r,
                 .scores = scratch + job->at.scores,
                 .bias = scratch + job->at.bias,
-                .keep = scratch + job->at.keep,
+                .drop_factors = scratch + job->at.drop_factors,
                 .stride = shape->block_keys,
             };
             attend(&block, &packed);

@@ -14,7 +14,7 @@ typedef struct {
     float reference, reference_rest; /* logsumexp: as it is if scores need finishing, else log2(e) times it, as a sum */
     float delta, taint;              /* taint: 0, or NaN if dout holds what is not finite */
     float *scores, *dscores;
-    const float *bias, *keep; /* NULL: none */
+    const float *bias, *drop_factors; /* NULL: none */
 } gradient_row_t;
 
 /* `masked` if lanes of the vector at j may lie outside the row's keys. */
@@ -50,10 +50,10 @@ INLINE void gradient_step(const mfai_backward_job_t *job, const bool finish_scor
     const vf plain = vf_exp2(score);
     vf slope = vf_load(row->dscores + j);
     *weight = vf_add(plain, vf_set1(row->taint));
-    if (row->keep) {
-        const vf keep = vf_load(row->keep + j);
-        *weight = vf_mul(*weight, keep);
-        slope = vf_mul(slope, keep);
+    if (row->drop_factors) {
+        const vf drop_factors = vf_load(row->drop_factors + j);
+        *weight = vf_mul(*weight, drop_factors);
+        slope = vf_mul(slope, drop_factors);
     }
     *gradient = vf_mul(vf_mul(plain, chain), vf_sub(slope, vf_set1(row->delta)));
     /* Whatever a hidden pair holds, and whatever meets a weight of 0. */

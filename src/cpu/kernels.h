@@ -35,7 +35,7 @@ typedef struct mfai_forward_shape {
 
 /* Offsets in floats into a thread's scratch memory. */
 typedef struct mfai_forward_scratch {
-    int64_t query, out, row_max, row_sum, keys, values, scores, bias, keep, rows, copy, zeros,
+    int64_t query, out, row_max, row_sum, keys, values, scores, bias, drop_factors, rows, copy, zeros,
         size; /* zeros come last */
 } mfai_forward_scratch_t;
 
@@ -72,7 +72,8 @@ typedef struct mfai_backward_shape {
    left side, columns or panels (pack_keys, pack_values) for the right. */
 typedef struct mfai_backward_scratch {
     int64_t query_rows, query_panels, dout_rows, dout_panels, key_columns, key_panels, value_columns;
-    int64_t dkey, dvalue, scores, dscores, dscore_rows, sums, bias, keep, rows, copy, zeros, size; /* zeros come last */
+    int64_t dkey, dvalue, scores, dscores, dscore_rows, sums, bias, drop_factors, rows, copy, zeros,
+        size; /* zeros come last */
 } mfai_backward_scratch_t;
 
 typedef struct mfai_backward_job {

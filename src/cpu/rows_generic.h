@@ -122,9 +122,9 @@ static void scale_row(const mfai_forward_job_t *job, float *row, int64_t begin, 
 }
 
 /* Replaces scores by weights, zero from `from` to `begin` and from `end` to `to`; returns their sum, which ignores dropout:
-   `keep`, unless NULL, has its factors. `reference` is the row's maximum. */
+   `drop_factors`, unless NULL, has its factors. `reference` is the row's maximum. */
 INLINE float row_weights(const mfai_forward_job_t *job, const bool score_pass, float *row, int64_t begin, int64_t end,
-                         int64_t from, int64_t to, float reference, const float *keep) {
+                         int64_t from, int64_t to, float reference, const float *drop_factors) {
     const vf factor = vf_set1(score_pass ? job->max_to_log2 : job->score_factor);
     const vf largest = vf_set1(score_pass ? reference : -reference);
     const int64_t first = begin < end ? begin / VL * VL : from, last = begin < end ? (end - 1) / VL * VL + VL : from;
@@ -135,7 +135,7 @@ INLINE float row_weights(const mfai_forward_job_t *job, const bool score_pass, f
         const vf score = vf_load(row + j);
         const vf weight = vf_exp2(score_pass ? vf_mul(vf_sub(score, largest), factor) : vf_fma(score, factor, largest));
         sum = vf_add(sum, weight);
-        STORE_WEIGHTS(row, j, keep ? vf_mul(weight, vf_load(keep + j)) : weight);
+        STORE_WEIGHTS(row, j, drop_factors ? vf_mul(weight, vf_load(drop_factors + j)) : weight);
     }
     for (int64_t j = last; j < to; j += VL)
         STORE_WEIGHTS(row, j, vf_zero());
