@@ -60,27 +60,26 @@ static mfai_backward_scratch_t lay_out(const mfai_backward_job_t *job, const mfa
     const int64_t widest = mfai_max(mfai_round_up(p->head_dim, tile->panel), mfai_round_up(p->value_dim, tile->panel));
     const bool contiguous = mfai_rows_are_contiguous(&p->query) && mfai_rows_are_contiguous(&p->key) &&
                             mfai_rows_are_contiguous(&p->value) && mfai_rows_are_contiguous(&p->dout);
-    const int64_t scores = mfai_lines(rows * s->stride);
+    const int64_t scores = rows * s->stride;
     mfai_backward_scratch_t at = {0};
-    at.query_rows = 0;
-    at.query_panels = at.query_rows + mfai_lines(rows * s->query_words);
-    at.dout_rows = at.query_panels + products * mfai_lines(rows * s->query_width);
-    at.dout_panels = at.dout_rows + mfai_lines(rows * s->value_words);
-    at.key_columns = at.dout_panels + products * mfai_lines(rows * s->value_width);
-    at.key_panels = at.key_columns + mfai_lines(keys * s->query_words);
-    at.value_columns = at.key_panels + products * mfai_lines(keys * s->query_width);
-    at.dkey = at.value_columns + mfai_lines(keys * s->value_words);
-    at.dvalue = at.dkey + products * mfai_lines(keys * s->query_width);
-    at.scores = at.dvalue + products * mfai_lines(keys * s->value_width);
-    at.dscores = at.scores + scores;
-    at.dscore_rows = at.dscores + scores;
-    at.sums = at.dscore_rows + (tile->word_depth > 1 ? scores : 0);
-    at.bias = at.sums + (job->bias_pass ? scores : 0);
-    at.drop_factors = at.bias + (job->has_bias ? scores : 0);
-    at.rows = at.drop_factors + (job->dropout.on ? mfai_lines(tile->word_depth * s->stride) : 0);
-    at.copy = at.rows + mfai_row_table();
-    at.zeros = at.copy + (contiguous ? 0 : mfai_lines(mfai_max(rows, keys) * widest));
-    at.size = at.zeros + mfai_lines(widest);
+    at.query_rows = mfai_take(&at.size, rows * s->query_words);
+    at.query_panels = mfai_take(&at.size, products * rows * s->query_width);
+    at.dout_rows = mfai_take(&at.size, rows * s->value_words);
+    at.dout_panels = mfai_take(&at.size, products * rows * s->value_width);
+    at.key_columns = mfai_take(&at.size, keys * s->query_words);
+    at.key_panels = mfai_take(&at.size, products * keys * s->query_width);
+    at.value_columns = mfai_take(&at.size, keys * s->value_words);
+    at.dkey = mfai_take(&at.size, products * keys * s->query_width);
+    at.dvalue = mfai_take(&at.size, products * keys * s->value_width);
+    at.scores = mfai_take(&at.size, scores);
+    at.dscores = mfai_take(&at.size, scores);
+    at.dscore_rows = mfai_take(&at.size, tile->word_depth > 1 ? scores : 0);
+    at.sums = mfai_take(&at.size, job->bias_pass ? scores : 0);
+    at.bias = mfai_take(&at.size, job->has_bias ? scores : 0);
+    at.drop_factors = mfai_take(&at.size, job->dropout.on ? tile->word_depth * s->stride : 0);
+    at.rows = mfai_take(&at.size, MFAI_ROW_TABLE_FLOATS);
+    at.copy = mfai_take(&at.size, contiguous ? 0 : mfai_max(rows, keys) * widest);
+    at.zeros = mfai_take(&at.size, widest);
     at.size = mfai_max(at.size, mfai_lines(4 * p->value_dim)); /* into which backward_prepare copies rows */
     return at;
 }
@@ -116,7 +115,7 @@ static mfa_status_t plan_pass(const mfai_cpu_device_t *device, const mfai_kernel
     job->factor_rest = (float)(factor - job->factor);
     job->finish_scores = job->has_bias || p->softcap > 0 || !isfinite(job->factor);
     job->dropout = mfai_dropout(p);
-    job->at = lay_out(job, &kernels->tile);
+    job->scratch = lay_out(job, &kernels->tile);
 
     const int64_t rows = row_count(p);
     if (rows > most_floats / 4 / job->shape.query_width)
@@ -131,7 +130,7 @@ static mfa_status_t plan_pass(const mfai_cpu_device_t *device, const mfai_kernel
     if (sums && job->shape.key_blocks > 0)
         job->heads =
             mfai_clamp(mfai_ceil_div((int64_t)WANTED_TASKS * pass->slots, job->shape.key_blocks), 1, job->heads);
-    pass->delta = pass->slots * job->at.size;
+    pass->delta = pass->slots * job->scratch.size;
     pass->taint = pass->delta + mfai_lines(rows);
     pass->reference = pass->taint + mfai_lines(rows);
     pass->dquery = pass->reference + mfai_lines(rows);
@@ -182,7 +181,7 @@ static void run_pass(pass_t *pass, float *workspace) {
     mfai_backward_job_t *job = &pass->job;
     const mfai_problem_t *p = job->problem;
     const mfai_kernels_t *kernels = pass->kernels;
-    job->scratch = (char *)workspace;
+    job->memory = (char *)workspace;
     job->delta = workspace + pass->delta;
     job->taint = workspace + pass->taint;
     job->reference = workspace + pass->reference;

@@ -10,7 +10,7 @@ static mfa_span bias_tiles(bool summed, int64_t owned, int64_t tiles) {
 
 static void add_tile(const backward_tile_t *t, bool sum_rows, bool sum_keys, float *sums) {
     const int64_t stride = t->job->shape.stride;
-    const float *gradients = t->scratch + t->job->at.dscores;
+    const float *gradients = t->scratch + t->job->scratch.dscores;
     for (int64_t r = 0; r < t->rows; ++r) {
         const float *row = gradients + r * stride;
         float *to = sums + (sum_rows ? 0 : r * stride);
@@ -31,10 +31,10 @@ static void backward_bias(void *argument, int64_t task, int slot) {
     const mfai_problem_t *p = job->problem;
     const mfai_backward_shape_t *shape = &job->shape;
     const mfai_view_t *dbias = &job->problem->dbias;
-    backward_tile_t t = {.job = job, .scratch = (float *)job->scratch + slot * job->at.size};
-    float *sums = t.scratch + job->at.sums;
+    backward_tile_t t = {.job = job, .scratch = (float *)job->memory + slot * job->scratch.size};
+    float *sums = t.scratch + job->scratch.sums;
     memset(sums, 0, (size_t)(shape->block_rows * shape->stride) * sizeof *sums);
-    memset(t.scratch + job->at.zeros, 0, (size_t)(job->at.size - job->at.zeros) * sizeof(float));
+    memset(t.scratch + job->scratch.zeros, 0, (size_t)(job->scratch.size - job->scratch.zeros) * sizeof(float));
 
     const bool sum_rows = dbias->shape[2] == 1, sum_keys = dbias->shape[3] == 1;
     const int64_t own_keys = sum_keys ? 1 : shape->key_blocks, own_rows = sum_rows ? 1 : shape->row_blocks;

@@ -35,7 +35,7 @@ static mfa_span keys_of_tile(const backward_tile_t *t) { return mfa_span_of(t->f
 
 static mfai_rows_t find_block(const backward_tile_t *t, const mfai_view_t *view, int64_t head, int64_t first,
                               int64_t count) {
-    const mfai_backward_scratch_t *at = &t->job->at;
+    const mfai_backward_scratch_t *at = &t->job->scratch;
     const mfai_rows_room_t room = {.table = (const char **)(void *)(t->scratch + at->rows),
                                    .copy = (char *)(t->scratch + at->copy),
                                    .zeros = (const char *)(t->scratch + at->zeros)};
@@ -60,24 +60,24 @@ static void pack_key_block(backward_tile_t *t) {
     if (t->packed)
         return;
     const mfai_rows_t keys = find_block(t, &job->problem->key, t->kv_head, t->first_key, t->keys);
-    pack_keys(&keys, job->shape.query_words, t->scratch + job->at.key_columns);
+    pack_keys(&keys, job->shape.query_words, t->scratch + job->scratch.key_columns);
     if (!job->bias_pass)
-        pack_finite_values(&keys, t->scratch + job->at.key_panels);
+        pack_finite_values(&keys, t->scratch + job->scratch.key_panels);
     const mfai_rows_t values = find_block(t, &job->problem->value, t->kv_head, t->first_key, t->keys);
-    pack_keys(&values, job->shape.value_words, t->scratch + job->at.value_columns);
+    pack_keys(&values, job->shape.value_words, t->scratch + job->scratch.value_columns);
     t->packed = true;
 }
 
 static void pack_row_block(const backward_tile_t *t) {
     const mfai_backward_job_t *job = t->job;
     const mfai_rows_t queries = find_block(t, &job->problem->query, t->head, t->first_row, t->rows);
-    pack_rows(&queries, job->shape.query_words, t->scratch + job->at.query_rows);
+    pack_rows(&queries, job->shape.query_words, t->scratch + job->scratch.query_rows);
     if (!job->bias_pass)
-        pack_finite_values(&queries, t->scratch + job->at.query_panels);
+        pack_finite_values(&queries, t->scratch + job->scratch.query_panels);
     const mfai_rows_t douts = find_block(t, &job->problem->dout, t->head, t->first_row, t->rows);
-    pack_rows(&douts, job->shape.value_words, t->scratch + job->at.dout_rows);
+    pack_rows(&douts, job->shape.value_words, t->scratch + job->scratch.dout_rows);
     if (!job->bias_pass)
-        pack_finite_values(&douts, t->scratch + job->at.dout_panels);
+        pack_finite_values(&douts, t->scratch + job->scratch.dout_panels);
 }
 
 /* Words of rows that see some of the keys. */
@@ -149,21 +149,21 @@ static void finish_rows(const backward_tile_t *t, int64_t row) {
             .seen = t->seen[at],
             .delta = job->delta[first + at],
             .taint = job->taint[first + at],
-            .scores = t->scratch + job->at.scores + at * stride,
-            .dscores = t->scratch + job->at.dscores + at * stride,
-            .bias = t->biased ? t->scratch + job->at.bias + at * stride : NULL,
+            .scores = t->scratch + job->scratch.scores + at * stride,
+            .dscores = t->scratch + job->scratch.dscores + at * stride,
+            .bias = t->biased ? t->scratch + job->scratch.bias + at * stride : NULL,
         };
         set_reference(job, job->reference[first + at], &rows[count]);
     }
     if (job->dropout.on && !mfa_span_is_empty(keys))
         for (int i = 0; i < count; ++i) {
             const int64_t begin = keys.begin / VL * VL, end = (keys.end + VL - 1) / VL * VL;
-            float *drop_factors = t->scratch + job->at.drop_factors + i * stride;
+            float *drop_factors = t->scratch + job->scratch.drop_factors + i * stride;
             fill_drop_factors(&job->dropout, t->b, t->head, t->first_row + row + i, t->first_key + begin, end - begin,
                               drop_factors + begin);
             rows[i].drop_factors = drop_factors;
         }
-    lane32 *along = t->scratch + job->at.dscore_rows + row * stride;
+    lane32 *along = t->scratch + job->scratch.dscore_rows + row * stride;
     if (job->finish_scores)
         gradient_rows(job, true, rows, count, keys, width, along, stride);
     else
@@ -177,7 +177,8 @@ static bool find_visible(backward_tile_t *t) {
     seen_t seen = find_seen(&t->walk, rows, keys_of_tile(t), t->seen);
     unsigned bias = 0;
     if (job->has_bias && !mfa_span_is_empty(seen.any))
-        bias = fill_bias(&t->walk, rows, t->first_key, &seen, (sums_t){t->scratch + job->at.bias, job->shape.stride});
+        bias =
+            fill_bias(&t->walk, rows, t->first_key, &seen, (sums_t){t->scratch + job->scratch.bias, job->shape.stride});
     t->biased = bias & BIAS_ANY_NONZERO;
     t->whole = true;
     for (int64_t r = 0; r < t->rows; ++r)
@@ -196,10 +197,10 @@ static bool fill_tile(backward_tile_t *t) {
         return false;
     pack_key_block(t);
     pack_row_block(t);
-    multiply_columns(t, job->at.query_rows, job->shape.query_words, job->at.key_columns, words_of(p->head_dim),
-                     job->at.scores);
-    multiply_columns(t, job->at.dout_rows, job->shape.value_words, job->at.value_columns, words_of(p->value_dim),
-                     job->at.dscores);
+    multiply_columns(t, job->scratch.query_rows, job->shape.query_words, job->scratch.key_columns,
+                     words_of(p->head_dim), job->scratch.scores);
+    multiply_columns(t, job->scratch.dout_rows, job->shape.value_words, job->scratch.value_columns,
+                     words_of(p->value_dim), job->scratch.dscores);
     for (int64_t row = 0; row < t->rows; row += WORD_DEPTH)
         finish_rows(t, row);
     return true;
@@ -241,12 +242,12 @@ static float *dquery_sums(const mfai_backward_job_t *job, int64_t b, int64_t hea
 static void add_to_queries(const backward_tile_t *t) {
     const mfai_backward_job_t *job = t->job;
     const int64_t stride = job->shape.stride, capacity = words_of(t->keys), columns = job->problem->head_dim;
-    const lane32 *gradients = t->scratch + (WORD_DEPTH == 1 ? job->at.dscores : job->at.dscore_rows);
+    const lane32 *gradients = t->scratch + (WORD_DEPTH == 1 ? job->scratch.dscores : job->scratch.dscore_rows);
     int64_t step;
     float *sums = dquery_sums(job, t->b, t->head, t->first_row, &step);
     for (int64_t panel = 0; panel * PANEL < columns; ++panel) {
         const bool full = panel_is_full(panel, columns);
-        const lane32 *right = t->scratch + job->at.key_panels + panel * PANEL * capacity;
+        const lane32 *right = t->scratch + job->scratch.key_panels + panel * PANEL * capacity;
         for (int64_t row = 0; row < t->rows; row += ROW_TILE) {
             const int64_t end = t->words[row / ROW_TILE].end;
             for (int64_t k = t->words[row / ROW_TILE].begin; k < end; k += PART_WORDS)
@@ -268,10 +269,11 @@ static void backward_rows(backward_tile_t *t, int64_t row_block, int64_t key_blo
     const mfai_backward_shape_t *shape = &job->shape;
     const bool any = fill_tile(t);
     if (any && p->dvalue.present)
-        add_to_keys(t, job->at.scores, job->at.dout_panels, job->problem->value_dim, job->at.dvalue,
+        add_to_keys(t, job->scratch.scores, job->scratch.dout_panels, job->problem->value_dim, job->scratch.dvalue,
                     shape->value_width);
     if (any && p->dkey.present)
-        add_to_keys(t, job->at.dscores, job->at.query_panels, job->problem->head_dim, job->at.dkey, shape->query_width);
+        add_to_keys(t, job->scratch.dscores, job->scratch.query_panels, job->problem->head_dim, job->scratch.dkey,
+                    shape->query_width);
     if (p->dquery.present) {
         uint32_t *turn = &job->turns[(t->b * job->problem->heads + t->head) * shape->row_blocks + row_block];
         wait_for_turn(turn, (uint32_t)(mfai_walk_before(&t->walk, rows_of_tile(t), key_block, shape->block_keys) + 1));
@@ -296,16 +298,16 @@ static void backward_task(void *argument, int64_t task, int slot) {
     const int64_t key_block = task / job->heads, bh = job->first_head + task % job->heads;
     backward_tile_t t = {
         .job = job,
-        .scratch = (float *)job->scratch + slot * job->at.size,
+        .scratch = (float *)job->memory + slot * job->scratch.size,
         .b = bh / p->kv_heads,
         .kv_head = bh % p->kv_heads,
         .first_key = key_block * shape->block_keys,
     };
     t.keys = p->key_count - t.first_key < shape->block_keys ? p->key_count - t.first_key : shape->block_keys;
-    float *dkey = t.scratch + job->at.dkey, *dvalue = t.scratch + job->at.dvalue;
+    float *dkey = t.scratch + job->scratch.dkey, *dvalue = t.scratch + job->scratch.dvalue;
     memset(dkey, 0, (size_t)(t.keys * shape->query_width) * sizeof *dkey);
     memset(dvalue, 0, (size_t)(t.keys * shape->value_width) * sizeof *dvalue);
-    memset(t.scratch + job->at.zeros, 0, (size_t)(job->at.size - job->at.zeros) * sizeof(float));
+    memset(t.scratch + job->scratch.zeros, 0, (size_t)(job->scratch.size - job->scratch.zeros) * sizeof(float));
     for (t.head = t.kv_head * p->group; t.head < (t.kv_head + 1) * p->group; ++t.head) {
         t.walk = mfai_walk_of(p, t.b, mfa_span_of(t.head, t.head + 1));
         for (int64_t i = 0; i < shape->row_blocks; ++i) {
@@ -366,7 +368,7 @@ static float times_zero(const float *a, int64_t count) {
 static void backward_prepare(void *argument, int64_t task, int slot) {
     const mfai_backward_job_t *job = argument;
     const mfai_problem_t *p = job->problem;
-    float *first_copy = (float *)job->scratch + slot * job->at.size, *second_copy = first_copy + 2 * p->value_dim;
+    float *first_copy = (float *)job->memory + slot * job->scratch.size, *second_copy = first_copy + 2 * p->value_dim;
     const int64_t blocks = (p->query_count + MFAI_PREPARE_ROWS - 1) / MFAI_PREPARE_ROWS, bh = task / blocks;
     const int64_t b = bh / p->heads, head = bh % p->heads;
     for (int64_t row = task % blocks * MFAI_PREPARE_ROWS;

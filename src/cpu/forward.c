@@ -65,24 +65,23 @@ static mfai_forward_shape_t find_shape(const mfai_problem_t *p, const mfai_tile_
 
 static mfai_forward_scratch_t lay_out(const mfai_problem_t *p, const mfai_forward_shape_t *s, const mfai_tile_t *tile,
                                       bool has_bias) {
-    const int64_t scores = mfai_lines(tile->sub_rows * s->block_keys);
+    const int64_t scores = tile->sub_rows * s->block_keys;
     const int64_t widest = s->query_words > s->value_width ? s->query_words : s->value_width;
     const bool contiguous =
         mfai_rows_are_contiguous(&p->query) && mfai_rows_are_contiguous(&p->key) && mfai_rows_are_contiguous(&p->value);
     mfai_forward_scratch_t at = {0};
-    at.query = 0;
-    at.out = at.query + mfai_lines(s->chunk_rows * s->query_words);
-    at.row_max = at.out + mfai_lines(s->chunk_rows * s->value_width);
-    at.row_sum = at.row_max + mfai_lines(s->chunk_rows);
-    at.keys = at.row_sum + mfai_lines(s->chunk_rows);
-    at.values = at.keys + mfai_lines(s->block_keys * s->query_words);
-    at.scores = at.values + mfai_lines(mfai_ceil_div(s->block_keys, tile->word_depth) * s->value_width);
-    at.bias = at.scores + scores;
-    at.drop_factors = at.bias + (has_bias ? scores : 0);
-    at.rows = at.drop_factors + (p->dropout_p > 0 ? mfai_lines(s->block_keys) : 0);
-    at.copy = at.rows + mfai_row_table();
-    at.zeros = at.copy + (contiguous ? 0 : mfai_lines(s->block_keys * widest));
-    at.size = at.zeros + mfai_lines(widest);
+    at.query = mfai_take(&at.size, s->chunk_rows * s->query_words);
+    at.out = mfai_take(&at.size, s->chunk_rows * s->value_width);
+    at.row_max = mfai_take(&at.size, s->chunk_rows);
+    at.row_sum = mfai_take(&at.size, s->chunk_rows);
+    at.keys = mfai_take(&at.size, s->block_keys * s->query_words);
+    at.values = mfai_take(&at.size, mfai_ceil_div(s->block_keys, tile->word_depth) * s->value_width);
+    at.scores = mfai_take(&at.size, scores);
+    at.bias = mfai_take(&at.size, has_bias ? scores : 0);
+    at.drop_factors = mfai_take(&at.size, p->dropout_p > 0 ? s->block_keys : 0);
+    at.rows = mfai_take(&at.size, MFAI_ROW_TABLE_FLOATS);
+    at.copy = mfai_take(&at.size, contiguous ? 0 : s->block_keys * widest);
+    at.zeros = mfai_take(&at.size, widest);
     return at;
 }
 
@@ -91,9 +90,9 @@ typedef struct {
     mfai_forward_job_t job;
     int slots;
     int64_t partial_floats, workspace_floats;
-} forward_plan;
+} forward_plan_t;
 
-static mfa_status_t make_plan(const mfai_cpu_device_t *device, const mfai_problem_t *p, forward_plan *plan) {
+static mfa_status_t make_plan(const mfai_cpu_device_t *device, const mfai_problem_t *p, forward_plan_t *plan) {
     MFA_TRY(mfai_check_head_dims(p));
     plan->kernel = choose_kernel(device->isa, p);
     mfai_forward_job_t *job = &plan->job;
@@ -107,17 +106,17 @@ static mfa_status_t make_plan(const mfai_cpu_device_t *device, const mfai_proble
     job->max_to_log2 = job->score_pass ? LOG2_E : 1;
     job->max_to_natural = job->score_pass ? 1 : LN_2;
     job->dropout = mfai_dropout(p);
-    job->at = lay_out(p, &job->shape, &plan->kernel->tile, job->has_bias);
+    job->scratch = lay_out(p, &job->shape, &plan->kernel->tile, job->has_bias);
 
     plan->slots = (int)mfai_clamp(job->shape.tasks, 1, device->num_threads);
     const int64_t rows = p->batch * p->kv_heads * job->shape.rows;
     plan->partial_floats = job->shape.splits > 1 ? rows * job->shape.splits * (job->shape.value_width + 2) : 0;
-    plan->workspace_floats = plan->slots * job->at.size + plan->partial_floats;
+    plan->workspace_floats = plan->slots * job->scratch.size + plan->partial_floats;
     return MFA_SUCCESS;
 }
 
 mfa_status_t mfai_cpu_forward_plan(const mfai_cpu_device_t *device, const mfai_problem_t *problem, mfa_plan_t *out) {
-    forward_plan plan;
+    forward_plan_t plan;
     MFA_TRY(make_plan(device, problem, &plan));
     out->tile_queries = plan.kernel->tile.sub_rows;
     out->tile_keys = (int32_t)plan.job.shape.block_keys;
@@ -130,7 +129,7 @@ mfa_status_t mfai_cpu_forward_plan(const mfai_cpu_device_t *device, const mfai_p
 }
 
 mfa_status_t mfai_cpu_forward(mfai_cpu_device_t *device, const mfai_problem_t *problem) {
-    forward_plan plan;
+    forward_plan_t plan;
     MFA_TRY(make_plan(device, problem, &plan));
     const mfai_forward_shape_t *shape = &plan.job.shape;
     if (shape->tasks > 0) {
@@ -140,8 +139,8 @@ mfa_status_t mfai_cpu_forward(mfai_cpu_device_t *device, const mfai_problem_t *p
         if (workspace == NULL)
             return mfai_fail(MFA_ERROR_MEMORY_ALLOCATION, "no memory for a workspace of %" PRId64 " bytes",
                              plan.workspace_floats * (int64_t)sizeof(float));
-        plan.job.scratch = mfai_workspace_memory(workspace);
-        plan.job.partial = (float *)plan.job.scratch + plan.slots * plan.job.at.size;
+        plan.job.memory = mfai_workspace_memory(workspace);
+        plan.job.partial = (float *)plan.job.memory + plan.slots * plan.job.scratch.size;
         mfai_parallel_for(plan.slots, shape->tasks, plan.kernel->forward, &plan.job);
         if (shape->splits > 1)
             mfai_parallel_for(plan.slots,

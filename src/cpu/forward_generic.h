@@ -242,7 +242,7 @@ static void forward_task(void *argument, int64_t task, int slot) {
     const mfai_forward_job_t *job = argument;
     const mfai_problem_t *p = job->problem;
     const mfai_forward_shape_t *shape = &job->shape;
-    float *scratch = (float *)job->scratch + slot * job->at.size;
+    float *scratch = (float *)job->memory + slot * job->scratch.size;
 
     /* Tasks of one head follow each other, so that its keys stay in cache, and the costliest causal rows, the last, come first. */
     const int64_t split = task % shape->splits, bh = task / shape->splits / shape->chunks;
@@ -257,16 +257,17 @@ static void forward_task(void *argument, int64_t task, int slot) {
     mfa_span left = mfa_span_of(split * shape->split_keys, (split + 1) * shape->split_keys);
     mfa_span keys = mfai_walk_next(&walk, positions, left, shape->block_keys);
 
-    float *out = scratch + job->at.out, *row_max = scratch + job->at.row_max, *row_sum = scratch + job->at.row_sum;
+    float *out = scratch + job->scratch.out, *row_max = scratch + job->scratch.row_max,
+          *row_sum = scratch + job->scratch.row_sum;
     memset(out, 0, (size_t)(rows * width) * sizeof *out);
     memset(row_sum, 0, (size_t)rows * sizeof *row_sum);
     for (int64_t r = 0; r < rows; ++r)
         row_max[r] = -INFINITY;
-    lane32 *query = scratch + job->at.query;
-    memset(scratch + job->at.zeros, 0, (size_t)(job->at.size - job->at.zeros) * sizeof(float));
-    const mfai_rows_room_t room = {.table = (const char **)(void *)(scratch + job->at.rows),
-                                   .copy = (char *)(scratch + job->at.copy),
-                                   .zeros = (const char *)(scratch + job->at.zeros)};
+    lane32 *query = scratch + job->scratch.query;
+    memset(scratch + job->scratch.zeros, 0, (size_t)(job->scratch.size - job->scratch.zeros) * sizeof(float));
+    const mfai_rows_room_t room = {.table = (const char **)(void *)(scratch + job->scratch.rows),
+                                   .copy = (char *)(scratch + job->scratch.copy),
+                                   .zeros = (const char *)(scratch + job->scratch.zeros)};
     if (!mfa_span_is_empty(keys))
         pack_queries(job, &walk, mfa_span_of(first_row, first_row + rows), room.copy, query);
 
@@ -282,15 +283,15 @@ static void forward_task(void *argument, int64_t task, int slot) {
                 .first_row = first_row + r,
                 .rows = (int)(rows - r < SUB_ROWS ? rows - r : SUB_ROWS),
                 .query = query + r * words,
-                .key_panels = scratch + job->at.keys,
-                .value_panels = scratch + job->at.values,
+                .key_panels = scratch + job->scratch.keys,
+                .value_panels = scratch + job->scratch.values,
                 .room = room,
                 .out = out + r * width,
                 .row_max = row_max + r,
                 .row_sum = row_sum + r,
-                .scores = scratch + job->at.scores,
-                .bias = scratch + job->at.bias,
-                .drop_factors = scratch + job->at.drop_factors,
+                .scores = scratch + job->scratch.scores,
+                .bias = scratch + job->scratch.bias,
+                .drop_factors = scratch + job->scratch.drop_factors,
                 .stride = shape->block_keys,
             };
             attend(&block, &packed);
@@ -317,7 +318,7 @@ static void forward_combine(void *argument, int64_t task, int slot) {
     const mfai_problem_t *p = job->problem;
     const mfai_forward_shape_t *shape = &job->shape;
     const int64_t width = shape->value_width, total = p->batch * p->kv_heads * shape->rows;
-    float *sums = (float *)job->scratch + slot * job->at.size + job->at.out;
+    float *sums = (float *)job->memory + slot * job->scratch.size + job->scratch.out;
     for (int64_t at = task * MFAI_COMBINE_ROWS; at < total && at < (task + 1) * MFAI_COMBINE_ROWS; ++at) {
         const float *partial = job->partial + at * shape->splits * (width + 2);
         float row_max = -INFINITY, row_sum = 0;

@@ -42,7 +42,7 @@ typedef struct mfai_forward_scratch {
 typedef struct mfai_forward_job {
     const mfai_problem_t *problem;
     mfai_forward_shape_t shape;
-    mfai_forward_scratch_t at;
+    mfai_forward_scratch_t scratch;
     /* Running maxima are kept in units in which weights are cheap. Plain scores: products times score_factor, in units of log2.
        With a score pass, which finishes scores one by one (scale, softcap, biases, masks): natural units, since scores near the
        largest floats, as masks of finfo.min make, would overflow in others. */
@@ -53,7 +53,7 @@ typedef struct mfai_forward_job {
     bool direct;       /* few rows: keys and values are read where they lie, not packed */
     bool negate_query; /* a negative scale moved into the queries, so that score_factor is positive */
     mfai_dropout_t dropout;
-    char *scratch;  /* at.size floats for each slot */
+    char *memory;   /* scratch.size floats for each slot */
     float *partial; /* with splits > 1: for each row and split value_width sums, then row_max, row_sum */
 } mfai_forward_job_t;
 
@@ -79,7 +79,7 @@ typedef struct mfai_backward_scratch {
 typedef struct mfai_backward_job {
     const mfai_problem_t *problem;
     mfai_backward_shape_t shape;
-    mfai_backward_scratch_t at;
+    mfai_backward_scratch_t scratch;
     float factor, factor_rest; /* from a product to log2 of its weight, but for logsumexp: the sum of both */
     bool finish_scores;        /* scores need more than a factor: softcap, biases, a factor that is not finite */
     bool has_bias;             /* mask, additive mask or ALiBi */
@@ -87,7 +87,7 @@ typedef struct mfai_backward_job {
     mfai_dropout_t dropout;
     /* Key/value heads, counted over all batches, whose dquery is summed at the same time: first_head on, `heads` of them. */
     int64_t first_head, heads;
-    char *scratch;    /* at.size floats for each slot */
+    char *memory;     /* scratch.size floats for each slot */
     float *delta;     /* for each batch, head and row: dout . out */
     float *taint;     /* likewise: 0, or NaN if dout holds what is not finite */
     float *reference; /* likewise: logsumexp, or +inf where no key is seen */

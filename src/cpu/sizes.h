@@ -17,10 +17,15 @@ static inline int64_t mfai_clamp(int64_t n, int64_t least, int64_t most) {
 /* Floats that hold `count` elements, in whole cache lines. */
 static inline int64_t mfai_lines(int64_t count) { return mfai_round_up(count, 16); }
 
-/* Floats that hold a table of rows. */
-static inline int64_t mfai_row_table(void) {
-    return mfai_lines(MFAI_ROWS_TABLE * (int64_t)(sizeof(char *) / sizeof(float)));
+/* Makes room for `count` floats in scratch memory of `*size`, and returns where. */
+static inline int64_t mfai_take(int64_t *size, int64_t count) {
+    const int64_t taken = *size;
+    *size += mfai_lines(count);
+    return taken;
 }
+
+/* Floats that hold a table of rows. */
+enum { MFAI_ROW_TABLE_FLOATS = (int)MFAI_ROWS_TABLE * (int)(sizeof(char *) / sizeof(float)) };
 
 enum { MFAI_MOST_HEAD_DIM = 1 << 20 };
 
