@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "attn/rows.h"
+#include "core/limits.h"
 #include "cpu/dropout.h"
 #include "cpu/generic_begin.h"
 #include "cpu/sizes.h"
@@ -148,7 +149,7 @@ typedef struct {
 
 /* Masks are seldom small, so dbias is computed in float32 whatever the inputs are. */
 static mfa_status_t make_plan(const mfai_cpu_device_t *device, const mfai_problem_t *p, backward_plan_t *plan) {
-    MFA_TRY(mfai_check_head_dims(p));
+    MFA_TRY(mfai_check_head_dims("CPU", p));
     const mfai_cpu_isa_t *isa = device->isa;
     const bool pairs = isa->bfloat16 != NULL && p->query.format == MFAI_FORMAT_BF16 &&
                        p->dout.format == MFAI_FORMAT_BF16 && !(p->features & MFAI_EXACT_WEIGHTS);

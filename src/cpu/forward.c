@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "attn/rows.h"
+#include "core/limits.h"
 #include "cpu/dropout.h"
 #include "cpu/generic_begin.h"
 #include "cpu/sizes.h"
@@ -93,7 +94,7 @@ typedef struct {
 } forward_plan_t;
 
 static mfa_status_t make_plan(const mfai_cpu_device_t *device, const mfai_problem_t *p, forward_plan_t *plan) {
-    MFA_TRY(mfai_check_head_dims(p));
+    MFA_TRY(mfai_check_head_dims("CPU", p));
     plan->kernel = choose_kernel(device->isa, p);
     mfai_forward_job_t *job = &plan->job;
     *job = (mfai_forward_job_t){.problem = p};
