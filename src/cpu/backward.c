@@ -1,12 +1,14 @@
 /* Plans a backward call for the CPU: kernel, partition and scratch memory, then runs its tasks. */
 #include "cpu/backward.h"
 
+#include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "attn/rows.h"
 #include "core/limits.h"
+#include "cpu/constants.h"
 #include "cpu/dropout.h"
-#include "cpu/generic_begin.h"
 #include "cpu/sizes.h"
 #include "cpu/threads.h"
 
@@ -111,7 +113,7 @@ static mfa_status_t plan_pass(const mfai_cpu_device_t *device, const mfai_kernel
     *job = (mfai_backward_job_t){.problem = p, .bias_pass = bias_pass};
     job->shape = find_shape(p, &kernels->tile);
     job->has_bias = p->features & MFAI_BIASES;
-    const double factor = p->softmax_scale * LOG2_E_DOUBLE;
+    const double factor = p->softmax_scale * MFA_LOG2_E_DOUBLE;
     job->factor = (float)factor;
     job->factor_rest = (float)(factor - job->factor);
     job->finish_scores = job->has_bias || p->softcap > 0 || !isfinite(job->factor);

@@ -128,7 +128,7 @@ static void multiply_columns(const backward_tile_t *t, int64_t left, int64_t wor
 }
 
 static void set_reference(const mfai_backward_job_t *job, float logsumexp, gradient_row_t *row) {
-    const double exact = job->finish_scores ? logsumexp : logsumexp * LOG2_E_DOUBLE;
+    const double exact = job->finish_scores ? logsumexp : logsumexp * MFA_LOG2_E_DOUBLE;
     row->reference = (float)exact;
     row->reference_rest = isinf(row->reference) ? 0 : (float)(exact - row->reference);
 }

@@ -1,12 +1,14 @@
 /* Plans a forward call for the CPU: kernel, partition and scratch memory, then runs its tasks. */
 #include "cpu/forward.h"
 
+#include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "attn/rows.h"
 #include "core/limits.h"
+#include "cpu/constants.h"
 #include "cpu/dropout.h"
-#include "cpu/generic_begin.h"
 #include "cpu/sizes.h"
 #include "cpu/threads.h"
 
@@ -101,11 +103,12 @@ static mfa_status_t make_plan(const mfai_cpu_device_t *device, const mfai_proble
     job->shape = find_shape(p, &plan->kernel->tile);
     job->has_bias = p->features & MFAI_BIASES;
     job->direct = is_direct(p);
-    job->score_pass = job->has_bias || p->softcap > 0 || p->softmax_scale == 0 || !isfinite(p->softmax_scale * LOG2_E);
+    job->score_pass =
+        job->has_bias || p->softcap > 0 || p->softmax_scale == 0 || !isfinite(p->softmax_scale * MFA_LOG2_E);
     job->negate_query = !job->score_pass && p->softmax_scale < 0;
-    job->score_factor = job->score_pass ? 1 : fabsf(p->softmax_scale) * LOG2_E;
-    job->max_to_log2 = job->score_pass ? LOG2_E : 1;
-    job->max_to_natural = job->score_pass ? 1 : LN_2;
+    job->score_factor = job->score_pass ? 1 : fabsf(p->softmax_scale) * MFA_LOG2_E;
+    job->max_to_log2 = job->score_pass ? MFA_LOG2_E : 1;
+    job->max_to_natural = job->score_pass ? 1 : MFA_LN_2;
     job->dropout = mfai_dropout(p);
     job->scratch = lay_out(p, &job->shape, &plan->kernel->tile, job->has_bias);
 

@@ -46,7 +46,7 @@ INLINE void gradient_step(const mfai_backward_job_t *job, const bool finish_scor
     if (masked)
         score = vf_hide_outside(score, row->seen.begin - j, row->seen.end - j);
     if (finish_scores)
-        score = vf_fused(score, vf_set1(LOG2_E), vf_mul(score, vf_set1(LOG2_E_REST)));
+        score = vf_fused(score, vf_set1(MFA_LOG2_E), vf_mul(score, vf_set1(MFA_LOG2_E_REST)));
     const vf plain = vf_exp2(score);
     vf slope = vf_load(row->dscores + j);
     *weight = vf_add(plain, vf_set1(row->taint));

@@ -73,7 +73,7 @@ INLINE vf vf_tanh(vf x) {
     small = vf_fma(vf_mul(small, square), x, x);
     /* 1 - 2 / (e^(2|x|) + 1); at 10 it is 1 in float32, and beyond nothing may overflow. */
     const vf bounded = vf_select_less(vf_set1(10), magnitude, vf_set1(10), magnitude);
-    const vf power = vf_exp2(vf_mul(bounded, vf_set1(2 * LOG2_E)));
+    const vf power = vf_exp2(vf_mul(bounded, vf_set1(2 * MFA_LOG2_E)));
     const vf large = vf_sub(vf_set1(1), vf_div(vf_set1(2), vf_add(power, vf_set1(1))));
     return vf_select_less(magnitude, vf_set1(0.625f), small, vf_copysign(large, x));
 }
