@@ -27,9 +27,9 @@ static void add_tile(const backward_tile_t *t, bool sum_rows, bool sum_keys, flo
 }
 
 static void backward_bias(void *argument, int64_t task, int slot) {
-    const mfai_backward_job_t *job = argument;
+    const mfai_cpu_backward_job_t *job = argument;
     const mfai_problem_t *p = job->problem;
-    const mfai_backward_shape_t *shape = &job->shape;
+    const mfai_cpu_backward_shape_t *shape = &job->shape;
     const mfai_view_t *dbias = &job->problem->dbias;
     backward_tile_t t = {.job = job, .scratch = (float *)job->memory + slot * job->scratch.size};
     float *sums = t.scratch + job->scratch.sums;

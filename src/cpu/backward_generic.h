@@ -18,16 +18,16 @@
 
 /* A block of keys, packed when the first row that sees it turns up, and the rows that meet it. */
 typedef struct {
-    const mfai_backward_job_t *job;
+    const mfai_cpu_backward_job_t *job;
     float *scratch;
     mfai_walk_t walk; /* of one head */
     int64_t b, kv_head, first_key, keys;
     bool packed;
     int64_t head, first_row, rows;
-    mfa_span seen[MFAI_BACKWARD_ROWS];             /* keys that each row sees, from first_key on */
-    mfa_span words[MFAI_BACKWARD_ROWS / ROW_TILE]; /* of keys that rows of each register tile see */
-    bool whole;                                    /* each row sees them all */
-    bool biased;                                   /* some bias is not zero */
+    mfa_span seen[MFAI_CPU_BACKWARD_ROWS];             /* keys that each row sees, from first_key on */
+    mfa_span words[MFAI_CPU_BACKWARD_ROWS / ROW_TILE]; /* of keys that rows of each register tile see */
+    bool whole;                                        /* each row sees them all */
+    bool biased;                                       /* some bias is not zero */
 } backward_tile_t;
 
 static mfa_span rows_of_tile(const backward_tile_t *t) { return mfa_span_of(t->first_row, t->first_row + t->rows); }
@@ -35,7 +35,7 @@ static mfa_span keys_of_tile(const backward_tile_t *t) { return mfa_span_of(t->f
 
 static mfai_rows_t find_block(const backward_tile_t *t, const mfai_view_t *view, int64_t head, int64_t first,
                               int64_t count) {
-    const mfai_backward_scratch_t *at = &t->job->scratch;
+    const mfai_cpu_backward_scratch_t *at = &t->job->scratch;
     const mfai_rows_room_t room = {.table = (const char **)(void *)(t->scratch + at->rows),
                                    .copy = (char *)(t->scratch + at->copy),
                                    .zeros = (const char *)(t->scratch + at->zeros)};
@@ -56,7 +56,7 @@ static void pack_rows(const mfai_rows_t *rows, int64_t words, lane32 *packed) {
 }
 
 static void pack_key_block(backward_tile_t *t) {
-    const mfai_backward_job_t *job = t->job;
+    const mfai_cpu_backward_job_t *job = t->job;
     if (t->packed)
         return;
     const mfai_rows_t keys = find_block(t, &job->problem->key, t->kv_head, t->first_key, t->keys);
@@ -69,7 +69,7 @@ static void pack_key_block(backward_tile_t *t) {
 }
 
 static void pack_row_block(const backward_tile_t *t) {
-    const mfai_backward_job_t *job = t->job;
+    const mfai_cpu_backward_job_t *job = t->job;
     const mfai_rows_t queries = find_block(t, &job->problem->query, t->head, t->first_row, t->rows);
     pack_rows(&queries, job->shape.query_words, t->scratch + job->scratch.query_rows);
     if (!job->bias_pass)
@@ -127,7 +127,7 @@ static void multiply_columns(const backward_tile_t *t, int64_t left, int64_t wor
     }
 }
 
-static void set_reference(const mfai_backward_job_t *job, float logsumexp, gradient_row_t *row) {
+static void set_reference(const mfai_cpu_backward_job_t *job, float logsumexp, gradient_row_t *row) {
     const double exact = job->finish_scores ? logsumexp : logsumexp * MFA_LOG2_E_DOUBLE;
     row->reference = (float)exact;
     row->reference_rest = isinf(row->reference) ? 0 : (float)(exact - row->reference);
@@ -135,7 +135,7 @@ static void set_reference(const mfai_backward_job_t *job, float logsumexp, gradi
 
 /* The rows from `row` on whose words share memory: raw products become weights and gradients. */
 static void finish_rows(const backward_tile_t *t, int64_t row) {
-    const mfai_backward_job_t *job = t->job;
+    const mfai_cpu_backward_job_t *job = t->job;
     const mfai_problem_t *p = job->problem;
     const int64_t stride = job->shape.stride, width = (t->keys + PANEL - 1) / PANEL * PANEL;
     const int64_t first = (t->b * p->heads + t->head) * p->query_count + t->first_row;
@@ -172,7 +172,7 @@ static void finish_rows(const backward_tile_t *t, int64_t row) {
 
 /* What each row sees of the keys, and the biases. False if no row sees any. */
 static bool find_visible(backward_tile_t *t) {
-    const mfai_backward_job_t *job = t->job;
+    const mfai_cpu_backward_job_t *job = t->job;
     const mfa_span rows = rows_of_tile(t);
     seen_t seen = find_seen(&t->walk, rows, keys_of_tile(t), t->seen);
     unsigned bias = 0;
@@ -191,7 +191,7 @@ static bool find_visible(backward_tile_t *t) {
 
 /* Weights and gradients of the tile; false if no row sees a key. */
 static bool fill_tile(backward_tile_t *t) {
-    const mfai_backward_job_t *job = t->job;
+    const mfai_cpu_backward_job_t *job = t->job;
     const mfai_problem_t *p = job->problem;
     if (!find_visible(t))
         return false;
@@ -210,7 +210,7 @@ static bool fill_tile(backward_tile_t *t) {
 static void add_to_keys(const backward_tile_t *t, int64_t left, int64_t panels, int64_t columns, int64_t sums,
                         int64_t width) {
     const int64_t stride = t->job->shape.stride * WORD_DEPTH, depth = words_of(t->rows);
-    mfa_span words[MFAI_BACKWARD_KEYS / ROW_TILE + 1];
+    mfa_span words[MFAI_CPU_BACKWARD_KEYS / ROW_TILE + 1];
     for (int64_t key = 0; key < t->keys; key += ROW_TILE)
         words[key / ROW_TILE] = words_of_rows(t, mfa_span_of(key, key + tile_rows(key, t->keys)));
     for (int64_t panel = 0; panel * PANEL < columns; ++panel) {
@@ -228,7 +228,7 @@ static void add_to_keys(const backward_tile_t *t, int64_t left, int64_t panels, 
 }
 
 /* Where row `row` of dquery is summed, and the floats from one row to the next. */
-static float *dquery_sums(const mfai_backward_job_t *job, int64_t b, int64_t head, int64_t row, int64_t *step) {
+static float *dquery_sums(const mfai_cpu_backward_job_t *job, int64_t b, int64_t head, int64_t row, int64_t *step) {
     const mfai_problem_t *p = job->problem;
     if (job->dquery != NULL) {
         *step = job->shape.query_width;
@@ -240,7 +240,7 @@ static float *dquery_sums(const mfai_backward_job_t *job, int64_t b, int64_t hea
 }
 
 static void add_to_queries(const backward_tile_t *t) {
-    const mfai_backward_job_t *job = t->job;
+    const mfai_cpu_backward_job_t *job = t->job;
     const int64_t stride = job->shape.stride, capacity = words_of(t->keys), columns = job->problem->head_dim;
     const lane32 *gradients = t->scratch + (WORD_DEPTH == 1 ? job->scratch.dscores : job->scratch.dscore_rows);
     int64_t step;
@@ -264,9 +264,9 @@ static void wait_for_turn(const uint32_t *turn, uint32_t mine) {
 }
 
 static void backward_rows(backward_tile_t *t, int64_t row_block, int64_t key_block) {
-    const mfai_backward_job_t *job = t->job;
+    const mfai_cpu_backward_job_t *job = t->job;
     const mfai_problem_t *p = job->problem;
-    const mfai_backward_shape_t *shape = &job->shape;
+    const mfai_cpu_backward_shape_t *shape = &job->shape;
     const bool any = fill_tile(t);
     if (any && p->dvalue.present)
         add_to_keys(t, job->scratch.scores, job->scratch.dout_panels, job->problem->value_dim, job->scratch.dvalue,
@@ -291,9 +291,9 @@ static void store_key_gradient(const backward_tile_t *t, const mfai_view_t *view
 }
 
 static void backward_task(void *argument, int64_t task, int slot) {
-    const mfai_backward_job_t *job = argument;
+    const mfai_cpu_backward_job_t *job = argument;
     const mfai_problem_t *p = job->problem;
-    const mfai_backward_shape_t *shape = &job->shape;
+    const mfai_cpu_backward_shape_t *shape = &job->shape;
     /* Blocks of keys come one after the other, so that waiting for the one before is rare unless there is a single head. */
     const int64_t key_block = task / job->heads, bh = job->first_head + task % job->heads;
     backward_tile_t t = {
@@ -366,13 +366,13 @@ static float times_zero(const float *a, int64_t count) {
 }
 
 static void backward_prepare(void *argument, int64_t task, int slot) {
-    const mfai_backward_job_t *job = argument;
+    const mfai_cpu_backward_job_t *job = argument;
     const mfai_problem_t *p = job->problem;
     float *first_copy = (float *)job->memory + slot * job->scratch.size, *second_copy = first_copy + 2 * p->value_dim;
-    const int64_t blocks = (p->query_count + MFAI_PREPARE_ROWS - 1) / MFAI_PREPARE_ROWS, bh = task / blocks;
+    const int64_t blocks = (p->query_count + MFAI_CPU_PREPARE_ROWS - 1) / MFAI_CPU_PREPARE_ROWS, bh = task / blocks;
     const int64_t b = bh / p->heads, head = bh % p->heads;
-    for (int64_t row = task % blocks * MFAI_PREPARE_ROWS;
-         row < p->query_count && row < (task % blocks + 1) * MFAI_PREPARE_ROWS; ++row) {
+    for (int64_t row = task % blocks * MFAI_CPU_PREPARE_ROWS;
+         row < p->query_count && row < (task % blocks + 1) * MFAI_CPU_PREPARE_ROWS; ++row) {
         const int64_t at = bh * p->query_count + row;
         const float logsumexp = *(const float *)mfai_view_row(&p->logsumexp, b, head, row);
         job->reference[at] = logsumexp == -INFINITY ? INFINITY : logsumexp;
@@ -390,13 +390,13 @@ static void backward_prepare(void *argument, int64_t task, int slot) {
 
 static void backward_finish(void *argument, int64_t task, int slot) {
     (void)slot;
-    const mfai_backward_job_t *job = argument;
+    const mfai_cpu_backward_job_t *job = argument;
     const mfai_problem_t *p = job->problem;
     const mfai_view_t *dquery = &job->problem->dquery;
-    const int64_t blocks = (p->query_count + MFAI_PREPARE_ROWS - 1) / MFAI_PREPARE_ROWS;
+    const int64_t blocks = (p->query_count + MFAI_CPU_PREPARE_ROWS - 1) / MFAI_CPU_PREPARE_ROWS;
     const int64_t bh = job->first_head * p->group + task / blocks, b = bh / p->heads, head = bh % p->heads;
-    for (int64_t row = task % blocks * MFAI_PREPARE_ROWS;
-         row < p->query_count && row < (task % blocks + 1) * MFAI_PREPARE_ROWS; ++row) {
+    for (int64_t row = task % blocks * MFAI_CPU_PREPARE_ROWS;
+         row < p->query_count && row < (task % blocks + 1) * MFAI_CPU_PREPARE_ROWS; ++row) {
         int64_t step;
         float *sums = dquery_sums(job, b, head, row, &step);
         store_row(sums, p->head_dim, 1, mfai_view_row(dquery, b, head, row), dquery->format, dquery->stride[3]);
@@ -407,7 +407,7 @@ static void backward_finish(void *argument, int64_t task, int slot) {
 /* dsinks of one head. */
 static void backward_sinks(void *argument, int64_t task, int slot) {
     (void)slot;
-    const mfai_backward_job_t *job = argument;
+    const mfai_cpu_backward_job_t *job = argument;
     const mfai_problem_t *p = job->problem;
     const float sink = *(const float *)mfai_view_row(&p->sinks, 0, task, 0);
     double sum = 0;

@@ -16,8 +16,8 @@ INLINE void philox(vw x[4], mfa_philox_key key) {
 }
 
 /* Of the columns first .. first + MFA_DROPOUT_COLUMNS - 1, where `first` is a multiple of that. */
-INLINE void fill_drop_factor_columns(const mfai_dropout_t *dropout, int64_t b, int64_t head, int64_t row, int64_t first,
-                                     float *drop_factors) {
+INLINE void fill_drop_factor_columns(const mfai_cpu_dropout_t *dropout, int64_t b, int64_t head, int64_t row,
+                                     int64_t first, float *drop_factors) {
     const mfa_philox counter = mfa_rule_dropout_counter(b, head, row, first);
     for (int lane = 0; lane < MFA_DROPOUT_LANES; lane += VL) {
         uint32_t calls[VL];
@@ -32,7 +32,7 @@ INLINE void fill_drop_factor_columns(const mfai_dropout_t *dropout, int64_t b, i
     }
 }
 
-static void fill_drop_factors(const mfai_dropout_t *dropout, int64_t b, int64_t head, int64_t row, int64_t key,
+static void fill_drop_factors(const mfai_cpu_dropout_t *dropout, int64_t b, int64_t head, int64_t row, int64_t key,
                               int64_t count, float *drop_factors) {
     enum { COLUMNS = MFA_DROPOUT_COLUMNS };
     for (int64_t first = key / COLUMNS * COLUMNS; first < key + count; first += COLUMNS) {

@@ -16,7 +16,7 @@
 
 /* A sub-block of query rows and a block of keys. */
 typedef struct {
-    const mfai_forward_job_t *job;
+    const mfai_cpu_forward_job_t *job;
     const mfai_walk_t *walk;
     mfa_span keys;
     int64_t kv_head, first_row;
@@ -135,7 +135,7 @@ static void multiply_values(const block_t *block, int first, int rows, mfa_span 
 #define LARGE_SCORE 0x1p12f
 
 /* As row_weights, of what the products have left in `row`. */
-static float weigh(const mfai_forward_job_t *job, float *row, int64_t begin, int64_t end, int64_t from, int64_t to,
+static float weigh(const mfai_cpu_forward_job_t *job, float *row, int64_t begin, int64_t end, int64_t from, int64_t to,
                    float reference, const float *drop_factors) {
     if (!job->score_pass && fabsf(reference) < LARGE_SCORE)
         return row_weights(job, false, row, begin, end, from, to, reference, drop_factors);
@@ -145,7 +145,7 @@ static float weigh(const mfai_forward_job_t *job, float *row, int64_t begin, int
 }
 
 static void softmax_and_values(const block_t *block, const seen_t *seen) {
-    const mfai_forward_job_t *job = block->job;
+    const mfai_cpu_forward_job_t *job = block->job;
     float reference[SUB_ROWS + VL] = {0}, correction[SUB_ROWS + VL] = {0};
     for (int r = 0; r < block->rows; ++r) {
         float most = block->row_max[r];
@@ -189,7 +189,7 @@ static void softmax_and_values(const block_t *block, const seen_t *seen) {
 
 /* Packs keys and values on the first call for a block of keys. */
 static void attend(const block_t *block, bool *packed) {
-    const mfai_forward_job_t *job = block->job;
+    const mfai_cpu_forward_job_t *job = block->job;
     const mfai_problem_t *p = job->problem;
     mfa_span row[SUB_ROWS];
     const mfa_span rows = mfa_span_of(block->first_row, block->first_row + block->rows);
@@ -218,7 +218,7 @@ static void attend(const block_t *block, bool *packed) {
 }
 
 /* Divides by the sum, with the sink in it, and writes out and logsumexp. */
-static void finish_row(const mfai_forward_job_t *job, int64_t b, int64_t head, int64_t row, const float *sums,
+static void finish_row(const mfai_cpu_forward_job_t *job, int64_t b, int64_t head, int64_t row, const float *sums,
                        float row_max, float row_sum) {
     const mfai_problem_t *p = job->problem;
     float most = row_max * job->max_to_natural, factor = 1;
@@ -239,9 +239,9 @@ static void finish_row(const mfai_forward_job_t *job, int64_t b, int64_t head, i
 }
 
 static void forward_task(void *argument, int64_t task, int slot) {
-    const mfai_forward_job_t *job = argument;
+    const mfai_cpu_forward_job_t *job = argument;
     const mfai_problem_t *p = job->problem;
-    const mfai_forward_shape_t *shape = &job->shape;
+    const mfai_cpu_forward_shape_t *shape = &job->shape;
     float *scratch = (float *)job->memory + slot * job->scratch.size;
 
     /* Tasks of one head follow each other, so that its keys stay in cache, and the costliest causal rows, the last, come first. */
@@ -312,14 +312,14 @@ static void forward_task(void *argument, int64_t task, int slot) {
     }
 }
 
-/* Adds the splits of MFAI_COMBINE_ROWS rows, in order. */
+/* Adds the splits of MFAI_CPU_COMBINE_ROWS rows, in order. */
 static void forward_combine(void *argument, int64_t task, int slot) {
-    const mfai_forward_job_t *job = argument;
+    const mfai_cpu_forward_job_t *job = argument;
     const mfai_problem_t *p = job->problem;
-    const mfai_forward_shape_t *shape = &job->shape;
+    const mfai_cpu_forward_shape_t *shape = &job->shape;
     const int64_t width = shape->value_width, total = p->batch * p->kv_heads * shape->rows;
     float *sums = (float *)job->memory + slot * job->scratch.size + job->scratch.out;
-    for (int64_t at = task * MFAI_COMBINE_ROWS; at < total && at < (task + 1) * MFAI_COMBINE_ROWS; ++at) {
+    for (int64_t at = task * MFAI_CPU_COMBINE_ROWS; at < total && at < (task + 1) * MFAI_CPU_COMBINE_ROWS; ++at) {
         const float *partial = job->partial + at * shape->splits * (width + 2);
         float row_max = -INFINITY, row_sum = 0;
         for (int64_t s = 0; s < shape->splits; ++s) {

@@ -18,7 +18,7 @@ typedef struct {
 } gradient_row_t;
 
 /* `masked` if lanes of the vector at j may lie outside the row's keys. */
-INLINE void gradient_step(const mfai_backward_job_t *job, const bool finish_scores, const bool masked,
+INLINE void gradient_step(const mfai_cpu_backward_job_t *job, const bool finish_scores, const bool masked,
                           const gradient_row_t *row, int64_t j, vf *weight, vf *gradient) {
     const mfai_problem_t *p = job->problem;
     const vf hidden = vf_set1(-INFINITY);
@@ -64,7 +64,7 @@ INLINE void gradient_step(const mfai_backward_job_t *job, const bool finish_scor
 /* Rows whose words share memory, one or two, of which `count` are there. Writes weights as words over the first row's scores,
    gradients as words over its dscores and, where words are pairs, each row's gradients as words along the keys to `along`.
    `keys` holds everything that the rows see; what lies outside, up to `width`, is set to 0. */
-INLINE void gradient_rows(const mfai_backward_job_t *job, const bool finish_scores, gradient_row_t *rows, int count,
+INLINE void gradient_rows(const mfai_cpu_backward_job_t *job, const bool finish_scores, gradient_row_t *rows, int count,
                           mfa_span keys, int64_t width, lane32 *along, int64_t along_stride) {
     float *weights = rows[0].scores, *gradients = rows[0].dscores;
     const int64_t first = keys.begin / VL * VL, last = (keys.end + VL - 1) / VL * VL;

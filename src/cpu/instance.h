@@ -21,8 +21,8 @@
 #include "cpu/backward_generic.h"
 #include "cpu/backward_bias_generic.h"
 
-extern const mfai_kernels_t KERNEL;
-const mfai_kernels_t KERNEL = {
+extern const mfai_cpu_kernels_t KERNEL;
+const mfai_cpu_kernels_t KERNEL = {
     .name = KERNEL_NAME,
     .tile = {.lanes = VL, .panel = PANEL, .sub_rows = SUB_ROWS, .word_depth = WORD_DEPTH},
     .forward = forward_task,

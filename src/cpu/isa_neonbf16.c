@@ -31,7 +31,7 @@ INLINE vf finite_halves(vf x) {
 }
 
 #define KERNEL_NAME "bf16_neon"
-#define KERNEL mfai_bf16_neon
+#define KERNEL mfai_cpu_bf16_neon
 #define WORD_DEPTH 2
 #define WORD_FMA(a, b, c) dot_pairs(a, b, c)
 #define STORE_WEIGHTS(row, i, x) store_weight_halves(row, i, x)

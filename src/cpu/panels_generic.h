@@ -36,7 +36,7 @@ INLINE vf load_value_words(const char *even, const char *odd, const int32_t form
 INLINE int64_t words_of(int64_t elements) { return (elements + WORD_DEPTH - 1) / WORD_DEPTH; }
 
 /* Rows of queries, each padded with zeros to whole vectors; `copy` has room for one row. */
-static void pack_queries(const mfai_forward_job_t *job, const mfai_walk_t *walk, mfa_span rows, char *copy,
+static void pack_queries(const mfai_cpu_forward_job_t *job, const mfai_walk_t *walk, mfa_span rows, char *copy,
                          lane32 *packed) {
     const mfai_view_t *queries = &job->problem->query;
     const int64_t words = job->shape.query_words, columns = queries->shape[3];

@@ -115,7 +115,7 @@ static float row_max(float *scores, int64_t begin, int64_t end) {
 }
 
 /* Products of queries and keys become scores as job->max_to_log2 expects them. */
-static void scale_row(const mfai_forward_job_t *job, float *row, int64_t begin, int64_t end) {
+static void scale_row(const mfai_cpu_forward_job_t *job, float *row, int64_t begin, int64_t end) {
     const vf factor = vf_set1(job->score_factor);
     for (int64_t j = begin / VL * VL; j < end; j += VL)
         vf_store(row + j, vf_mul(vf_load(row + j), factor));
@@ -123,8 +123,8 @@ static void scale_row(const mfai_forward_job_t *job, float *row, int64_t begin, 
 
 /* Replaces scores by weights, zero from `from` to `begin` and from `end` to `to`; returns their sum, which ignores dropout:
    `drop_factors`, unless NULL, has its factors. `reference` is the row's maximum. */
-INLINE float row_weights(const mfai_forward_job_t *job, const bool score_pass, float *row, int64_t begin, int64_t end,
-                         int64_t from, int64_t to, float reference, const float *drop_factors) {
+INLINE float row_weights(const mfai_cpu_forward_job_t *job, const bool score_pass, float *row, int64_t begin,
+                         int64_t end, int64_t from, int64_t to, float reference, const float *drop_factors) {
     const vf factor = vf_set1(score_pass ? job->max_to_log2 : job->score_factor);
     const vf largest = vf_set1(score_pass ? reference : -reference);
     const int64_t first = begin < end ? begin / VL * VL : from, last = begin < end ? (end - 1) / VL * VL + VL : from;
