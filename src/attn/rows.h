@@ -1,5 +1,6 @@
 /*
- * Where rows lie: a table of their addresses, filled once a block. What reads it does not know how an operand is laid out.
+ * Where rows lie: a table of their addresses, filled once a block. What reads it does not know how an operand is laid
+ * out.
  */
 #ifndef MFA_ATTN_ROWS_H
 #define MFA_ATTN_ROWS_H
@@ -21,7 +22,8 @@ typedef struct {
     const char *zeros;  /* a row of them */
 } mfai_rows_room_t;
 
-/* Rows whose elements lie side by side. Behind the last there are rows of zeros, so that a pair or a vector of rows may lack some. */
+/* Rows whose elements lie side by side. Behind the last there are rows of zeros, so that a pair or a vector of rows may
+   lack some. */
 typedef struct {
     const char *const *row; /* numbers count from the block's first row; row[i + ahead] may always be prefetched */
     int64_t count;          /* one past the last */

@@ -1,6 +1,7 @@
 /*
- * The gradient of the additive mask. Each of its elements has one owner, which adds up the score gradients of everything that the
- * element was broadcast to, in a fixed order. A task owns a tile of it; weights are computed anew for each tile.
+ * The gradient of the additive mask. Each of its elements has one owner, which adds up the score gradients of
+ * everything that the element was broadcast to, in a fixed order. A task owns a tile of it; weights are computed anew
+ * for each tile.
  */
 
 /* The tiles along one axis of the scores that a task adds up: all of them if they fall into one element. */

@@ -9,11 +9,12 @@
  *     wait for the blocks of keys before, dquery += gradients . keys
  *   write dkey and dvalue
  *
- * The right sides of the last three products hold zeros for what is not finite, so that pairs which do not see each other, whose
- * weight and gradient are 0, add nothing. Pairs that do see it have NaN on the left side, unless its score is -inf.
+ * The right sides of the last three products hold zeros for what is not finite, so that pairs which do not see each
+ * other, whose weight and gradient are 0, add nothing. Pairs that do see it have NaN on the left side, unless its score
+ * is -inf.
  *
- * Keys outer, queries inner: FlashAttention-2 (Dao, 2023). Sums into dquery come in the order of the keys, whoever computes them,
- * so that results have the same bits for any number of threads.
+ * Keys outer, queries inner: FlashAttention-2 (Dao, 2023). Sums into dquery come in the order of the keys, whoever
+ * computes them, so that results have the same bits for any number of threads.
  */
 
 /* A block of keys, packed when the first row that sees it turns up, and the rows that meet it. */
@@ -294,7 +295,8 @@ static void backward_task(void *argument, int64_t task, int slot) {
     const mfai_cpu_backward_job_t *job = argument;
     const mfai_problem_t *p = job->problem;
     const mfai_cpu_backward_shape_t *shape = &job->shape;
-    /* Blocks of keys come one after the other, so that waiting for the one before is rare unless there is a single head. */
+    /* Blocks of keys come one after the other, so that waiting for the one before is rare unless there is a single
+       head. */
     const int64_t key_block = task / job->heads, bh = job->first_head + task % job->heads;
     backward_tile_t t = {
         .job = job,

@@ -59,7 +59,8 @@ static void hide_blocks(const mfai_walk_t *walk, int64_t head, int64_t row, mfa_
     hide(bias, left.begin - keys.begin, keys.end - keys.begin);
 }
 
-/* Fills bias[0], bias[1] and so on for the keys, which bounds let the row see, and returns BIAS_ANY_... bits about them. */
+/* Fills bias[0], bias[1] and so on for the keys, which bounds let the row see, and returns BIAS_ANY_... bits about
+   them. */
 static unsigned fill_bias_row(const mfai_walk_t *walk, int64_t h, int64_t row, mfa_span keys, float *bias) {
     const mfai_problem_t *p = walk->problem;
     const int64_t b = walk->batch, key = keys.begin, count = keys.end - keys.begin;

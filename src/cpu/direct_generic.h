@@ -1,7 +1,7 @@
 /*
- * Products for a few query rows, as in decoding: keys and values are read where they lie, once for all rows that share them, so
- * that the time is that of reading memory. Packing them first would read, write and read again. Rows are evenly spaced: reading
- * their addresses from a table took up to a tenth of the time.
+ * Products for a few query rows, as in decoding: keys and values are read where they lie, once for all rows that share
+ * them, so that the time is that of reading memory. Packing them first would read, write and read again. Rows are
+ * evenly spaced: reading their addresses from a table took up to a tenth of the time.
  */
 enum {
     DIRECT_ROWS = 4,                /* rows that one pass over keys or values serves */
@@ -78,7 +78,8 @@ static void direct_scores(const mfai_spaced_rows_t *keys, left_t query, int rows
     }
 }
 
-/* Where to prefetch next. Values are read in passes over their columns, but memory is fastest in the order of its lines. */
+/* Where to prefetch next. Values are read in passes over their columns, but memory is fastest in the order of its
+   lines. */
 typedef struct {
     const char *row;
     int64_t at, bytes, step; /* in the row, of a row, and from row to row */
@@ -95,8 +96,9 @@ INLINE void prefetch_coming(coming_t *coming, const int64_t bytes) {
     }
 }
 
-/* out (rows x vecs * VL) += weights . values from `column` on, `whole` if no column is missing, over the keys that are seen. Where words hold two keys and the first
-   or last lacks its partner, zeros stand in: nothing unseen is read, and an infinity does not meet the partner's weight, 0. */
+/* out (rows x vecs * VL) += weights . values from `column` on, over the keys that are seen; `whole` if none of the
+   columns is missing. Where words hold two keys and the first or last lacks its partner, zeros stand in: nothing unseen
+   is read, and an infinity does not meet the partner's weight, 0. */
 INLINE void direct_add(const int rows, const int vecs, const bool whole, const int32_t format,
                        const mfai_spaced_rows_t *values, coming_t *coming, int64_t column, left_t weights,
                        mfa_span seen, sums_t out) {

@@ -1,4 +1,4 @@
-/* The factors that dropout puts on the weights of one row: what mfa_rule_dropout_bits says, for many columns at once. */
+/* The factors that dropout puts on the weights of one row: what mfa_rule_dropout_bits says, many columns at once. */
 enum { DROPOUT_SLICES = MFA_DROPOUT_COLUMNS / MFA_DROPOUT_LANES };
 
 /* mfa_rule_philox on VL counters. */

@@ -86,7 +86,7 @@ static void multiply_values(const block_t *block, int first, int rows, mfa_span 
     const int64_t from = seen.begin, to = seen.end;
     if (block->job->direct) {
         const mfai_spaced_rows_t values = space_rows(block, &p->value, seen);
-        /* Nothing is packed, so the room for packed values, which is at least that large, holds the block's own sums. */
+        /* Nothing is packed, so the room for packed values, which is at least that large, holds the block's sums. */
         float *sums = (float *)block->value_panels;
         for (int r = 0; r < rows; r += DIRECT_ROWS) {
             const int some = rows - r < DIRECT_ROWS ? rows - r : DIRECT_ROWS;
@@ -130,8 +130,8 @@ static void multiply_values(const block_t *block, int first, int rows, mfa_span 
     }
 }
 
-/* Scores in log2 from which on the exponent takes a step of its own: in one with the scaling, the largest score would miss the
-   reference by what that was rounded by, which may be more than an exponent holds. */
+/* Scores in log2 from which on the exponent takes a step of its own: in one with the scaling, the largest score would
+   miss the reference by what that was rounded by, which may be more than an exponent holds. */
 #define LARGE_SCORE 0x1p12f
 
 /* As row_weights, of what the products have left in `row`. */
@@ -244,7 +244,8 @@ static void forward_task(void *argument, int64_t task, int slot) {
     const mfai_cpu_forward_shape_t *shape = &job->shape;
     float *scratch = (float *)job->memory + slot * job->scratch.size;
 
-    /* Tasks of one head follow each other, so that its keys stay in cache, and the costliest causal rows, the last, come first. */
+    /* Tasks of one head follow each other, so that its keys stay in cache, and the costliest causal rows, the last,
+       come first. */
     const int64_t split = task % shape->splits, bh = task / shape->splits / shape->chunks;
     const int64_t chunk = shape->chunks - 1 - task / shape->splits % shape->chunks;
     const int64_t b = bh / p->kv_heads, kv_head = bh % p->kv_heads;

@@ -1,4 +1,5 @@
-/* What the generic kernels and SIMD vocabularies need of the rest, included first: in an instance, inside its target region. */
+/* What the generic kernels and SIMD vocabularies need of the rest, included first: in an instance, inside its target
+   region. */
 #ifndef MFA_CPU_GENERIC_BEGIN_H
 #define MFA_CPU_GENERIC_BEGIN_H
 

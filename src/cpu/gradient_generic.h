@@ -1,6 +1,6 @@
 /*
- * What the backward pass does to scores between its products: raw products of queries and keys become weights, and products of
- * dout and values become gradients of the scores, in the places of both:
+ * What the backward pass does to scores between its products: raw products of queries and keys become weights, and
+ * products of dout and values become gradients of the scores, in the places of both:
  *
  *   weight = exp(score - logsumexp), times the dropout factor
  *   gradient = scale * softcap' * weight' * (dout . value - delta), where hidden 0
@@ -38,7 +38,7 @@ INLINE void gradient_step(const mfai_cpu_backward_job_t *job, const bool finish_
             score = vf_sub(score, vf_set1(row->reference));
         }
     } else {
-        /* Factor and reference cancel, so that their own rounding would show in the weight if they were single floats. */
+        /* Factor and reference cancel, so that their rounding would show in the weight if they were single floats. */
         const vf rest = vf_fma(score, vf_set1(job->factor_rest), vf_set1(-row->reference_rest));
         score = vf_fused(score, vf_set1(job->factor), vf_set1(-row->reference));
         score = vf_select_equal(score, hidden, hidden, vf_add(score, rest)); /* rest may be the opposite infinity */
@@ -61,9 +61,9 @@ INLINE void gradient_step(const mfai_cpu_backward_job_t *job, const bool finish_
     *gradient = vf_select_equal(score, hidden, vf_zero(), *gradient);
 }
 
-/* Rows whose words share memory, one or two, of which `count` are there. Writes weights as words over the first row's scores,
-   gradients as words over its dscores and, where words are pairs, each row's gradients as words along the keys to `along`.
-   `keys` holds everything that the rows see; what lies outside, up to `width`, is set to 0. */
+/* Rows whose words share memory, one or two, of which `count` are there. Writes weights as words over the first row's
+   scores, gradients as words over its dscores and, where words are pairs, each row's gradients as words along the keys
+   to `along`. `keys` holds everything that the rows see; what lies outside, up to `width`, is set to 0. */
 INLINE void gradient_rows(const mfai_cpu_backward_job_t *job, const bool finish_scores, gradient_row_t *rows, int count,
                           mfa_span keys, int64_t width, lane32 *along, int64_t along_stride) {
     float *weights = rows[0].scores, *gradients = rows[0].dscores;

@@ -9,7 +9,7 @@
  * The kernels multiply 32-bit words: one float, or two 16-bit floats that a dot-product instruction takes at once.
  * Everything below that counts "words" is in that unit along the summed dimension.
  */
-typedef struct mfai_tile {
+typedef struct mfai_cpu_tile {
     int lanes;      /* floats in a vector */
     int panel;      /* columns of a packed panel */
     int sub_rows;   /* query rows whose scores the forward pass holds at once: two register tiles */
@@ -24,7 +24,7 @@ typedef struct mfai_cpu_dropout {
 } mfai_cpu_dropout_t;
 
 /* Sizes that depend on the problem only, so that results do not depend on the machine's width. */
-typedef struct mfai_forward_shape {
+typedef struct mfai_cpu_forward_shape {
     int64_t rows; /* query rows that share a key/value head: group * query_count, position-major */
     int64_t chunk_rows, chunks;
     int64_t block_keys; /* keys packed at once */
@@ -34,18 +34,18 @@ typedef struct mfai_forward_shape {
 } mfai_cpu_forward_shape_t;
 
 /* Offsets in floats into a thread's scratch memory. */
-typedef struct mfai_forward_scratch {
+typedef struct mfai_cpu_forward_scratch {
     int64_t query, out, row_max, row_sum, keys, values, scores, bias, drop_factors, rows, copy, zeros,
         size; /* zeros come last */
 } mfai_cpu_forward_scratch_t;
 
-typedef struct mfai_forward_job {
+typedef struct mfai_cpu_forward_job {
     const mfai_problem_t *problem;
     mfai_cpu_forward_shape_t shape;
     mfai_cpu_forward_scratch_t scratch;
-    /* Running maxima are kept in units in which weights are cheap. Plain scores: products times score_factor, in units of log2.
-       With a score pass, which finishes scores one by one (scale, softcap, biases, masks): natural units, since scores near the
-       largest floats, as masks of finfo.min make, would overflow in others. */
+    /* Running maxima are kept in units in which weights are cheap. Plain scores: products times score_factor, in units
+       of log2. With a score pass, which finishes scores one by one (scale, softcap, biases, masks): natural units,
+       since scores near the largest floats, as masks of finfo.min make, would overflow in others. */
     bool score_pass;
     float score_factor; /* times a product, or a finished score, is the unit of the maxima */
     float max_to_log2, max_to_natural;
@@ -60,7 +60,7 @@ typedef struct mfai_forward_job {
 /* The most query rows and keys in a block of the backward pass; the rows are a multiple of every instance's sub_rows. */
 enum { MFAI_CPU_BACKWARD_ROWS = 96, MFAI_CPU_BACKWARD_KEYS = 384 };
 
-typedef struct mfai_backward_shape {
+typedef struct mfai_cpu_backward_shape {
     int64_t block_rows, row_blocks; /* of one query head */
     int64_t block_keys, key_blocks;
     int64_t query_words, value_words; /* of a row, padded to whole vectors */
@@ -68,15 +68,15 @@ typedef struct mfai_backward_shape {
     int64_t stride;                   /* of a row of scores */
 } mfai_cpu_backward_shape_t;
 
-/* Offsets in floats into a thread's scratch memory. Each operand is packed in the forms in which products take it: rows for the
-   left side, columns or panels (pack_keys, pack_values) for the right. */
-typedef struct mfai_backward_scratch {
+/* Offsets in floats into a thread's scratch memory. Each operand is packed in the forms in which products take it: rows
+   for the left side, columns or panels (pack_keys, pack_values) for the right. */
+typedef struct mfai_cpu_backward_scratch {
     int64_t query_rows, query_panels, dout_rows, dout_panels, key_columns, key_panels, value_columns;
     int64_t dkey, dvalue, scores, dscores, dscore_rows, sums, bias, drop_factors, rows, copy, zeros,
         size; /* zeros come last */
 } mfai_cpu_backward_scratch_t;
 
-typedef struct mfai_backward_job {
+typedef struct mfai_cpu_backward_job {
     const mfai_problem_t *problem;
     mfai_cpu_backward_shape_t shape;
     mfai_cpu_backward_scratch_t scratch;
@@ -85,7 +85,8 @@ typedef struct mfai_backward_job {
     bool has_bias;             /* mask, additive mask or ALiBi */
     bool bias_pass;            /* gradients are those of the biases, before scale and softcap */
     mfai_cpu_dropout_t dropout;
-    /* Key/value heads, counted over all batches, whose dquery is summed at the same time: first_head on, `heads` of them. */
+    /* Key/value heads, counted over all batches, whose dquery is summed at the same time: first_head on, `heads` of
+       them. */
     int64_t first_head, heads;
     char *memory;     /* scratch.size floats for each slot */
     float *delta;     /* for each batch, head and row: dout . out */
@@ -97,12 +98,12 @@ typedef struct mfai_backward_job {
 
 typedef void (*mfai_cpu_kernel_task_fn)(void *job, int64_t task, int slot);
 
-typedef struct mfai_kernels {
+typedef struct mfai_cpu_kernels {
     const char *name;
     mfai_cpu_tile_t tile;
     mfai_cpu_kernel_task_fn forward, combine;
-    /* delta, taint and reference, and zeros in dquery; the gradients, a block of keys a task; dquery from its sums, which are zeros again
-       afterwards; dsinks; dbias. */
+    /* delta, taint and reference, and zeros in dquery; the gradients, a block of keys a task; dquery from its sums,
+       which are zeros again afterwards; dsinks; dbias. */
     mfai_cpu_kernel_task_fn backward_prepare, backward, backward_finish, backward_sinks, backward_bias;
 } mfai_cpu_kernels_t;
 

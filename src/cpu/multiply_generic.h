@@ -16,8 +16,8 @@ typedef struct {
 /* What becomes of what c held. It is added last: sums that start anew at each block round less than one long sum. */
 enum { REPLACE, RESCALE, ADD };
 
-/* c (rows x vecs * VL) = [c [* rescale] +] a (rows x depth words) . b (depth x vecs * VL, packed). If `turned`, a holds its
-   columns as rows. */
+/* c (rows x vecs * VL) = [c [* rescale] +] a (rows x depth words) . b (depth x vecs * VL, packed). If `turned`, a holds
+   its columns as rows. */
 INLINE void multiply_tile(const int mode, const bool turned, const int rows, const int vecs, left_t a, const lane32 *b,
                           int64_t depth, sums_t c, const float *rescale) {
     vf sum[ROW_TILE][PANEL_VECS];

@@ -33,8 +33,8 @@ INLINE void store_converted(void *target, const int32_t format, int64_t at, vf x
 INLINE vf vf_finite(vf x) { return vf_select_equal(vf_mul(x, vf_zero()), vf_zero(), x, vf_zero()); }
 #endif
 
-/* Calls `call` with the format as a constant, so that loops over elements do not branch on it. A format that kernels read has its
-   case here and in load_converted. */
+/* Calls `call` with the format as a constant, so that loops over elements do not branch on it. A format that kernels
+   read has its case here and in load_converted. */
 #define WITH_FORMAT(format, call) \
     switch (format) {             \
     case MFAI_FORMAT_FP16:        \

@@ -38,7 +38,8 @@ static seen_t find_seen(const mfai_walk_t *walk, mfa_span rows, mfa_span keys, m
     return seen;
 }
 
-/* Fills the biases of the rows, for the keys from first_key on, and narrows what they see. Returns BIAS_ANY_... bits of all. */
+/* Fills the biases of the rows, for the keys from first_key on, and narrows what they see. Returns BIAS_ANY_... bits of
+   all. */
 static unsigned fill_bias(const mfai_walk_t *walk, mfa_span rows, int64_t first_key, seen_t *seen, sums_t bias) {
     unsigned all = 0;
     seen->any = mfa_span_of(0, 0);
@@ -78,8 +79,8 @@ INLINE vf vf_tanh(vf x) {
     return vf_select_less(magnitude, vf_set1(0.625f), small, vf_copysign(large, x));
 }
 
-/* Raw products to finished scores. `bias` is a constant NULL or never NULL, so that compilers make the same fused products of it
-   wherever it is inlined. */
+/* Raw products to finished scores. `bias` is a constant NULL or never NULL, so that compilers make the same fused
+   products of it wherever it is inlined. */
 INLINE void finish_scores(const mfai_problem_t *p, float *scores, const float *bias, mfa_span seen) {
     const vf scale = vf_set1(p->softmax_scale), cap = vf_set1(p->softcap);
     const vf hidden = vf_set1(-INFINITY);
@@ -121,8 +122,8 @@ static void scale_row(const mfai_cpu_forward_job_t *job, float *row, int64_t beg
         vf_store(row + j, vf_mul(vf_load(row + j), factor));
 }
 
-/* Replaces scores by weights, zero from `from` to `begin` and from `end` to `to`; returns their sum, which ignores dropout:
-   `drop_factors`, unless NULL, has its factors. `reference` is the row's maximum. */
+/* Replaces scores by weights, zero from `from` to `begin` and from `end` to `to`; returns their sum, which ignores
+   dropout: `drop_factors`, unless NULL, has its factors. `reference` is the row's maximum. */
 INLINE float row_weights(const mfai_cpu_forward_job_t *job, const bool score_pass, float *row, int64_t begin,
                          int64_t end, int64_t from, int64_t to, float reference, const float *drop_factors) {
     const vf factor = vf_set1(score_pass ? job->max_to_log2 : job->score_factor);
