@@ -31,8 +31,12 @@ PACKAGE_CFLAGS = $(CFLAGS)
 else ifeq ($(BUILD),debug)
 OPTIMISE := $(DEBUG)
 PACKAGE_CFLAGS = $(CFLAGS) $(OPTIMISE)
+else ifeq ($(BUILD),fuzz)
+OPTIMISE := $(FUZZ)
+else ifeq ($(BUILD),coverage)
+OPTIMISE := $(COVERAGE)
 else
-$(error BUILD is '$(BUILD)', expected release or debug)
+$(error BUILD is '$(BUILD)', expected release, debug, fuzz or coverage)
 endif
 
 ifeq ($(shell uname -s),Darwin)
@@ -226,6 +230,29 @@ metal-counters: metal-emulator $(VENV)/installed $(VENV)/test ## count what the 
 	tests/metal_emulator/run $(VENV)/bin/python -m benchmarks.metal_counters
 
 bench-peers: $(VENV)/installed $(VENV)/bench ## install the peers that `make bench` compares with
+
+# ------------------------------------------------- looking for what tests miss
+
+.PHONY: fuzz coverage
+
+FUZZ_CLANG := clang-19
+SECONDS ?= 60
+
+ifeq ($(BUILD),fuzz)
+include tests/fuzz/fuzz.mk
+endif
+
+fuzz: ## fuzz every C entry point under the sanitizers, SECONDS=60 for each target
+	@command -v $(FUZZ_CLANG) > /dev/null || { echo "make: $(FUZZ_CLANG) is not installed; on Debian or Ubuntu: apt-get install clang-19 libclang-rt-19-dev" >&2; exit 1; }
+	$(MAKE) BUILD=fuzz CC=$(FUZZ_CLANG) METAL=none SECONDS=$(SECONDS) fuzz-run
+
+$(VENV)/coverage: pyproject.toml | $(VENV)/test
+	@echo 'Installing what reports coverage'
+	$(PIP) install '$(PACKAGE)[coverage]'
+	@touch $@
+
+coverage: $(VENV)/installed $(VENV)/coverage ## lines and branches of src/ that tests reach (PYTEST_ARGS=... are passed on)
+	tests/coverage $(PYTEST_ARGS)
 
 # ----------------------------------------------------------------- habits
 

@@ -3,6 +3,8 @@
 RELEASE := -O3
 # Kernels without inlining would take hours over the suite, hence not -O0.
 DEBUG := -O1 -g3 -fno-omit-frame-pointer
+FUZZ := -O1 -gline-tables-only -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
+COVERAGE := -O1 -g --coverage
 
 # Canaries, and copies checked where their size is known; with ELF, nothing that is relocated stays writable and no stack runs.
 HARDENING := -fstack-protector-strong -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2

@@ -1,35 +1,64 @@
 """mfa.attention and mfa.plan: every keyword that a descriptor knows."""
 
+from inspect import signature
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
 from mfa import _keywords
 from mfa._call import BackwardCall, ForwardCall
-from mfa._context import default_context
+from mfa._context import Context
 from mfa._inputs import Inputs
+from mfa.reports import Plan
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # in typing from Python 3.11
+
+
+class Keywords(TypedDict, total=False):
+    """What `attention`, `attention_backward` and `plan` take alike; defaults are those of `attention`.
+
+    Arrays are Any: NumPy's, torch's, and whatever else has the buffer protocol or DLPack.
+    """
+
+    layout: Literal["bshd", "bhsd"]
+    causal: Literal["top-left", "bottom-right"] | bool | None
+    alignment: Literal["top-left", "bottom-right"] | None
+    window: tuple[int, int]
+    softmax_scale: float | None
+    softcap: float
+    mask: Any
+    bias: Any
+    alibi_slopes: Any
+    sinks: Any
+    dropout_p: float
+    dropout_seed: int
+    dropout_offset: int
+    intermediate_precision: Literal["float32"] | None
 
 
 def attention(
-    query,
-    key,
-    value,
+    query: Any,
+    key: Any,
+    value: Any,
     *,
-    layout="bshd",
-    causal=None,
-    alignment=None,
-    window=(-1, -1),
-    softmax_scale=None,
-    softcap=0.0,
-    mask=None,
-    bias=None,
-    alibi_slopes=None,
-    sinks=None,
-    dropout_p=0.0,
-    dropout_seed=0,
-    dropout_offset=0,
-    intermediate_precision=None,
-    out=None,
-    out_dtype=None,
-    return_lse=False,
-    context=None,
-):
+    layout: Literal["bshd", "bhsd"] = "bshd",
+    causal: Literal["top-left", "bottom-right"] | bool | None = None,
+    alignment: Literal["top-left", "bottom-right"] | None = None,
+    window: tuple[int, int] = (-1, -1),
+    softmax_scale: float | None = None,
+    softcap: float = 0.0,
+    mask: Any = None,
+    bias: Any = None,
+    alibi_slopes: Any = None,
+    sinks: Any = None,
+    dropout_p: float = 0.0,
+    dropout_seed: int = 0,
+    dropout_offset: int = 0,
+    intermediate_precision: Literal["float32"] | None = None,
+    out: Any = None,
+    out_dtype: Any = None,
+    return_lse: bool = False,
+    context: Context | None = None,
+) -> Any:
     """Attention: ``softmax(softmax_scale * query key^T + ...) value``, in memory linear in the lengths.
 
     For query row i and key j of one head the score is ``softcap(softmax_scale * query_i . key_j)
@@ -116,44 +145,45 @@ def attention(
     >>> mfa.attention(query, key, value, causal=True).shape
     (1, 4, 2, 8)
     """
-    inputs = keyword_inputs(
-        query, key, value, layout, causal, alignment, window, softmax_scale, softcap, mask, bias,
-        alibi_slopes, sinks, dropout_p, dropout_seed, dropout_offset, intermediate_precision,
-    )  # fmt: skip
-    call = ForwardCall(
-        inputs,
-        out=out,
-        out_precision=_keywords.out_dtype(out_dtype),
-        want_logsumexp=_keywords.flag(return_lse, "return_lse"),
-    )
-    return call.run(default_context() if context is None else context)
+    inputs = Inputs(query, key, value, locals())
+    return ForwardCall(inputs, out=out, out_dtype=out_dtype, return_lse=return_lse).run(context)
 
 
+DEFAULTS = {name: attention.__kwdefaults__[name] for name in Keywords.__annotations__}
+
+
+def complete(keywords, function):
+    """`keywords` and the defaults of those that are not given."""
+    for name in keywords.keys() - DEFAULTS.keys():
+        raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
+    return DEFAULTS | keywords
+
+
+def takes_keywords(function):
+    """Give a function with ``**keywords`` the signature that it has in effect, in `attention`'s order."""
+    own = signature(function).parameters.values()
+    shared = signature(attention).parameters
+    places = list(shared)
+    keyword_only = [shared[name] for name in DEFAULTS] + [p for p in own if p.kind is p.KEYWORD_ONLY]
+    keyword_only.sort(key=lambda p: places.index(p.name) if p.name in places else len(places))
+    positional = [p for p in own if p.kind is p.POSITIONAL_OR_KEYWORD]
+    function.__signature__ = signature(function).replace(parameters=positional + keyword_only)
+    return function
+
+
+@takes_keywords
 def plan(
-    query,
-    key,
-    value,
+    query: Any,
+    key: Any,
+    value: Any,
     *,
-    layout="bshd",
-    causal=None,
-    alignment=None,
-    window=(-1, -1),
-    softmax_scale=None,
-    softcap=0.0,
-    mask=None,
-    bias=None,
-    alibi_slopes=None,
-    sinks=None,
-    dropout_p=0.0,
-    dropout_seed=0,
-    dropout_offset=0,
-    intermediate_precision=None,
-    out=None,
-    out_dtype=None,
-    return_lse=False,
-    context=None,
-    backward=False,
-):
+    out: Any = None,
+    out_dtype: Any = None,
+    return_lse: bool = False,
+    context: Context | None = None,
+    backward: bool = False,
+    **keywords: "Unpack[Keywords]",
+) -> Plan:
     """Say how `attention` would run with the same arguments, without running it.
 
     Contents of the arrays do not matter and are not read.
@@ -178,19 +208,16 @@ def plan(
     TypeError, ValueError, BufferError
         An argument is wrong, as for `attention`.
     """
-    inputs = keyword_inputs(
-        query, key, value, layout, causal, alignment, window, softmax_scale, softcap, mask, bias,
-        alibi_slopes, sinks, dropout_p, dropout_seed, dropout_offset, intermediate_precision, planning=True,
-    )  # fmt: skip
-    out_precision = _keywords.out_dtype(out_dtype)
-    want_logsumexp = _keywords.flag(return_lse, "return_lse")
-    forward = ForwardCall(inputs, out=out, out_precision=out_precision, want_logsumexp=want_logsumexp)
-    backward = _keywords.flag(backward, "backward")
-    call = BackwardCall(inputs, None, out, None, out_precision=out_precision) if backward else forward
-    return call.plan(default_context() if context is None else context)
+    inputs = Inputs(query, key, value, complete(keywords, "plan"), planning=True)
+    return_lse = _keywords.flag(return_lse, "return_lse")
+    if _keywords.flag(backward, "backward"):
+        call = BackwardCall(inputs, None, out, None, out_dtype=out_dtype)
+    else:
+        call = ForwardCall(inputs, out=out, out_dtype=out_dtype, return_lse=return_lse)
+    return call.plan(context)
 
 
-def sliding_window(width):
+def sliding_window(width: int) -> tuple[int, int]:
     """The `window` in which a row sees the last `width` keys, its own included.
 
     Parameters
@@ -207,33 +234,3 @@ def sliding_window(width):
     if width < 1:
         raise ValueError(f"width: {width!r}, expected 1 or more")
     return (width - 1, 0)
-
-
-def keyword_inputs(
-    query, key, value, layout, causal, alignment, window, softmax_scale, softcap, mask, bias, alibi_slopes,
-    sinks, dropout_p, dropout_seed, dropout_offset, intermediate_precision, planning=False,
-):  # fmt: skip
-    """What forward and backward calls are given alike, with every keyword checked."""
-    is_causal, alignment_code = _keywords.causal_alignment(causal, alignment)
-    left, right = _keywords.window_bounds(window)
-    return Inputs(
-        query,
-        key,
-        value,
-        heads_first=_keywords.heads_first(layout),
-        causal=is_causal,
-        alignment=alignment_code,
-        window_left=left,
-        window_right=right,
-        softmax_scale=_keywords.softmax_scale(softmax_scale),
-        softcap=_keywords.softcap(softcap),
-        mask=mask,
-        bias=bias,
-        alibi_slopes=alibi_slopes,
-        sinks=sinks,
-        dropout_p=_keywords.dropout_p(dropout_p),
-        dropout_seed=_keywords.word(dropout_seed, "dropout_seed"),
-        dropout_offset=_keywords.word(dropout_offset, "dropout_offset"),
-        intermediate_precision=_keywords.intermediate_precision(intermediate_precision),
-        planning=planning,
-    )

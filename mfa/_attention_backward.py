@@ -1,37 +1,32 @@
 """mfa.attention_backward: the gradients of mfa.attention."""
 
-from mfa import _keywords
-from mfa._attention import keyword_inputs
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Literal
+
+from mfa._attention import Keywords, complete, takes_keywords
 from mfa._call import BackwardCall
-from mfa._context import default_context
+from mfa._context import Context
+from mfa._gradients import Gradients
+from mfa._inputs import Inputs
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # in typing from Python 3.11
 
 
+@takes_keywords
 def attention_backward(
-    dout,
-    query,
-    key,
-    value,
-    out,
-    lse,
+    dout: Any,
+    query: Any,
+    key: Any,
+    value: Any,
+    out: Any,
+    lse: Any,
     *,
-    layout="bshd",
-    causal=None,
-    alignment=None,
-    window=(-1, -1),
-    softmax_scale=None,
-    softcap=0.0,
-    mask=None,
-    bias=None,
-    alibi_slopes=None,
-    sinks=None,
-    dropout_p=0.0,
-    dropout_seed=0,
-    dropout_offset=0,
-    intermediate_precision=None,
-    out_dtype=None,
-    context=None,
-    wanted=None,
-):
+    out_dtype: Any = None,
+    context: Context | None = None,
+    wanted: Iterable[Literal["dq", "dk", "dv", "dbias", "dsinks"]] | None = None,
+    **keywords: "Unpack[Keywords]",
+) -> Gradients:
     """The gradients of `attention`, in memory linear in the lengths.
 
     They come from what `attention` was given and what it returned: softmax weights are computed anew from
@@ -105,16 +100,5 @@ def attention_backward(
     >>> gradients.dk.shape
     (1, 4, 2, 8)
     """
-    inputs = keyword_inputs(
-        query, key, value, layout, causal, alignment, window, softmax_scale, softcap, mask, bias,
-        alibi_slopes, sinks, dropout_p, dropout_seed, dropout_offset, intermediate_precision,
-    )  # fmt: skip
-    call = BackwardCall(
-        inputs,
-        dout,
-        out,
-        lse,
-        out_precision=_keywords.out_dtype(out_dtype),
-        wanted=_keywords.wanted(wanted),
-    )
-    return call.run(default_context() if context is None else context)
+    inputs = Inputs(query, key, value, complete(keywords, "attention_backward"))
+    return BackwardCall(inputs, dout, out, lse, out_dtype=out_dtype, wanted=wanted).run(context)

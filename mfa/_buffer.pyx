@@ -1,11 +1,14 @@
 """Buffers: memory that a context's device can use, owned or borrowed, seen from Python as bytes."""
 
+import re
+
 import numpy
 
+cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
 
-from mfa._arrays cimport Bytes, load_bytes
 from mfa._context cimport Context
+from mfa._memory cimport Memory
 from mfa._status cimport check
 from mfa.c_mfa cimport (
     mfa_buffer_contents,
@@ -19,8 +22,13 @@ from mfa.c_mfa cimport (
 )
 
 from mfa._keywords import integer
+from mfa._messages import shown
+
+cdef object LARGEST_SIZE = <size_t> -1 >> 1
 
 
+# The garbage collector must not take `source` away before __dealloc__ gives up what lies in it.
+@cython.no_gc_clear
 cdef class Buffer:
     """Memory that a context's device can use.
 
@@ -54,7 +62,7 @@ cdef class Buffer:
 
     cdef object __weakref__
     cdef mfa_buffer_t handle
-    cdef Bytes source
+    cdef Memory source
     cdef Py_ssize_t exports
     cdef readonly size_t nbytes
     cdef readonly bint closed
@@ -65,13 +73,11 @@ cdef class Buffer:
         self.closed = True
         if isinstance(size_or_object, (int, numpy.generic)):
             size_or_object = integer(size_or_object, "size_or_object", "a size in bytes or an array")
-            if not 0 <= size_or_object <= <Py_ssize_t> (<size_t> -1 >> 1):
-                raise ValueError(
-                    f"size_or_object: {size_or_object} bytes, expected a size from 0 up that memory can have")
-            self.nbytes = size_or_object
+            self.nbytes = require_size(size_or_object)
         else:
-            self.source = load_bytes(size_or_object, "size_or_object")
-            self.nbytes = self.source.nbytes
+            self.source = Memory.__new__(Memory)
+            self.source.hold(size_or_object, "size_or_object", True, True)
+            self.nbytes = require_size(count_bytes(self.source))
         handle = context.acquire()
         with nogil:
             if self.source is None:
@@ -132,3 +138,29 @@ cdef class Buffer:
         self.handle = NULL
         self.source = None
         self.closed = True
+
+
+cdef object require_size(object nbytes):
+    if 0 <= nbytes <= LARGEST_SIZE:
+        return nbytes
+    raise ValueError(
+        f"size_or_object: {shown(nbytes)} bytes, expected a size from 0 up that memory can have")
+
+
+cdef object count_bytes(Memory memory):
+    """The size of what must be one run of bytes and hold no references."""
+    cdef object nbytes = memory.itemsize
+    cdef bint run = True
+    cdef int axis
+    if memory.is_copy:
+        raise BufferError("size_or_object: was exported as a copy, expected the array's own memory")
+    dtype = memory.dtype()
+    # In a format of the buffer protocol, names of fields stand between colons.
+    if dtype.hasobject if isinstance(dtype, numpy.dtype) else "O" in re.sub(":[^:]*:", "", dtype):
+        raise TypeError("size_or_object: holds Python objects, expected numbers or bytes")
+    for axis in range(memory.ndim - 1, -1, -1):
+        run = run and (memory.extent(axis) == 1 or memory.stride(axis) == nbytes)
+        nbytes *= memory.extent(axis)
+    if nbytes and not run:
+        raise BufferError("size_or_object: is not C-contiguous, expected one run of bytes")
+    return nbytes

@@ -1,3 +1,4 @@
+from collections.abc import Iterable
 from typing import Any
 
 from mfa._context import Context
@@ -6,13 +7,13 @@ from mfa._inputs import Inputs
 from mfa.reports import Plan
 
 class Call:
-    def plan(self, context: Context) -> Plan: ...
+    def plan(self, context: Context | None = None) -> Plan: ...
 
 class ForwardCall(Call):
     def __new__(
-        cls, inputs: Inputs, *, out: Any = None, out_precision: int = -1, want_logsumexp: bool = False
+        cls, inputs: Inputs, *, out: Any = None, out_dtype: Any = None, return_lse: bool = False
     ) -> ForwardCall: ...
-    def run(self, context: Context) -> Any: ...
+    def run(self, context: Context | None = None) -> Any: ...
 
 class BackwardCall(Call):
     def __new__(
@@ -22,7 +23,7 @@ class BackwardCall(Call):
         out: Any,
         lse: Any,
         *,
-        out_precision: int = -1,
-        wanted: frozenset[str] | None = None,
+        out_dtype: Any = None,
+        wanted: Iterable[str] | None = None,
     ) -> BackwardCall: ...
-    def run(self, context: Context) -> Gradients: ...
+    def run(self, context: Context | None = None) -> Gradients: ...

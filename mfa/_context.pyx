@@ -27,6 +27,7 @@ from mfa.c_mfa cimport (
 from mfa._status cimport check
 
 from mfa._keywords import integer
+from mfa._messages import shown
 from mfa.reports import ContextInfo
 
 cdef dict BACKENDS = {"auto": MFA_BACKEND_AUTO, "cpu": MFA_BACKEND_CPU, "metal": MFA_BACKEND_METAL}
@@ -41,16 +42,17 @@ cdef dict CPU_ISAS = {
 
 cdef int choice(dict choices, object value, str name) except -1:
     if not isinstance(value, str):
-        raise TypeError(f"{name}: {value!r}, expected a string")
-    if value not in choices:
-        raise ValueError(f"{name}: {value!r}, expected one of {', '.join(map(repr, choices))}")
-    return choices[value]
+        raise TypeError(f"{name}: {shown(value)}, expected a string")
+    text = str.__str__(value)
+    if text not in choices:
+        raise ValueError(f"{name}: {shown(value)}, expected one of {', '.join(map(repr, choices))}")
+    return choices[text]
 
 
 cdef int count(object value, str name) except -1:
     value = integer(value, name)
     if not 0 <= value < 2**31:
-        raise ValueError(f"{name}: {value!r}, expected 0 to 2147483647")
+        raise ValueError(f"{name}: {shown(value)}, expected 0 to 2147483647")
     return value
 
 
@@ -91,7 +93,7 @@ cdef class Context:
         options.num_threads = count(num_threads, "num_threads")
         options.cpu_isa = choice(CPU_ISAS, cpu_isa, "cpu_isa")
         if not isinstance(allow_cpu_fallback, bool):
-            raise TypeError(f"allow_cpu_fallback: {allow_cpu_fallback!r}, expected a bool")
+            raise TypeError(f"allow_cpu_fallback: {shown(allow_cpu_fallback)}, expected a bool")
         if allow_cpu_fallback:
             options.flags |= MFA_CONTEXT_ALLOW_CPU_FALLBACK
         with nogil:

@@ -4,7 +4,6 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef enum:
     DLPACK_MAJOR_VERSION = 1
-    DLPACK_MINOR_VERSION = 0
 
     DLPACK_FLAG_READ_ONLY = 1
     DLPACK_FLAG_IS_COPIED = 2

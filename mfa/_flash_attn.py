@@ -1,30 +1,34 @@
 """FlashAttention-3's functions, for any array."""
 
+from typing import Any
+
 from mfa import _keywords
+from mfa._attention import DEFAULTS
 from mfa._call import ForwardCall
-from mfa._context import default_context
 from mfa._inputs import Inputs
+
+NAMES = {"query": "q", "key": "k", "value": "v", "window": "window_size"}
 
 
 def flash_attn_func(
-    q,
-    k,
-    v,
-    softmax_scale=None,
-    causal=False,
-    qv=None,
-    q_descale=None,
-    k_descale=None,
-    v_descale=None,
-    window_size=(-1, -1),
-    attention_chunk=0,
-    softcap=0.0,
-    num_splits=1,
-    pack_gqa=None,
-    deterministic=False,
-    sm_margin=0,
-    return_attn_probs=False,
-):
+    q: Any,
+    k: Any,
+    v: Any,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    qv: None = None,
+    q_descale: None = None,
+    k_descale: None = None,
+    v_descale: None = None,
+    window_size: tuple[int, int] = (-1, -1),
+    attention_chunk: int = 0,
+    softcap: float = 0.0,
+    num_splits: int = 1,
+    pack_gqa: bool | None = None,
+    deterministic: bool = False,
+    sm_margin: int = 0,
+    return_attn_probs: bool = False,
+) -> Any:
     """FlashAttention-3's ``flash_attn_func`` on NumPy, torch and other arrays.
 
     Parameters
@@ -79,19 +83,13 @@ def flash_attn_func(
         ("attention_chunk", attention_chunk, 0),
     ):
         _keywords.require_default("flash_attn_func", name, value, default)
-    left, right = _keywords.window_bounds(window_size, "window_size")
     return_attn_probs = _keywords.flag(return_attn_probs, "return_attn_probs")
-    inputs = Inputs(
-        q,
-        k,
-        v,
-        heads_first=False,
-        causal=_keywords.flag(causal, "causal"),
-        alignment=_keywords.ALIGNMENTS["bottom-right"],
-        window_left=left,
-        window_right=right,
-        softmax_scale=_keywords.softmax_scale(softmax_scale),
-        softcap=_keywords.softcap(softcap),
-        names=("q", "k", "v", "mask"),
-    )
-    return ForwardCall(inputs, want_logsumexp=return_attn_probs).run(default_context())
+    keywords = DEFAULTS | {
+        "causal": _keywords.flag(causal, "causal"),
+        "alignment": "bottom-right",
+        "window": window_size,
+        "softmax_scale": softmax_scale,
+        "softcap": softcap,
+    }
+    inputs = Inputs(q, k, v, keywords, names=NAMES)
+    return ForwardCall(inputs, return_lse=return_attn_probs).run()

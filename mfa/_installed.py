@@ -6,7 +6,7 @@ from pathlib import Path
 _PACKAGE = Path(__file__).resolve().parent
 
 
-def get_include():
+def get_include() -> str:
     """The directory that holds ``mfa.h``.
 
     Returns
@@ -16,7 +16,7 @@ def get_include():
     return str(_PACKAGE / "include")
 
 
-def get_library():
+def get_library() -> str:
     """The path of the shared library that this package runs on.
 
     Returns

@@ -2,21 +2,32 @@
 
 import itertools
 import sys
+from typing import Any
 
 import numpy
 
 from mfa import _keywords
+from mfa._attention import DEFAULTS
 from mfa._call import ForwardCall
-from mfa._context import default_context
 from mfa._inputs import Inputs
-from mfa._numpy import as_ndarray, empty_like_kind, is_tensor
+from mfa._memory import as_ndarray, known, rank_of
+from mfa._messages import shown
+from mfa._tensors import is_tensor, new_array, require_plain
 
-NAMES = ("query", "key", "value", "attn_mask")
+MOST_AXES = 32  # that NumPy broadcasts
+NAMES = {"mask": "attn_mask", "softmax_scale": "scale"}
 
 
 def scaled_dot_product_attention(
-    query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False
-):
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
     """``torch.nn.functional.scaled_dot_product_attention`` on NumPy, torch and other arrays.
 
     Parameters
@@ -59,81 +70,71 @@ def scaled_dot_product_attention(
     dropout_p = _keywords.dropout_p(dropout_p)
     is_causal = _keywords.flag(is_causal, "is_causal")
     enable_gqa = _keywords.flag(enable_gqa, "enable_gqa")
-    scale = _keywords.softmax_scale(scale, "scale")
     if is_causal and attn_mask is not None:
         raise ValueError("attn_mask: given together with is_causal=True, expected None")
-    options = {"causal": is_causal, "softmax_scale": scale, "grouped": enable_gqa}
+    keywords = DEFAULTS | {
+        "layout": "bhsd",
+        "causal": "top-left" if is_causal else None,
+        "alignment": "top-left",
+        "softmax_scale": scale,
+        "dropout_p": dropout_p,
+        "mask": attn_mask,
+    }
+    query, key, value = arrays = known(query, "query"), known(key, "key"), known(value, "value")
     if dropout_p:
-        options |= {"dropout_p": dropout_p, "dropout_seed": _draw_seed(query)}
-    if max(getattr(array, "ndim", 0) for array in (query, key, value)) > 4:
-        return _each_batch(query, key, value, attn_mask, options)
-    return _batch(query, key, value, attn_mask, options)
+        keywords["dropout_seed"] = _draw_seed(query)
+    if max(map(rank_of, arrays)) > 4:
+        return _each_batch(*arrays, enable_gqa, keywords)
+    return ForwardCall(_inputs(*arrays, enable_gqa, keywords)).run()
+
+
+def _inputs(query, key, value, grouped, keywords, planning=False):
+    return Inputs(query, key, value, keywords, names=NAMES, loose=True, grouped=grouped, planning=planning)
 
 
 def _draw_seed(like):
     """A number from the generator that the caller of `like`'s library seeds."""
     if is_tensor(like):
         torch = sys.modules["torch"]
+        require_plain(like, "query")  # what is being traced has no numbers to give
         return torch.randint(2**63 - 1, (), dtype=torch.int64, device="cpu").item()
     return int(numpy.random.randint(2**63 - 1, dtype=numpy.int64))
 
 
-def _batch(query, key, value, mask, options, out=None):
-    inputs = _inputs(query, key, value, mask=mask, **options)
-    return ForwardCall(inputs, out=out).run(default_context())
-
-
-def _inputs(query, key, value, **options):
-    return Inputs(
-        query,
-        key,
-        value,
-        heads_first=True,
-        loose=True,
-        alignment=_keywords.ALIGNMENTS["top-left"],
-        names=NAMES,
-        **options,
-    )
-
-
-def _each_batch(query, key, value, mask, options):
+def _each_batch(query, key, value, grouped, keywords):
     """One call for each index of the axes before the last four, so that none needs a copy to be merged."""
     like = query
     query, key, value = arrays = [
-        as_ndarray(array, name) for array, name in zip((query, key, value), NAMES, strict=False)
+        as_ndarray(array, name) for array, name in ((query, "query"), (key, "key"), (value, "value"))
     ]
-    for array, name in zip(arrays, NAMES, strict=False):
-        if array.ndim < 2:
-            raise ValueError(f"{name}: {array.ndim} dimensions, expected at least 2")
+    for array, name in zip(arrays, ("query", "key", "value"), strict=True):
+        if not 2 <= array.ndim <= MOST_AXES:
+            expected = "at least 2" if array.ndim < 2 else f"at most {MOST_AXES}"
+            raise ValueError(f"{name}: {array.ndim} dimensions, expected {expected}")
     ndim = max(array.ndim for array in arrays)
     query, key, value = arrays = [array[(None,) * (ndim - array.ndim)] for array in arrays]
     try:
         leading = numpy.broadcast_shapes(*(array.shape[:-3] for array in arrays))
     except ValueError:
-        shapes = ", ".join(str(array.shape[:-3]) for array in arrays)
+        shapes = ", ".join(shown(array.shape[:-3]) for array in arrays)
         raise ValueError(f"query, key, value: leading axes {shapes}, expected some that broadcast") from None
+    mask = keywords["mask"]
     mask = None if mask is None else as_ndarray(mask, "attn_mask")
     # Here rather than in the calls, of which an empty axis leaves none.
-    shape = _inputs(
-        *(_stand_in(array, array.shape[-3:]) for array in arrays),
-        mask=None if mask is None else _stand_in(mask, ()),
-        planning=True,
-        **options,
-    ).shape
-    out = empty_like_kind(like, (*leading, *shape), query.dtype)
+    stand_ins = [_stand_in(array, array.shape[-3:]) for array in arrays]
+    keywords["mask"] = None if mask is None else _stand_in(mask, ())
+    shape = _inputs(*stand_ins, grouped, keywords, planning=True).shape
+    out = new_array(like, (*leading, *shape), query.dtype)
     if mask is not None:
         mask = _broadcast_mask(mask, (*leading, *shape[:-1], key.shape[-2]))
-    query, key, value = (numpy.broadcast_to(array, (*leading, *array.shape[-3:])) for array in arrays)
     results = as_ndarray(out, "out")
+    if results.size == 0:
+        return out
+    query, key, value = (numpy.broadcast_to(array, (*leading, *array.shape[-3:])) for array in arrays)
     for number, index in enumerate(itertools.product(*map(range, leading[:-1]))):
-        _batch(
-            query[index],
-            key[index],
-            value[index],
-            None if mask is None else mask[index],
-            options | {"dropout_offset": number},
-            results[index],
-        )
+        keywords |= {"mask": None if mask is None else mask[index], "dropout_offset": number}
+        inputs = _inputs(query[index], key[index], value[index], grouped, keywords)
+        ForwardCall(inputs, out=results[index]).run()
     return out
 
 
@@ -146,4 +147,6 @@ def _broadcast_mask(mask, scores):
     try:
         return numpy.broadcast_to(mask, scores)
     except ValueError:
-        raise ValueError(f"attn_mask: shape {mask.shape}, expected one that broadcasts to {scores}") from None
+        raise ValueError(
+            f"attn_mask: shape {shown(mask.shape)}, expected one that broadcasts to {shown(scores)}"
+        ) from None

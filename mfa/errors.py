@@ -17,9 +17,9 @@ class MFAError(RuntimeError):
     code : int
     """
 
-    def __init__(self, message, code):
+    def __init__(self, message: str, code: int) -> None:
         super().__init__(message, code)
         self.code = code
 
-    def __str__(self):
-        return self.args[0]
+    def __str__(self) -> str:
+        return str(self.args[0])

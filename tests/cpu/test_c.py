@@ -8,7 +8,16 @@ from support.c_programs import each_program, run_here, run_on_arm
 
 @each_program(
     __file__,
-    concurrent={"backward", "cancellation", "concurrency", "holes", "signals", "threads", "workspace"},
+    concurrent={
+        "backward",
+        "cancellation",
+        "concurrency",
+        "holes",
+        "signals",
+        "stress",
+        "threads",
+        "workspace",
+    },
 )
 def test_program(tmp_path_factory, tmp_path, sanitizer, program):
     run_here(tmp_path_factory, sanitizer, program, tmp_path / "program")

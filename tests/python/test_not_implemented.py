@@ -66,11 +66,17 @@ def test_every_argument_is_accounted_for(function):
     assert sorted(listed) == sorted(inspect.signature(function).parameters)
 
 
+def without_types(function):
+    signature = inspect.signature(function)
+    parameters = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+    return str(signature.replace(parameters=parameters, return_annotation=signature.empty))
+
+
 def test_signatures_are_those_of_their_origins():
-    assert str(inspect.signature(mfa.scaled_dot_product_attention)) == (
+    assert without_types(mfa.scaled_dot_product_attention) == (
         "(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False)"
     )
-    assert str(inspect.signature(mfa.flash_attn_func)) == (
+    assert without_types(mfa.flash_attn_func) == (
         "(q, k, v, softmax_scale=None, causal=False, qv=None, q_descale=None, k_descale=None, "
         "v_descale=None, window_size=(-1, -1), attention_chunk=0, softcap=0.0, num_splits=1, pack_gqa=None, "
         "deterministic=False, sm_margin=0, return_attn_probs=False)"

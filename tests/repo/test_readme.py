@@ -57,9 +57,32 @@ def test_feature_that_works_names_a_test_that_exists(feature, backends, test):
     assert "yes" in backends
     assert cpu in ("yes", "-"), f"{feature}: {cpu}"
     assert metal in ("yes", "not run", "-"), f"{feature}: {metal}"
-    file, name = named_test(test)
+    assert named_test_is_there(*named_test(test))
+
+
+def named_test_is_there(file, name):
     tree = ast.parse((ROOT / "tests" / file).read_text(encoding="utf-8"))
-    assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    return name in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+
+
+def promises():
+    """(promise, what holds it) of each row of the table in docs/reliability.md."""
+    page = (ROOT / "docs/reliability.md").read_text(encoding="utf-8")
+    table = re.search(r"\| Promise \|.*\n\|[-| ]+\|\n((?:\|.*\n)+)", page)[1]
+    rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines())
+    return [(promise, tests) for promise, tests in rows if not promise.startswith("**")]
+
+
+@pytest.mark.parametrize(("promise", "tests"), promises())
+def test_promise_names_what_holds_it(promise, tests):
+    assert tests
+    for test in tests.split(", "):
+        program = re.fullmatch(r"`(tests/(?:fuzz/\w+_fuzz|(\w+)/\w+_test)\.c)`", test)
+        if program is None:
+            assert named_test_is_there(*named_test(test)), test
+        else:
+            assert (ROOT / program[1]).exists(), test
+            assert not program[2] or (ROOT / "tests" / program[2] / "test_c.py").exists(), test
 
 
 def test_metal_column_names_tests_that_are_asked_of_metal(library):

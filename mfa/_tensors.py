@@ -1,0 +1,121 @@
+"""torch tensors, without importing torch."""
+
+import sys
+
+import numpy
+
+from mfa._messages import because, shown
+
+
+def is_tensor(array):
+    """Whether it is one; none exists before somebody imported torch."""
+    torch = sys.modules.get("torch")
+    return hasattr(torch, "Tensor") and isinstance(array, torch.Tensor)
+
+
+def new_array(like, shape, dtype):
+    """Uninitialised memory: a tensor if `like` is one, else an ndarray."""
+    try:
+        # Most are NumPy's, and this is faster than asking whether they are torch's.
+        if type(like) is numpy.ndarray or not is_tensor(like):
+            return numpy.empty(shape, dtype)
+        torch = sys.modules["torch"]
+        return torch.empty(shape, dtype=getattr(torch, dtype.name), device="cpu")
+    except (ValueError, RuntimeError) as error:
+        raise MemoryError(f"a result of shape {shown(shape)}: {because(error)}") from error
+
+
+def rank(tensor):
+    torch = sys.modules["torch"]
+    if type(tensor) is torch.Tensor:
+        return tensor.ndim
+    with torch._C.DisableTorchFunctionSubclass():
+        return tensor.ndim
+
+
+def note_write(out):
+    """Let autograd know that a tensor changed, so that a backward that saved it fails rather than lies."""
+    if not is_tensor(out):
+        return
+    torch = sys.modules["torch"]
+    with torch._C.DisableTorchFunctionSubclass():
+        if not out.is_inference():
+            torch.autograd.graph.increment_version(out)
+
+
+def require_plain(tensor, name, in_place=False):
+    """Refuse a tensor that has no memory, or not as it is, or of which a derivative would be lost."""
+    torch = sys.modules["torch"]
+    if not tensor.is_cpu:
+        raise BufferError(f"{name}: on device {tensor.device}, expected cpu")
+    if (
+        torch._is_functional_tensor(tensor)
+        or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        or (type(tensor) is not torch.Tensor and isinstance(tensor, _fake_types()))
+        or _is_recording(torch)
+    ):
+        raise TypeError(
+            f"{name}: a tensor that torch is tracing or transforming has no memory; expected a plain tensor"
+        )
+    if tensor.requires_grad and torch.is_grad_enabled():
+        raise ValueError(
+            f"{name}: requires grad, and gradients are not recorded here; "
+            f"expected {name}.detach(), or the call under torch.no_grad()"
+        )
+    forward_ad = torch.autograd.forward_ad
+    # Outside every dual level no tensor has a tangent, and asking is slow.
+    if forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None:
+        raise ValueError(
+            f"{name}: has a tangent, and forward-mode gradients are not computed here; "
+            f"expected {name}.detach()"
+        )
+    if in_place and tensor.is_conj():
+        raise BufferError(f"{name}: has its conjugate bit set, expected plain memory")
+    if in_place and tensor.is_neg():
+        raise BufferError(f"{name}: has its negative bit set, expected plain memory")
+
+
+def capsule_of(tensor, name, in_place, for_long):
+    """A DLPack capsule over the memory of `tensor`."""
+    torch = sys.modules["torch"]
+    if type(tensor) is not torch.Tensor:
+        # What a subclass makes of torch's functions does not matter: its memory does.
+        with torch._C.DisableTorchFunctionSubclass():
+            return _capsule(torch, tensor, name, in_place, for_long)
+    return _capsule(torch, tensor, name, in_place, for_long)
+
+
+def _capsule(torch, tensor, name, in_place, for_long):
+    require_plain(tensor, name, in_place)
+    try:
+        if tensor.is_neg():
+            tensor = tensor.resolve_neg()
+        # The garbage collector does not see what a capsule keeps: another tensor, then, than the one that may
+        # have attributes.
+        if tensor.requires_grad or for_long:
+            tensor = tensor.detach()
+        return torch.utils.dlpack.to_dlpack(tensor)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise BufferError(f"{name}: {because(error)}") from error
+
+
+def _fake_types():
+    """Tensor types without memory, as far as their modules are loaded: no instance exists before that."""
+    fake = sys.modules.get("torch._subclasses.fake_tensor")
+    functional = sys.modules.get("torch._subclasses.functional_tensor")
+    types = ((fake, "FakeTensor"), (functional, "FunctionalTensor"))
+    return tuple(getattr(module, name) for module, name in types if hasattr(module, name))
+
+
+def _is_recording(torch):
+    """Whether torch makes a program of what this thread does, in which a call of ours would be missing."""
+    if torch._C._get_tracing_state() is not None:
+        return True
+    early = torch._C._dispatch_tls_is_dispatch_key_included(torch._C.DispatchKey.PreDispatch)
+    if not early and torch._C._len_torch_dispatch_stack() == 0:
+        return False
+    keys = torch._C._TorchDispatchModeKey
+    modes = [torch._C._get_dispatch_mode(key) for key in (keys.FAKE, keys.FUNCTIONAL, keys.PROXY)]
+    return early or any(mode is not None for mode in modes)

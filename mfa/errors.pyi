@@ -1,3 +1,0 @@
-class MFAError(RuntimeError):
-    code: int
-    def __init__(self, message: str, code: int) -> None: ...

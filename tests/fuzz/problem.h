@@ -1,0 +1,78 @@
+/*
+ * A small attention call that is right in every respect, decoded from the fuzzer's bytes: any features together, any strides.
+ * Each operand has a block of memory of its own, no longer than it needs, so that AddressSanitizer sees who leaves it; what lies
+ * between its elements is NaN and watched.
+ */
+#ifndef FUZZ_PROBLEM_H
+#define FUZZ_PROBLEM_H
+
+#include "harness.h"
+
+enum {
+    QUERY,
+    KEY,
+    VALUE,
+    OUT,
+    LOGSUMEXP,
+    BOOL_MASK,
+    ADDITIVE_MASK,
+    ALIBI_SLOPES,
+    SINKS,
+    DOUT,
+    DQUERY,
+    DKEY,
+    DVALUE,
+    DBIAS,
+    DSINKS,
+    OPERANDS
+};
+
+extern const char *const operand_names[OPERANDS];
+
+typedef struct {
+    bool present, in_buffer;
+    mfa_tensor_t tensor;
+    unsigned char *memory, *before; /* the block, and what was in it before a call */
+    size_t bytes, first;            /* its size, and where element 0, 0, 0, 0 lies */
+} operand_t;
+
+typedef struct {
+    operand_t operands[OPERANDS];
+    mfa_attention_desc_t forward;
+    mfa_attention_backward_desc_t backward;
+    bool has_backward;
+} problem_t;
+
+/* `work` bounds B * H * Nq * Nkv * (D + Dv). */
+void problem_read(reader_t *r, int64_t work, problem_t *problem);
+void problem_free(problem_t *problem);
+
+/* Points operands that are to be in a buffer to one of this context over their memory; unbind destroys the buffers. */
+void problem_bind(problem_t *problem, mfa_context_t context);
+void problem_unbind(problem_t *problem);
+
+/* Where the descriptors point to an operand's tensor. */
+const mfa_tensor_t **problem_slot(problem_t *problem, int operand);
+
+int precision_size(int32_t precision);
+
+/* An element as a double; a size of 1 serves every index. */
+double operand_at(const operand_t *operand, int64_t b, int64_t h, int64_t i, int64_t j);
+
+/* Fills the memory of `written` operands, a set of bits, with NaN, and notes the memory of all. */
+void problem_before(problem_t *problem, unsigned written);
+
+/* Fails if memory has changed that is no element of a `written` operand. */
+void problem_expect_unchanged(const problem_t *problem, unsigned written, const char *call);
+
+/* What an output has, for comparing runs; the caller's to free. */
+unsigned char *problem_snapshot(const problem_t *problem, int operand);
+
+void problem_print(const problem_t *problem);
+
+enum {
+    FORWARD_WRITES = 1 << OUT | 1 << LOGSUMEXP,
+    BACKWARD_WRITES = 1 << DQUERY | 1 << DKEY | 1 << DVALUE | 1 << DBIAS | 1 << DSINKS
+};
+
+#endif

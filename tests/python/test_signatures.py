@@ -1,0 +1,50 @@
+"""The keywords that functions share: `mfa.attention` spells them out, the others take them over."""
+
+from inspect import signature
+from typing import get_type_hints
+
+import numpy as np
+import pytest
+
+import mfa
+from mfa._attention import Keywords
+
+ONES = np.ones((1, 3, 2, 4), np.float32)
+LSE = np.ones((1, 2, 3), np.float32)
+
+
+def test_shared_keywords_are_those_of_attention():
+    hints = get_type_hints(mfa.attention)
+    assert get_type_hints(Keywords).items() <= hints.items()
+    keyword_only = signature(mfa.attention).parameters.keys() - {"query", "key", "value"}
+    assert keyword_only - Keywords.__annotations__.keys() == {"out", "out_dtype", "return_lse", "context"}
+
+
+@pytest.mark.parametrize(
+    ("function", "arrays", "own"),
+    [
+        (mfa.plan, (ONES, ONES, ONES), {"out", "out_dtype", "return_lse", "context", "backward"}),
+        (mfa.attention_backward, (ONES, ONES, ONES, ONES, ONES, LSE), {"out_dtype", "context", "wanted"}),
+    ],
+    ids=["plan", "attention_backward"],
+)
+def test_signature_is_what_the_function_takes(function, arrays, own):
+    parameters = signature(function).parameters
+    optional = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
+    assert optional.keys() == Keywords.__annotations__.keys() | own
+    assert list(parameters)[len(arrays) :] == list(optional)
+    function(*arrays, **optional)
+
+
+@pytest.mark.parametrize("function", [mfa.plan, mfa.attention_backward], ids=lambda f: f.__name__)
+def test_unknown_keywords_are_refused_as_python_does(function):
+    arrays = [ONES] * (3 if function is mfa.plan else 6)
+    with pytest.raises(TypeError, match=rf"^{function.__name__}\(\) got an unexpected keyword .*'wnidow'"):
+        function(*arrays, wnidow=(1, 1))
+
+
+def test_plan_of_backward_takes_the_out_that_backward_takes():
+    frozen = ONES.copy()
+    frozen.flags.writeable = False
+    assert mfa.attention_backward(ONES, ONES, ONES, ONES, frozen, LSE, out_dtype="float16").dq.dtype == "f2"
+    assert mfa.plan(ONES, ONES, ONES, out=frozen, out_dtype="float16", backward=True).status == 0
