@@ -29,6 +29,12 @@ INLINE mfa_span join_spans(mfa_span a, mfa_span b) {
 /* As causal and window bounds have it; `row` has room for the rows. */
 static seen_t find_seen(const mfai_walk_t *walk, mfa_span rows, mfa_span keys, mfa_span *row) {
     seen_t seen = {.row = row, .any = mfa_span_of(0, 0)};
+    if (mfa_span_holds(mfa_rule_keys_all_see(walk->extent, row_positions(walk, rows)), keys)) {
+        seen.any = mfa_span_of(0, keys.end - keys.begin);
+        for (int64_t i = 0; i < rows.end - rows.begin; ++i)
+            row[i] = seen.any;
+        return seen;
+    }
     for (int64_t i = rows.begin; i < rows.end; ++i, ++row) {
         const mfa_span some = mfa_span_cut(mfa_rule_keys_of_row(walk->extent, row_position(walk, i)), keys);
         *row =
