@@ -56,8 +56,9 @@ bool mfai_walk_visits(const mfai_walk_t *walk, mfa_span rows, mfa_span keys) {
 }
 
 int64_t mfai_walk_before(const mfai_walk_t *walk, mfa_span rows, int64_t tile, int64_t size) {
+    const int64_t first = mfa_rule_keys_some_see(walk->extent, rows).begin / size;
     do
         --tile;
-    while (tile >= 0 && !mfai_walk_visits(walk, rows, mfa_span_of(tile * size, (tile + 1) * size)));
-    return tile;
+    while (tile >= first && !mfai_walk_visits(walk, rows, mfa_span_of(tile * size, (tile + 1) * size)));
+    return tile >= first ? tile : -1;
 }

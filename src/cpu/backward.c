@@ -1,10 +1,14 @@
 /* Plans a backward call for the CPU: kernel, partition and scratch memory, then runs its tasks. */
 #include "cpu/backward.h"
 
+#include <math.h>
 #include <stdio.h>
+#include <string.h>
 
+#include "attn/rows.h"
+#include "core/limits.h"
+#include "cpu/constants.h"
 #include "cpu/dropout.h"
-#include "cpu/generic_begin.h"
 #include "cpu/sizes.h"
 #include "cpu/threads.h"
 
@@ -13,34 +17,35 @@ enum {
     WANTED_TASKS = 16,      /* for each thread, between two points where all threads meet */
     UNIT_PANELS = 3,        /* of keys: whole register tiles of keys fit in them */
 };
+_Static_assert((int)MFAI_CPU_BACKWARD_KEYS <= (int)MFAI_ROWS_MOST, "rows of one table");
 static const int64_t most_floats = INT64_MAX / 64; /* no machine has so many, and sums of a few stay in 64 bits */
 
 /* One run over the tiles of the scores: for dquery, dkey and dvalue, or for dbias. */
 typedef struct {
-    const mfai_kernels_t *kernels;
-    mfai_backward_job_t job;
+    const mfai_cpu_kernels_t *kernels;
+    mfai_cpu_backward_job_t job;
     int64_t tasks;
     int slots;
     int64_t delta, taint, reference, dquery, turns,
         size; /* offsets in floats into the workspace, behind the slots' scratch */
 } pass_t;
 
-static mfai_backward_shape_t find_shape(const mfai_problem_t *p, const mfai_tile_t *tile) {
-    mfai_backward_shape_t s = {0};
+static mfai_cpu_backward_shape_t find_shape(const mfai_problem_t *p, const mfai_cpu_tile_t *tile) {
+    mfai_cpu_backward_shape_t s = {0};
     s.query_words = mfai_round_up(mfai_ceil_div(p->head_dim, tile->word_depth), tile->lanes);
     s.value_words = mfai_round_up(mfai_ceil_div(p->value_dim, tile->word_depth), tile->lanes);
     s.query_width = mfai_round_up(p->head_dim, tile->panel);
     s.value_width = mfai_round_up(p->value_dim, tile->panel);
 
-    s.row_blocks = mfai_ceil_div(p->query_count, MFAI_BACKWARD_ROWS);
+    s.row_blocks = mfai_ceil_div(p->query_count, MFAI_CPU_BACKWARD_ROWS);
     s.block_rows = tile->sub_rows;
     if (s.row_blocks > 0)
         s.block_rows = mfai_round_up(mfai_ceil_div(p->query_count, s.row_blocks), tile->sub_rows);
     s.row_blocks = mfai_ceil_div(p->query_count, s.block_rows);
 
     const int64_t unit = (int64_t)UNIT_PANELS * tile->panel;
-    const int64_t per_key = 2 * (s.query_words + s.value_words + s.query_width) + 2 * MFAI_BACKWARD_ROWS;
-    const int64_t most = mfai_clamp(BLOCK_FLOATS / per_key / unit * unit, tile->panel, MFAI_BACKWARD_KEYS);
+    const int64_t per_key = 2 * (s.query_words + s.value_words + s.query_width) + 2 * MFAI_CPU_BACKWARD_ROWS;
+    const int64_t most = mfai_clamp(BLOCK_FLOATS / per_key / unit * unit, tile->panel, MFAI_CPU_BACKWARD_KEYS);
     s.key_blocks = mfai_ceil_div(p->key_count, most);
     s.block_keys = tile->panel;
     if (s.key_blocks > 0)
@@ -51,34 +56,34 @@ static mfai_backward_shape_t find_shape(const mfai_problem_t *p, const mfai_tile
     return s;
 }
 
-static mfai_backward_scratch_t lay_out(const mfai_backward_job_t *job, const mfai_tile_t *tile) {
+static mfai_cpu_backward_scratch_t lay_out(const mfai_cpu_backward_job_t *job, const mfai_cpu_tile_t *tile) {
     const mfai_problem_t *p = job->problem;
-    const mfai_backward_shape_t *s = &job->shape;
+    const mfai_cpu_backward_shape_t *s = &job->shape;
     const int64_t rows = s->block_rows, keys = s->block_keys, products = job->bias_pass ? 0 : 1;
     const int64_t widest = mfai_max(mfai_round_up(p->head_dim, tile->panel), mfai_round_up(p->value_dim, tile->panel));
     const bool contiguous = mfai_rows_are_contiguous(&p->query) && mfai_rows_are_contiguous(&p->key) &&
                             mfai_rows_are_contiguous(&p->value) && mfai_rows_are_contiguous(&p->dout);
-    const int64_t scores = mfai_lines(rows * s->stride);
-    mfai_backward_scratch_t at = {0};
-    at.query_rows = 0;
-    at.query_panels = at.query_rows + mfai_lines(rows * s->query_words);
-    at.dout_rows = at.query_panels + products * mfai_lines(rows * s->query_width);
-    at.dout_panels = at.dout_rows + mfai_lines(rows * s->value_words);
-    at.key_columns = at.dout_panels + products * mfai_lines(rows * s->value_width);
-    at.key_panels = at.key_columns + mfai_lines(keys * s->query_words);
-    at.value_columns = at.key_panels + products * mfai_lines(keys * s->query_width);
-    at.dkey = at.value_columns + mfai_lines(keys * s->value_words);
-    at.dvalue = at.dkey + products * mfai_lines(keys * s->query_width);
-    at.scores = at.dvalue + products * mfai_lines(keys * s->value_width);
-    at.dscores = at.scores + scores;
-    at.dscore_rows = at.dscores + scores;
-    at.sums = at.dscore_rows + (tile->word_depth > 1 ? scores : 0);
-    at.bias = at.sums + (job->bias_pass ? scores : 0);
-    at.keep = at.bias + (job->has_bias ? scores : 0);
-    at.copy = at.keep + (job->dropout.on ? mfai_lines(tile->word_depth * s->stride) : 0);
-    at.zeros = at.copy + (contiguous ? 0 : mfai_lines(mfai_max(rows, keys) * widest));
-    at.size = at.zeros + mfai_lines(widest);
-    at.size = mfai_max(at.size, mfai_lines(4 * p->value_dim)); /* into which backward_prepare copies rows */
+    const int64_t scores = rows * s->stride;
+    mfai_cpu_backward_scratch_t at = {0};
+    at.query_rows = mfai_cpu_take(&at.size, rows * s->query_words);
+    at.query_panels = mfai_cpu_take(&at.size, products * rows * s->query_width);
+    at.dout_rows = mfai_cpu_take(&at.size, rows * s->value_words);
+    at.dout_panels = mfai_cpu_take(&at.size, products * rows * s->value_width);
+    at.key_columns = mfai_cpu_take(&at.size, keys * s->query_words);
+    at.key_panels = mfai_cpu_take(&at.size, products * keys * s->query_width);
+    at.value_columns = mfai_cpu_take(&at.size, keys * s->value_words);
+    at.dkey = mfai_cpu_take(&at.size, products * keys * s->query_width);
+    at.dvalue = mfai_cpu_take(&at.size, products * keys * s->value_width);
+    at.scores = mfai_cpu_take(&at.size, scores);
+    at.dscores = mfai_cpu_take(&at.size, scores);
+    at.dscore_rows = mfai_cpu_take(&at.size, tile->word_depth > 1 ? scores : 0);
+    at.sums = mfai_cpu_take(&at.size, job->bias_pass ? scores : 0);
+    at.bias = mfai_cpu_take(&at.size, job->has_bias ? scores : 0);
+    at.drop_factors = mfai_cpu_take(&at.size, job->dropout.on ? tile->word_depth * s->stride : 0);
+    at.rows = mfai_cpu_take(&at.size, MFAI_CPU_ROW_TABLE_FLOATS);
+    at.copy = mfai_cpu_take(&at.size, contiguous ? 0 : mfai_max(rows, keys) * widest);
+    at.zeros = mfai_cpu_take(&at.size, widest);
+    at.size = mfai_max(at.size, mfai_cpu_lines(4 * p->value_dim)); /* into which backward_prepare copies rows */
     return at;
 }
 
@@ -87,35 +92,33 @@ static int64_t row_count(const mfai_problem_t *p) { return p->batch * p->heads *
 static int64_t head_count(const mfai_problem_t *p) { return p->batch * p->kv_heads; }
 
 static int64_t prepare_tasks(const mfai_problem_t *p) {
-    return p->batch * p->heads * mfai_ceil_div(p->query_count, MFAI_PREPARE_ROWS);
+    return p->batch * p->heads * mfai_ceil_div(p->query_count, MFAI_CPU_PREPARE_ROWS);
 }
 
-static int64_t bias_tasks(const mfai_view_t *dbias, const mfai_backward_shape_t *shape) {
+static int64_t bias_tasks(const mfai_view_t *dbias, const mfai_cpu_backward_shape_t *shape) {
     const int64_t rows = dbias->shape[2] == 1 ? 1 : shape->row_blocks;
     const int64_t keys = dbias->shape[3] == 1 ? 1 : shape->key_blocks;
     return dbias->shape[0] * dbias->shape[1] * rows * keys;
 }
 
 /* Sums of dquery are kept in it where whole vectors fit its rows, and in the workspace otherwise. */
-static bool adds_in_place(const mfai_view_t *dquery, const mfai_tile_t *tile) {
+static bool adds_in_place(const mfai_view_t *dquery, const mfai_cpu_tile_t *tile) {
     return dquery->format == MFAI_FORMAT_FP32 && dquery->stride[3] == 1 && dquery->shape[3] % tile->lanes == 0;
 }
 
-static mfa_status_t plan_pass(const mfai_cpu_device_t *device, const mfai_kernels_t *kernels, const mfai_problem_t *p,
-                              bool bias_pass, pass_t *pass) {
+static mfa_status_t plan_pass(const mfai_cpu_device_t *device, const mfai_cpu_kernels_t *kernels,
+                              const mfai_problem_t *p, bool bias_pass, pass_t *pass) {
     *pass = (pass_t){.kernels = kernels};
-    mfai_backward_job_t *job = &pass->job;
-    *job = (mfai_backward_job_t){.problem = p, .by_head = *p, .bias_pass = bias_pass};
-    job->by_head.group = 1;
-    job->by_head.kv_heads = p->heads;
+    mfai_cpu_backward_job_t *job = &pass->job;
+    *job = (mfai_cpu_backward_job_t){.problem = p, .bias_pass = bias_pass};
     job->shape = find_shape(p, &kernels->tile);
     job->has_bias = p->features & MFAI_BIASES;
-    const double factor = p->softmax_scale * LOG2_E_DOUBLE;
+    const double factor = p->softmax_scale * MFA_LOG2_E_DOUBLE;
     job->factor = (float)factor;
     job->factor_rest = (float)(factor - job->factor);
     job->finish_scores = job->has_bias || p->softcap > 0 || !isfinite(job->factor);
-    job->dropout = mfai_dropout(p);
-    job->at = lay_out(job, &kernels->tile);
+    job->dropout = mfai_cpu_dropout(p);
+    job->scratch = lay_out(job, &kernels->tile);
 
     const int64_t rows = row_count(p);
     if (rows > most_floats / 4 / job->shape.query_width)
@@ -130,13 +133,13 @@ static mfa_status_t plan_pass(const mfai_cpu_device_t *device, const mfai_kernel
     if (sums && job->shape.key_blocks > 0)
         job->heads =
             mfai_clamp(mfai_ceil_div((int64_t)WANTED_TASKS * pass->slots, job->shape.key_blocks), 1, job->heads);
-    pass->delta = pass->slots * job->at.size;
-    pass->taint = pass->delta + mfai_lines(rows);
-    pass->reference = pass->taint + mfai_lines(rows);
-    pass->dquery = pass->reference + mfai_lines(rows);
+    pass->delta = pass->slots * job->scratch.size;
+    pass->taint = pass->delta + mfai_cpu_lines(rows);
+    pass->reference = pass->taint + mfai_cpu_lines(rows);
+    pass->dquery = pass->reference + mfai_cpu_lines(rows);
     const int64_t summed_rows = sums ? job->heads * p->group * p->query_count : 0;
-    pass->turns = pass->dquery + mfai_lines(summed_rows * job->shape.query_width);
-    pass->size = pass->turns + (bias_pass ? 0 : mfai_lines(p->batch * p->heads * job->shape.row_blocks));
+    pass->turns = pass->dquery + mfai_cpu_lines(summed_rows * job->shape.query_width);
+    pass->size = pass->turns + (bias_pass ? 0 : mfai_cpu_lines(p->batch * p->heads * job->shape.row_blocks));
     return MFA_SUCCESS;
 }
 
@@ -148,7 +151,7 @@ typedef struct {
 
 /* Masks are seldom small, so dbias is computed in float32 whatever the inputs are. */
 static mfa_status_t make_plan(const mfai_cpu_device_t *device, const mfai_problem_t *p, backward_plan_t *plan) {
-    MFA_TRY(mfai_check_head_dims(p));
+    MFA_TRY(mfai_check_head_dims("CPU", p));
     const mfai_cpu_isa_t *isa = device->isa;
     const bool pairs = isa->bfloat16 != NULL && p->query.format == MFAI_FORMAT_BF16 &&
                        p->dout.format == MFAI_FORMAT_BF16 && !(p->features & MFAI_EXACT_WEIGHTS);
@@ -178,10 +181,10 @@ mfa_status_t mfai_cpu_backward_plan(const mfai_cpu_device_t *device, const mfai_
 }
 
 static void run_pass(pass_t *pass, float *workspace) {
-    mfai_backward_job_t *job = &pass->job;
+    mfai_cpu_backward_job_t *job = &pass->job;
     const mfai_problem_t *p = job->problem;
-    const mfai_kernels_t *kernels = pass->kernels;
-    job->scratch = (char *)workspace;
+    const mfai_cpu_kernels_t *kernels = pass->kernels;
+    job->memory = (char *)workspace;
     job->delta = workspace + pass->delta;
     job->taint = workspace + pass->taint;
     job->reference = workspace + pass->reference;
@@ -193,7 +196,7 @@ static void run_pass(pass_t *pass, float *workspace) {
         return;
     }
     memset(job->turns, 0, (size_t)(pass->size - pass->turns) * sizeof *job->turns);
-    const int64_t most = job->heads, blocks = mfai_ceil_div(p->query_count, MFAI_PREPARE_ROWS);
+    const int64_t most = job->heads, blocks = mfai_ceil_div(p->query_count, MFAI_CPU_PREPARE_ROWS);
     if (p->dquery.present || p->dkey.present || p->dvalue.present)
         for (job->first_head = 0; job->first_head < head_count(p); job->first_head += most) {
             job->heads = mfai_clamp(head_count(p) - job->first_head, 0, most);

@@ -9,100 +9,96 @@
  *     wait for the blocks of keys before, dquery += gradients . keys
  *   write dkey and dvalue
  *
- * The right sides of the last three products hold zeros for what is not finite, so that pairs which do not see each other, whose
- * weight and gradient are 0, add nothing. Pairs that do see it have NaN on the left side, unless its score is -inf.
+ * The right sides of the last three products hold zeros for what is not finite, so that pairs which do not see each
+ * other, whose weight and gradient are 0, add nothing. Pairs that do see it have NaN on the left side, unless its score
+ * is -inf.
  *
- * Keys outer, queries inner: FlashAttention-2 (Dao, 2023). Sums into dquery come in the order of the keys, whoever computes them,
- * so that results have the same bits for any number of threads.
+ * Keys outer, queries inner: FlashAttention-2 (Dao, 2023). Sums into dquery come in the order of the keys, whoever
+ * computes them, so that results have the same bits for any number of threads.
  */
-
-/* Words that a product of a register tile has to sum over. */
-typedef struct {
-    int64_t first, count;
-} span_t;
 
 /* A block of keys, packed when the first row that sees it turns up, and the rows that meet it. */
 typedef struct {
-    const mfai_backward_job_t *job;
+    const mfai_cpu_backward_job_t *job;
     float *scratch;
+    mfai_walk_t walk; /* of one head */
     int64_t b, kv_head, first_key, keys;
     bool packed;
     int64_t head, first_row, rows;
-    int64_t begin[MFAI_BACKWARD_ROWS], end[MFAI_BACKWARD_ROWS]; /* keys that each row sees, from first_key on */
-    span_t seen[MFAI_BACKWARD_ROWS / ROW_TILE];                 /* the keys that rows of each register tile see */
-    bool whole;                                                 /* each row sees them all */
-    bool biased;                                                /* some bias is not zero */
+    mfa_span seen[MFAI_CPU_BACKWARD_ROWS];             /* keys that each row sees, from first_key on */
+    mfa_span words[MFAI_CPU_BACKWARD_ROWS / ROW_TILE]; /* of keys that rows of each register tile see */
+    bool whole;                                        /* each row sees them all */
+    bool biased;                                       /* some bias is not zero */
 } backward_tile_t;
 
-static char *copy_room(const backward_tile_t *t) { return (char *)(t->scratch + t->job->at.copy); }
-static const char *zero_row(const backward_tile_t *t) { return (const char *)(t->scratch + t->job->at.zeros); }
+static mfa_span rows_of_tile(const backward_tile_t *t) { return mfa_span_of(t->first_row, t->first_row + t->rows); }
+static mfa_span keys_of_tile(const backward_tile_t *t) { return mfa_span_of(t->first_key, t->first_key + t->keys); }
 
-/* Rows as the left side of a product: each padded with zeros to whole vectors. */
-INLINE void pack_rows_as(const int32_t format, const rows_t *rows, int64_t count, int64_t words, word *packed) {
-    for (int64_t r = 0; r < count; ++r)
-        for (int64_t k = 0; k < words; k += VL)
-            vf_store(packed + r * words + k, load_words(rows->first + r * rows->step, format, k, rows->columns));
+static mfai_rows_t find_block(const backward_tile_t *t, const mfai_view_t *view, int64_t head, int64_t first,
+                              int64_t count) {
+    const mfai_cpu_backward_scratch_t *at = &t->job->scratch;
+    const mfai_rows_room_t room = {.table = (const char **)(void *)(t->scratch + at->rows),
+                                   .copy = (char *)(t->scratch + at->copy),
+                                   .zeros = (const char *)(t->scratch + at->zeros)};
+    return mfai_rows_find(view, t->b, head, first, count, &room);
 }
 
-static void pack_rows(const rows_t *rows, int64_t count, int64_t words, word *packed) {
-    const int32_t kind = rows->format;
-#define PACK(format) pack_rows_as(format, rows, count, words, packed)
-    WITH_WORD_FORMAT(kind, PACK)
+/* Rows as the left side of a product: each padded with zeros to whole vectors. */
+INLINE void pack_rows_as(const int32_t format, const mfai_rows_t *rows, int64_t words, lane32 *packed) {
+    for (int64_t r = 0; r < rows->count; ++r)
+        for (int64_t k = 0; k < words; k += VL)
+            vf_store(packed + r * words + k, load_words(rows->row[r], format, k, rows->columns));
+}
+
+static void pack_rows(const mfai_rows_t *rows, int64_t words, lane32 *packed) {
+#define PACK(format) pack_rows_as(format, rows, words, packed)
+    WITH_WORD_FORMAT(rows->format, PACK)
 #undef PACK
 }
 
 static void pack_key_block(backward_tile_t *t) {
-    const mfai_backward_job_t *job = t->job;
-    const mfai_problem_t *p = job->problem;
+    const mfai_cpu_backward_job_t *job = t->job;
     if (t->packed)
         return;
-    const rows_t keys = find_rows(&p->key, t->b, t->kv_head, t->first_key, 0, t->keys, copy_room(t));
-    pack_keys(&keys, t->keys, zero_row(t), job->shape.query_words, t->scratch + job->at.key_columns);
+    const mfai_rows_t keys = find_block(t, &job->problem->key, t->kv_head, t->first_key, t->keys);
+    pack_keys(&keys, job->shape.query_words, t->scratch + job->scratch.key_columns);
     if (!job->bias_pass)
-        pack_finite_values(&keys, t->keys, zero_row(t), t->scratch + job->at.key_panels);
-    const rows_t values = find_rows(&p->value, t->b, t->kv_head, t->first_key, 0, t->keys, copy_room(t));
-    pack_keys(&values, t->keys, zero_row(t), job->shape.value_words, t->scratch + job->at.value_columns);
+        pack_finite_values(&keys, t->scratch + job->scratch.key_panels);
+    const mfai_rows_t values = find_block(t, &job->problem->value, t->kv_head, t->first_key, t->keys);
+    pack_keys(&values, job->shape.value_words, t->scratch + job->scratch.value_columns);
     t->packed = true;
 }
 
 static void pack_row_block(const backward_tile_t *t) {
-    const mfai_backward_job_t *job = t->job;
-    const rows_t queries = find_rows(&job->problem->query, t->b, t->head, t->first_row, 0, t->rows, copy_room(t));
-    pack_rows(&queries, t->rows, job->shape.query_words, t->scratch + job->at.query_rows);
+    const mfai_cpu_backward_job_t *job = t->job;
+    const mfai_rows_t queries = find_block(t, &job->problem->query, t->head, t->first_row, t->rows);
+    pack_rows(&queries, job->shape.query_words, t->scratch + job->scratch.query_rows);
     if (!job->bias_pass)
-        pack_finite_values(&queries, t->rows, zero_row(t), t->scratch + job->at.query_panels);
-    const rows_t douts = find_rows(&job->problem->dout, t->b, t->head, t->first_row, 0, t->rows, copy_room(t));
-    pack_rows(&douts, t->rows, job->shape.value_words, t->scratch + job->at.dout_rows);
+        pack_finite_values(&queries, t->scratch + job->scratch.query_panels);
+    const mfai_rows_t douts = find_block(t, &job->problem->dout, t->head, t->first_row, t->rows);
+    pack_rows(&douts, job->shape.value_words, t->scratch + job->scratch.dout_rows);
     if (!job->bias_pass)
-        pack_finite_values(&douts, t->rows, zero_row(t), t->scratch + job->at.dout_panels);
+        pack_finite_values(&douts, t->scratch + job->scratch.dout_panels);
 }
 
-static span_t words_between(int64_t from, int64_t to) {
-    const int64_t first = from / WORD_DEPTH;
-    return from < to ? (span_t){first, words_of(to) - first} : (span_t){0, 0};
-}
-
-/* Rows that see some of the keys. */
-static span_t rows_of_keys(const backward_tile_t *t, int64_t key, int keys) {
-    int64_t from = 0, to = t->rows;
+/* Words of rows that see some of the keys. */
+static mfa_span words_of_rows(const backward_tile_t *t, mfa_span keys) {
+    mfa_span rows = mfa_span_of(0, t->rows);
     if (!t->whole) {
-        while (from < to && (t->begin[from] >= key + keys || t->end[from] <= key))
-            ++from;
-        while (to > from && (t->begin[to - 1] >= key + keys || t->end[to - 1] <= key))
-            --to;
+        while (rows.begin < rows.end && !mfa_spans_meet(t->seen[rows.begin], keys))
+            ++rows.begin;
+        while (rows.begin < rows.end && !mfa_spans_meet(t->seen[rows.end - 1], keys))
+            --rows.end;
     }
-    return words_between(from, to);
+    return mfa_span_tiles(rows, WORD_DEPTH);
 }
 
-/* Keys that some of the rows see. */
-static span_t keys_of_rows(const backward_tile_t *t, int64_t row, int rows) {
-    int64_t from = t->keys, to = 0;
-    for (int64_t r = row; r < row + rows; ++r)
-        if (t->begin[r] < t->end[r]) {
-            from = t->begin[r] < from ? t->begin[r] : from;
-            to = t->end[r] > to ? t->end[r] : to;
-        }
-    return words_between(from, to);
+/* Keys that some of the rows see, and what lies between. */
+static mfa_span keys_of_rows(const backward_tile_t *t, mfa_span rows) {
+    mfa_span keys = mfa_span_of(0, 0);
+    for (int64_t r = rows.begin; r < rows.end; ++r)
+        keys = join_spans(keys, t->seen[r]);
+    return keys;
 }
 
 static int tile_rows(int64_t first, int64_t count) {
@@ -115,108 +111,97 @@ static int64_t words_of_part(int64_t first, int64_t end) { return end - first < 
 static void multiply_columns(const backward_tile_t *t, int64_t left, int64_t words, int64_t columns, int64_t depth,
                              int64_t products) {
     const int64_t stride = t->job->shape.stride;
-    for (int64_t panel = 0; panel * PANEL < t->keys; ++panel)
+    for (int64_t panel = 0; panel * PANEL < t->keys; ++panel) {
+        const mfa_span panel_words = mfa_span_of(panel * PANEL / WORD_DEPTH, (panel + 1) * PANEL / WORD_DEPTH);
         for (int64_t row = 0; row < t->rows; row += ROW_TILE) {
-            const span_t span = t->seen[row / ROW_TILE];
-            const int64_t from = span.first * WORD_DEPTH, to = from + span.count * WORD_DEPTH;
-            if (to <= panel * PANEL || (panel + 1) * PANEL <= from)
+            if (!mfa_spans_meet(t->words[row / ROW_TILE], panel_words))
                 continue;
             const bool full = panel_is_full(panel, t->keys);
-            const word *a = t->scratch + left + row * words, *b = t->scratch + columns + panel * PANEL * words;
-            float *c = t->scratch + products + row * stride + panel * PANEL;
+            const lane32 *a = t->scratch + left + row * words, *b = t->scratch + columns + panel * PANEL * words;
+            const sums_t c = {t->scratch + products + row * stride + panel * PANEL, stride};
             const int rows = tile_rows(row, t->rows);
-            multiply_replace(rows, full, a, words, b, words_of_part(0, depth), c, stride, NULL);
+            multiply_replace(rows, full, (left_t){a, words}, b, words_of_part(0, depth), c, NULL);
             for (int64_t k = PART_WORDS; k < depth; k += PART_WORDS)
-                multiply_add(rows, full, a + k, words, b + k * (full ? PANEL : VL), words_of_part(k, depth), c, stride,
-                             NULL);
+                multiply_add(rows, full, (left_t){a + k, words}, b + k * (full ? PANEL : VL), words_of_part(k, depth),
+                             c, NULL);
         }
+    }
 }
 
-static void set_reference(const mfai_backward_job_t *job, float logsumexp, gradient_row_t *row) {
-    const double exact = job->finish_scores ? logsumexp : logsumexp * LOG2_E_DOUBLE;
+static void set_reference(const mfai_cpu_backward_job_t *job, float logsumexp, gradient_row_t *row) {
+    const double exact = job->finish_scores ? logsumexp : logsumexp * MFA_LOG2_E_DOUBLE;
     row->reference = (float)exact;
     row->reference_rest = isinf(row->reference) ? 0 : (float)(exact - row->reference);
 }
 
 /* The rows from `row` on whose words share memory: raw products become weights and gradients. */
 static void finish_rows(const backward_tile_t *t, int64_t row) {
-    const mfai_backward_job_t *job = t->job;
+    const mfai_cpu_backward_job_t *job = t->job;
     const mfai_problem_t *p = job->problem;
     const int64_t stride = job->shape.stride, width = (t->keys + PANEL - 1) / PANEL * PANEL;
     const int64_t first = (t->b * p->heads + t->head) * p->query_count + t->first_row;
-    gradient_row_t rows[WORD_DEPTH] = {{0}};
-    int64_t from = width, to = 0;
+    gradient_row_t rows[WORD_DEPTH] = {{.scores = NULL}};
+    mfa_span keys = mfa_span_of(0, 0);
     int count = 0;
     for (; count < WORD_DEPTH && row + count < t->rows; ++count) {
         const int64_t at = row + count;
-        if (t->begin[at] < t->end[at]) {
-            from = t->begin[at] < from ? t->begin[at] : from;
-            to = t->end[at] > to ? t->end[at] : to;
-        }
+        keys = join_spans(keys, t->seen[at]);
         rows[count] = (gradient_row_t){
-            .begin = t->begin[at],
-            .end = t->end[at],
+            .seen = t->seen[at],
             .delta = job->delta[first + at],
             .taint = job->taint[first + at],
-            .scores = t->scratch + job->at.scores + at * stride,
-            .dscores = t->scratch + job->at.dscores + at * stride,
-            .bias = t->biased ? t->scratch + job->at.bias + at * stride : NULL,
+            .scores = t->scratch + job->scratch.scores + at * stride,
+            .dscores = t->scratch + job->scratch.dscores + at * stride,
+            .bias = t->biased ? t->scratch + job->scratch.bias + at * stride : NULL,
         };
         set_reference(job, job->reference[first + at], &rows[count]);
     }
-    if (job->dropout.on && from < to)
+    if (job->dropout.on && !mfa_span_is_empty(keys))
         for (int i = 0; i < count; ++i) {
-            const int64_t begin = from / VL * VL, end = (to + VL - 1) / VL * VL;
-            float *keep = t->scratch + job->at.keep + i * stride;
-            fill_keep(&job->dropout, t->b, t->head, t->first_row + row + i, t->first_key + begin, end - begin,
-                      keep + begin);
-            rows[i].keep = keep;
+            const int64_t begin = keys.begin / VL * VL, end = (keys.end + VL - 1) / VL * VL;
+            float *drop_factors = t->scratch + job->scratch.drop_factors + i * stride;
+            fill_drop_factors(&job->dropout, t->b, t->head, t->first_row + row + i, t->first_key + begin, end - begin,
+                              drop_factors + begin);
+            rows[i].drop_factors = drop_factors;
         }
-    word *along = t->scratch + job->at.dscore_rows + row * stride;
+    lane32 *along = t->scratch + job->scratch.dscore_rows + row * stride;
     if (job->finish_scores)
-        gradient_rows(job, true, rows, count, from, to, width, along, stride);
+        gradient_rows(job, true, rows, count, keys, width, along, stride);
     else
-        gradient_rows(job, false, rows, count, from, to, width, along, stride);
+        gradient_rows(job, false, rows, count, keys, width, along, stride);
 }
 
 /* What each row sees of the keys, and the biases. False if no row sees any. */
 static bool find_visible(backward_tile_t *t) {
-    const mfai_backward_job_t *job = t->job;
-    bool any = false;
+    const mfai_cpu_backward_job_t *job = t->job;
+    const mfa_span rows = rows_of_tile(t);
+    seen_t seen = find_seen(&t->walk, rows, keys_of_tile(t), t->seen);
     unsigned bias = 0;
-    t->whole = true;
-    for (int64_t row = 0; row < t->rows; row += SUB_ROWS) {
-        const int rows = t->rows - row < SUB_ROWS ? (int)(t->rows - row) : SUB_ROWS;
-        ranges_t seen;
-        find_ranges(&job->by_head, t->first_row + row, rows, t->first_key, t->keys, &seen);
-        if (job->has_bias && seen.first < seen.last)
-            bias |= fill_bias(&job->by_head, t->b, t->head, t->first_row + row, rows, t->first_key, job->shape.stride,
-                              &seen, t->scratch + job->at.bias + row * job->shape.stride);
-        any = any || seen.first < seen.last;
-        for (int r = 0; r < rows; ++r) {
-            t->begin[row + r] = seen.begin[r];
-            t->end[row + r] = seen.end[r];
-            t->whole = t->whole && seen.begin[r] == 0 && seen.end[r] == t->keys;
-        }
-    }
-    for (int64_t row = 0; row < t->rows; row += ROW_TILE)
-        t->seen[row / ROW_TILE] = keys_of_rows(t, row, tile_rows(row, t->rows));
+    if (job->has_bias && !mfa_span_is_empty(seen.any))
+        bias =
+            fill_bias(&t->walk, rows, t->first_key, &seen, (sums_t){t->scratch + job->scratch.bias, job->shape.stride});
     t->biased = bias & BIAS_ANY_NONZERO;
-    return any;
+    t->whole = true;
+    for (int64_t r = 0; r < t->rows; ++r)
+        t->whole = t->whole && t->seen[r].begin == 0 && t->seen[r].end == t->keys;
+    for (int64_t row = 0; row < t->rows; row += ROW_TILE)
+        t->words[row / ROW_TILE] =
+            mfa_span_tiles(keys_of_rows(t, mfa_span_of(row, row + tile_rows(row, t->rows))), WORD_DEPTH);
+    return !mfa_span_is_empty(seen.any);
 }
 
 /* Weights and gradients of the tile; false if no row sees a key. */
 static bool fill_tile(backward_tile_t *t) {
-    const mfai_backward_job_t *job = t->job;
+    const mfai_cpu_backward_job_t *job = t->job;
     const mfai_problem_t *p = job->problem;
     if (!find_visible(t))
         return false;
     pack_key_block(t);
     pack_row_block(t);
-    multiply_columns(t, job->at.query_rows, job->shape.query_words, job->at.key_columns, words_of(p->head_dim),
-                     job->at.scores);
-    multiply_columns(t, job->at.dout_rows, job->shape.value_words, job->at.value_columns, words_of(p->value_dim),
-                     job->at.dscores);
+    multiply_columns(t, job->scratch.query_rows, job->shape.query_words, job->scratch.key_columns,
+                     words_of(p->head_dim), job->scratch.scores);
+    multiply_columns(t, job->scratch.dout_rows, job->shape.value_words, job->scratch.value_columns,
+                     words_of(p->value_dim), job->scratch.dscores);
     for (int64_t row = 0; row < t->rows; row += WORD_DEPTH)
         finish_rows(t, row);
     return true;
@@ -226,24 +211,25 @@ static bool fill_tile(backward_tile_t *t) {
 static void add_to_keys(const backward_tile_t *t, int64_t left, int64_t panels, int64_t columns, int64_t sums,
                         int64_t width) {
     const int64_t stride = t->job->shape.stride * WORD_DEPTH, depth = words_of(t->rows);
-    span_t spans[MFAI_BACKWARD_KEYS / ROW_TILE + 1];
+    mfa_span words[MFAI_CPU_BACKWARD_KEYS / ROW_TILE + 1];
     for (int64_t key = 0; key < t->keys; key += ROW_TILE)
-        spans[key / ROW_TILE] = rows_of_keys(t, key, tile_rows(key, t->keys));
+        words[key / ROW_TILE] = words_of_rows(t, mfa_span_of(key, key + tile_rows(key, t->keys)));
     for (int64_t panel = 0; panel * PANEL < columns; ++panel) {
         const bool full = panel_is_full(panel, columns);
-        const word *right = t->scratch + panels + panel * PANEL * depth;
+        const lane32 *right = t->scratch + panels + panel * PANEL * depth;
         for (int64_t key = 0; key < t->keys; key += ROW_TILE) {
-            const int64_t first = spans[key / ROW_TILE].first, end = first + spans[key / ROW_TILE].count;
-            for (int64_t k = first; k < end; k += PART_WORDS)
-                multiply_add_turned(tile_rows(key, t->keys), full, t->scratch + left + k * stride + key, stride,
+            const int64_t end = words[key / ROW_TILE].end;
+            for (int64_t k = words[key / ROW_TILE].begin; k < end; k += PART_WORDS)
+                multiply_add_turned(tile_rows(key, t->keys), full,
+                                    (left_t){t->scratch + left + k * stride + key, stride},
                                     right + k * (full ? PANEL : VL), words_of_part(k, end),
-                                    t->scratch + sums + key * width + panel * PANEL, width, NULL);
+                                    (sums_t){t->scratch + sums + key * width + panel * PANEL, width}, NULL);
         }
     }
 }
 
 /* Where row `row` of dquery is summed, and the floats from one row to the next. */
-static float *dquery_sums(const mfai_backward_job_t *job, int64_t b, int64_t head, int64_t row, int64_t *step) {
+static float *dquery_sums(const mfai_cpu_backward_job_t *job, int64_t b, int64_t head, int64_t row, int64_t *step) {
     const mfai_problem_t *p = job->problem;
     if (job->dquery != NULL) {
         *step = job->shape.query_width;
@@ -251,36 +237,26 @@ static float *dquery_sums(const mfai_backward_job_t *job, int64_t b, int64_t hea
         return job->dquery + ((b * p->heads + head - first) * p->query_count + row) * *step;
     }
     *step = job->problem->dquery.stride[2];
-    return (float *)view_row(&job->problem->dquery, b, head, row);
+    return (float *)mfai_view_row(&job->problem->dquery, b, head, row);
 }
 
 static void add_to_queries(const backward_tile_t *t) {
-    const mfai_backward_job_t *job = t->job;
+    const mfai_cpu_backward_job_t *job = t->job;
     const int64_t stride = job->shape.stride, capacity = words_of(t->keys), columns = job->problem->head_dim;
-    const word *gradients = t->scratch + (WORD_DEPTH == 1 ? job->at.dscores : job->at.dscore_rows);
+    const lane32 *gradients = t->scratch + (WORD_DEPTH == 1 ? job->scratch.dscores : job->scratch.dscore_rows);
     int64_t step;
     float *sums = dquery_sums(job, t->b, t->head, t->first_row, &step);
     for (int64_t panel = 0; panel * PANEL < columns; ++panel) {
         const bool full = panel_is_full(panel, columns);
-        const word *right = t->scratch + job->at.key_panels + panel * PANEL * capacity;
+        const lane32 *right = t->scratch + job->scratch.key_panels + panel * PANEL * capacity;
         for (int64_t row = 0; row < t->rows; row += ROW_TILE) {
-            const int64_t first = t->seen[row / ROW_TILE].first, end = first + t->seen[row / ROW_TILE].count;
-            for (int64_t k = first; k < end; k += PART_WORDS)
-                multiply_add(tile_rows(row, t->rows), full, gradients + row * stride + k, stride,
-                             right + k * (full ? PANEL : VL), words_of_part(k, end), sums + row * step + panel * PANEL,
-                             step, NULL);
+            const int64_t end = t->words[row / ROW_TILE].end;
+            for (int64_t k = t->words[row / ROW_TILE].begin; k < end; k += PART_WORDS)
+                multiply_add(tile_rows(row, t->rows), full, (left_t){gradients + row * stride + k, stride},
+                             right + k * (full ? PANEL : VL), words_of_part(k, end),
+                             (sums_t){sums + row * step + panel * PANEL, step}, NULL);
         }
     }
-}
-
-/* Blocks of keys that meet a block of rows, as causal and window bounds have it: first .. last, none if last < first. */
-static void key_blocks_of(const mfai_backward_job_t *job, int64_t first_row, int64_t rows, int64_t *first,
-                          int64_t *last) {
-    const mfai_problem_t *p = job->problem;
-    const int64_t begin = mfa_rule_key_begin(first_row, p->offset, p->window_left, p->key_count);
-    const int64_t end = mfa_rule_key_end(first_row + rows - 1, p->offset, p->window_right, p->key_count);
-    *first = begin / job->shape.block_keys;
-    *last = begin < end ? (end - 1) / job->shape.block_keys : *first - 1;
 }
 
 static void wait_for_turn(const uint32_t *turn, uint32_t mine) {
@@ -288,73 +264,70 @@ static void wait_for_turn(const uint32_t *turn, uint32_t mine) {
         mfai_pause(looks);
 }
 
-static void backward_rows(backward_tile_t *t, int64_t row_block, int64_t rank) {
-    const mfai_backward_job_t *job = t->job;
+static void backward_rows(backward_tile_t *t, int64_t row_block, int64_t key_block) {
+    const mfai_cpu_backward_job_t *job = t->job;
     const mfai_problem_t *p = job->problem;
-    const mfai_backward_shape_t *shape = &job->shape;
+    const mfai_cpu_backward_shape_t *shape = &job->shape;
     const bool any = fill_tile(t);
     if (any && p->dvalue.present)
-        add_to_keys(t, job->at.scores, job->at.dout_panels, job->problem->value_dim, job->at.dvalue,
+        add_to_keys(t, job->scratch.scores, job->scratch.dout_panels, job->problem->value_dim, job->scratch.dvalue,
                     shape->value_width);
     if (any && p->dkey.present)
-        add_to_keys(t, job->at.dscores, job->at.query_panels, job->problem->head_dim, job->at.dkey, shape->query_width);
+        add_to_keys(t, job->scratch.dscores, job->scratch.query_panels, job->problem->head_dim, job->scratch.dkey,
+                    shape->query_width);
     if (p->dquery.present) {
         uint32_t *turn = &job->turns[(t->b * job->problem->heads + t->head) * shape->row_blocks + row_block];
-        wait_for_turn(turn, (uint32_t)rank);
+        wait_for_turn(turn, (uint32_t)(mfai_walk_before(&t->walk, rows_of_tile(t), key_block, shape->block_keys) + 1));
         if (any)
             add_to_queries(t);
-        __atomic_store_n(turn, (uint32_t)rank + 1, __ATOMIC_RELEASE);
+        __atomic_store_n(turn, (uint32_t)(key_block + 1), __ATOMIC_RELEASE);
     }
 }
 
 static void store_key_gradient(const backward_tile_t *t, const mfai_view_t *view, const float *sums, int64_t width) {
     if (view->present)
         for (int64_t j = 0; j < t->keys; ++j)
-            store_row(sums + j * width, view->shape[3], 1, view_row(view, t->b, t->kv_head, t->first_key + j),
+            store_row(sums + j * width, view->shape[3], 1, mfai_view_row(view, t->b, t->kv_head, t->first_key + j),
                       view->format, view->stride[3]);
 }
 
 static void backward_task(void *argument, int64_t task, int slot) {
-    const mfai_backward_job_t *job = argument;
+    const mfai_cpu_backward_job_t *job = argument;
     const mfai_problem_t *p = job->problem;
-    const mfai_backward_shape_t *shape = &job->shape;
-    /* Blocks of keys come one after the other, so that waiting for the one before is rare unless there is a single head. */
+    const mfai_cpu_backward_shape_t *shape = &job->shape;
+    /* Blocks of keys come one after the other, so that waiting for the one before is rare unless there is a single
+       head. */
     const int64_t key_block = task / job->heads, bh = job->first_head + task % job->heads;
     backward_tile_t t = {
         .job = job,
-        .scratch = (float *)job->scratch + slot * job->at.size,
+        .scratch = (float *)job->memory + slot * job->scratch.size,
         .b = bh / p->kv_heads,
         .kv_head = bh % p->kv_heads,
         .first_key = key_block * shape->block_keys,
     };
     t.keys = p->key_count - t.first_key < shape->block_keys ? p->key_count - t.first_key : shape->block_keys;
-    float *dkey = t.scratch + job->at.dkey, *dvalue = t.scratch + job->at.dvalue;
+    float *dkey = t.scratch + job->scratch.dkey, *dvalue = t.scratch + job->scratch.dvalue;
     memset(dkey, 0, (size_t)(t.keys * shape->query_width) * sizeof *dkey);
     memset(dvalue, 0, (size_t)(t.keys * shape->value_width) * sizeof *dvalue);
-    memset(t.scratch + job->at.zeros, 0, (size_t)(job->at.size - job->at.zeros) * sizeof(float));
-    for (t.head = t.kv_head * p->group; t.head < (t.kv_head + 1) * p->group; ++t.head)
+    memset(t.scratch + job->scratch.zeros, 0, (size_t)(job->scratch.size - job->scratch.zeros) * sizeof(float));
+    for (t.head = t.kv_head * p->group; t.head < (t.kv_head + 1) * p->group; ++t.head) {
+        t.walk = mfai_walk_of(p, t.b, mfa_span_of(t.head, t.head + 1));
         for (int64_t i = 0; i < shape->row_blocks; ++i) {
             t.first_row = i * shape->block_rows;
             t.rows =
                 p->query_count - t.first_row < shape->block_rows ? p->query_count - t.first_row : shape->block_rows;
-            int64_t first, last;
-            key_blocks_of(job, t.first_row, t.rows, &first, &last);
-            if (first <= key_block && key_block <= last)
-                backward_rows(&t, i, key_block - first);
+            if (mfai_walk_visits(&t.walk, rows_of_tile(&t), keys_of_tile(&t)))
+                backward_rows(&t, i, key_block);
         }
+    }
     store_key_gradient(&t, &job->problem->dkey, dkey, shape->query_width);
     store_key_gradient(&t, &job->problem->dvalue, dvalue, shape->value_width);
 }
 
 /* A contiguous row as floats, where it lies or in `copy`, which has room for two such rows. */
 static const float *float_row(const mfai_view_t *view, int64_t b, int64_t head, int64_t row, float *copy) {
-    const char *source = view_row(view, b, head, row);
     const int64_t columns = view->shape[3];
-    if (!mfai_rows_are_contiguous(view)) {
-        char *gathered = (char *)(copy + columns);
-        gather_row(view, source, gathered);
-        source = gathered;
-    }
+    const char *source = mfai_row_find(view, b, head, row, (char *)(copy + columns));
     if (view->format == MFAI_FORMAT_FP32)
         return (const float *)source;
     int64_t i = 0;
@@ -395,15 +368,15 @@ static float times_zero(const float *a, int64_t count) {
 }
 
 static void backward_prepare(void *argument, int64_t task, int slot) {
-    const mfai_backward_job_t *job = argument;
+    const mfai_cpu_backward_job_t *job = argument;
     const mfai_problem_t *p = job->problem;
-    float *first_copy = (float *)job->scratch + slot * job->at.size, *second_copy = first_copy + 2 * p->value_dim;
-    const int64_t blocks = (p->query_count + MFAI_PREPARE_ROWS - 1) / MFAI_PREPARE_ROWS, bh = task / blocks;
+    float *first_copy = (float *)job->memory + slot * job->scratch.size, *second_copy = first_copy + 2 * p->value_dim;
+    const int64_t blocks = (p->query_count + MFAI_CPU_PREPARE_ROWS - 1) / MFAI_CPU_PREPARE_ROWS, bh = task / blocks;
     const int64_t b = bh / p->heads, head = bh % p->heads;
-    for (int64_t row = task % blocks * MFAI_PREPARE_ROWS;
-         row < p->query_count && row < (task % blocks + 1) * MFAI_PREPARE_ROWS; ++row) {
+    for (int64_t row = task % blocks * MFAI_CPU_PREPARE_ROWS;
+         row < p->query_count && row < (task % blocks + 1) * MFAI_CPU_PREPARE_ROWS; ++row) {
         const int64_t at = bh * p->query_count + row;
-        const float logsumexp = *(const float *)view_row(&p->logsumexp, b, head, row);
+        const float logsumexp = *(const float *)mfai_view_row(&p->logsumexp, b, head, row);
         job->reference[at] = logsumexp == -INFINITY ? INFINITY : logsumexp;
         const float *dout = float_row(&job->problem->dout, b, head, row, first_copy);
         const float *out = float_row(&p->out, b, head, row, second_copy);
@@ -419,16 +392,16 @@ static void backward_prepare(void *argument, int64_t task, int slot) {
 
 static void backward_finish(void *argument, int64_t task, int slot) {
     (void)slot;
-    const mfai_backward_job_t *job = argument;
+    const mfai_cpu_backward_job_t *job = argument;
     const mfai_problem_t *p = job->problem;
     const mfai_view_t *dquery = &job->problem->dquery;
-    const int64_t blocks = (p->query_count + MFAI_PREPARE_ROWS - 1) / MFAI_PREPARE_ROWS;
+    const int64_t blocks = (p->query_count + MFAI_CPU_PREPARE_ROWS - 1) / MFAI_CPU_PREPARE_ROWS;
     const int64_t bh = job->first_head * p->group + task / blocks, b = bh / p->heads, head = bh % p->heads;
-    for (int64_t row = task % blocks * MFAI_PREPARE_ROWS;
-         row < p->query_count && row < (task % blocks + 1) * MFAI_PREPARE_ROWS; ++row) {
+    for (int64_t row = task % blocks * MFAI_CPU_PREPARE_ROWS;
+         row < p->query_count && row < (task % blocks + 1) * MFAI_CPU_PREPARE_ROWS; ++row) {
         int64_t step;
         float *sums = dquery_sums(job, b, head, row, &step);
-        store_row(sums, p->head_dim, 1, view_row(dquery, b, head, row), dquery->format, dquery->stride[3]);
+        store_row(sums, p->head_dim, 1, mfai_view_row(dquery, b, head, row), dquery->format, dquery->stride[3]);
         memset(sums, 0, (size_t)step * sizeof *sums);
     }
 }
@@ -436,14 +409,14 @@ static void backward_finish(void *argument, int64_t task, int slot) {
 /* dsinks of one head. */
 static void backward_sinks(void *argument, int64_t task, int slot) {
     (void)slot;
-    const mfai_backward_job_t *job = argument;
+    const mfai_cpu_backward_job_t *job = argument;
     const mfai_problem_t *p = job->problem;
-    const float sink = *(const float *)view_row(&p->sinks, 0, task, 0);
+    const float sink = *(const float *)mfai_view_row(&p->sinks, 0, task, 0);
     double sum = 0;
     for (int64_t b = 0; b < p->batch; ++b)
         for (int64_t row = 0; row < p->query_count && sink != -INFINITY; ++row) {
-            const float logsumexp = *(const float *)view_row(&p->logsumexp, b, task, row);
+            const float logsumexp = *(const float *)mfai_view_row(&p->logsumexp, b, task, row);
             sum -= exp((double)sink - logsumexp) * job->delta[(b * p->heads + task) * p->query_count + row];
         }
-    *(float *)view_row(&job->problem->dsinks, 0, task, 0) = (float)sum;
+    *(float *)mfai_view_row(&job->problem->dsinks, 0, task, 0) = (float)sum;
 }

@@ -1,6 +1,7 @@
 /*
- * Products for a few query rows, as in decoding: keys and values are read where they lie, once for all rows that share them, so
- * that the time is that of reading memory. Packing them first would read, write and read again.
+ * Products for a few query rows, as in decoding: keys and values are read where they lie, once for all rows that share
+ * them, so that the time is that of reading memory. Packing them first would read, write and read again. Rows are
+ * evenly spaced: reading their addresses from a table took up to a tenth of the time.
  */
 enum {
     DIRECT_ROWS = 4,                /* rows that one pass over keys or values serves */
@@ -10,9 +11,8 @@ enum {
 };
 
 /* DIRECT_KEYS keys times `rows` queries: products[row * DIRECT_KEYS + key]. */
-INLINE void direct_products(const int rows, const word *query, int64_t query_stride,
-                            const char *const keys[DIRECT_KEYS], int32_t format, int64_t dim, int64_t ahead,
-                            float *products) {
+INLINE void direct_products(const int rows, const int32_t format, left_t query, const char *const keys[DIRECT_KEYS],
+                            int64_t dim, int64_t ahead, float *products) {
     const int64_t words = words_of(dim);
     vf sum[VL];
 #pragma GCC unroll 16
@@ -25,66 +25,61 @@ INLINE void direct_products(const int rows, const word *query, int64_t query_str
             __builtin_prefetch(keys[k] + ahead + at * (int64_t)mfai_format_bytes(format, 1) * WORD_DEPTH);
 #pragma GCC unroll 4
             for (int r = 0; r < rows; ++r) {
-                const vf q = vf_load(query + r * query_stride + at);
-                sum[r * DIRECT_KEYS + k] = WORD_FMA(sum[r * DIRECT_KEYS + k], q, key);
+                const vf q = vf_load(query.first + r * query.stride + at);
+                sum[r * DIRECT_KEYS + k] = WORD_FMA(q, key, sum[r * DIRECT_KEYS + k]);
             }
         }
     vf_store(products, vf_sum_each(sum));
 }
 
-INLINE void direct_scores_for(const int rows, const int32_t format, const char *first_key, int64_t step,
-                              const word *query, int64_t query_stride, int64_t dim, int64_t from, int64_t to,
-                              float *scores, int64_t stride) {
-    const int64_t ahead = prefetch_distance(format, dim, step);
-    for (int64_t j = from; j < to; j += DIRECT_KEYS) {
-        const int n = (int)(to - j < DIRECT_KEYS ? to - j : DIRECT_KEYS);
-        const char *keys[DIRECT_KEYS];
+INLINE void direct_scores_for(const int rows, const int32_t format, const mfai_spaced_rows_t *keys, left_t query,
+                              mfa_span seen, sums_t scores) {
+    const int64_t step = keys->step, ahead = keys->ahead, dim = keys->columns;
+    for (int64_t j = seen.begin; j < seen.end; j += DIRECT_KEYS) {
+        const int n = (int)(seen.end - j < DIRECT_KEYS ? seen.end - j : DIRECT_KEYS);
+        const char *some[DIRECT_KEYS];
 #pragma GCC unroll 4
         for (int k = 0; k < DIRECT_KEYS; ++k)
-            keys[k] = first_key + (j + (k < n ? k : 0)) * step;
+            some[k] = keys->first + (j + (k < n ? k : 0)) * step;
         float products[VL];
-        direct_products(rows, query, query_stride, keys, format, dim, ahead, products);
+        direct_products(rows, format, query, some, dim, ahead, products);
         for (int r = 0; r < rows; ++r)
             for (int k = 0; k < n; ++k)
-                scores[r * stride + j + k] = products[r * DIRECT_KEYS + k];
+                scores.first[r * scores.stride + j + k] = products[r * DIRECT_KEYS + k];
     }
 }
 
-/* Calls `call` with rows and format as constants, so that sums stay in registers and loads do not branch. */
-#define DIRECT_CASE(rows, format, call)   \
-    case MFAI_FORMATS *(rows) + (format): \
-        call(rows, format);               \
-        break;
-#if WORD_DEPTH == 1
-#define DIRECT_CASES(rows, call)              \
-    DIRECT_CASE(rows, MFAI_FORMAT_FP32, call) \
-    DIRECT_CASE(rows, MFAI_FORMAT_FP16, call) \
-    DIRECT_CASE(rows, MFAI_FORMAT_BF16, call)
-#else
-#define DIRECT_CASES(rows, call) DIRECT_CASE(rows, MFAI_FORMAT_BF16, call)
-#endif
-#define DIRECT_SWITCH(rows, format, call)                                              \
-    switch (MFAI_FORMATS * ((rows) < DIRECT_ROWS ? (rows) : DIRECT_ROWS) + (format)) { \
-        DIRECT_CASES(1, call)                                                          \
-        DIRECT_CASES(2, call)                                                          \
-        DIRECT_CASES(3, call)                                                          \
-        DIRECT_CASES(4, call)                                                          \
+/* Rows as a constant, so that sums stay in registers. */
+INLINE void direct_scores_as(const int32_t format, int rows, const mfai_spaced_rows_t *keys, left_t query,
+                             mfa_span seen, sums_t scores) {
+    switch (rows) {
+    case 1:
+        direct_scores_for(1, format, keys, query, seen, scores);
+        return;
+    case 2:
+        direct_scores_for(2, format, keys, query, seen, scores);
+        return;
+    case 3:
+        direct_scores_for(3, format, keys, query, seen, scores);
+        return;
+    default:
+        direct_scores_for(DIRECT_ROWS, format, keys, query, seen, scores);
     }
+}
 
-/* scores[r * stride + j] for the keys from .. to - 1. */
-static void direct_scores(const rows_t *keys, const word *query, int64_t query_stride, int rows, int64_t from,
-                          int64_t to, float *scores, int64_t stride) {
+/* Scores of the keys that are seen. */
+static void direct_scores(const mfai_spaced_rows_t *keys, left_t query, int rows, mfa_span seen, sums_t scores) {
     for (int r = 0; r < rows; r += DIRECT_ROWS) {
-        const word *q = query + r * query_stride;
-        float *s = scores + r * stride;
-#define SCORES(n, format) \
-    direct_scores_for(n, format, keys->first, keys->step, q, query_stride, keys->columns, from, to, s, stride)
-        DIRECT_SWITCH(rows - r, keys->format, SCORES)
+        const left_t some = {query.first + r * query.stride, query.stride};
+        const sums_t to = {scores.first + r * scores.stride, scores.stride};
+#define SCORES(format) direct_scores_as(format, rows - r, keys, some, seen, to)
+        WITH_WORD_FORMAT(keys->format, SCORES)
 #undef SCORES
     }
 }
 
-/* Where to prefetch next. Values are read in passes over their columns, but memory is fastest in the order of its lines. */
+/* Where to prefetch next. Values are read in passes over their columns, but memory is fastest in the order of its
+   lines. */
 typedef struct {
     const char *row;
     int64_t at, bytes, step; /* in the row, of a row, and from row to row */
@@ -101,71 +96,87 @@ INLINE void prefetch_coming(coming_t *coming, const int64_t bytes) {
     }
 }
 
-/* out (rows x vecs * VL) += weights . values, over the keys from .. to - 1. Where words hold two keys and the first or last lacks
-   its partner, the row itself stands in, with the weight 0 that the partner has: nothing unseen is read. */
-INLINE void direct_add(const int rows, const int vecs, const int32_t format, const char *first_value, int64_t step,
-                       coming_t *coming, int64_t column, int64_t columns, const word *weights, int64_t stride,
-                       int64_t from, int64_t to, float *out, int64_t width) {
+/* out (rows x vecs * VL) += weights . values from `column` on, over the keys that are seen; `whole` if none of the
+   columns is missing. Where words hold two keys and the first or last lacks its partner, zeros stand in: nothing unseen
+   is read, and an infinity does not meet the partner's weight, 0. */
+INLINE void direct_add(const int rows, const int vecs, const bool whole, const int32_t format,
+                       const mfai_spaced_rows_t *values, coming_t *coming, int64_t column, left_t weights,
+                       mfa_span seen, sums_t out) {
+    const int64_t step = values->step, columns = values->columns;
     vf sum[DIRECT_ROWS][DIRECT_VALUE_VECS];
 #pragma GCC unroll 4
     for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 4
         for (int v = 0; v < vecs; ++v)
             sum[r][v] = vf_zero();
-    for (int64_t w = from / WORD_DEPTH; w * WORD_DEPTH < to; ++w) {
+    for (int64_t w = seen.begin / WORD_DEPTH; w * WORD_DEPTH < seen.end; ++w) {
         const int64_t first = w * WORD_DEPTH, last = first + WORD_DEPTH - 1;
-        const char *even = first_value + (first < from ? from : first) * step;
-        const char *odd = first_value + (last < to ? last : to - 1) * step;
+        const char *even = first < seen.begin ? values->zeros : values->first + first * step;
+        const char *odd = last < seen.end ? values->first + last * step : values->zeros;
         vf value[DIRECT_VALUE_VECS];
 #pragma GCC unroll 4
         for (int v = 0; v < vecs; ++v) {
             const int64_t at = column + v * VL;
-            value[v] = load_value_words(even, odd, format, at, columns - at < VL ? (int)(columns - at) : VL);
+            value[v] = load_value_words(even, odd, format, at, whole || columns - at >= VL ? VL : (int)(columns - at));
         }
         for (int d = 0; d < WORD_DEPTH; ++d)
             prefetch_coming(coming, vecs * VL * mfai_format_bytes(format, 1));
 #pragma GCC unroll 4
         for (int r = 0; r < rows; ++r) {
-            const vf weight = vf_set1(weights[r * stride + w]);
+            const vf weight = vf_set1(weights.first[r * weights.stride + w]);
 #pragma GCC unroll 4
             for (int v = 0; v < vecs; ++v)
-                sum[r][v] = WORD_FMA(sum[r][v], weight, value[v]);
+                sum[r][v] = WORD_FMA(weight, value[v], sum[r][v]);
         }
     }
 #pragma GCC unroll 4
     for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 4
-        for (int v = 0; v < vecs; ++v)
-            vf_store(out + r * width + v * VL, vf_add(vf_load(out + r * width + v * VL), sum[r][v]));
+        for (int v = 0; v < vecs; ++v) {
+            float *to = out.first + r * out.stride + column + v * VL;
+            vf_store(to, vf_add(vf_load(to), sum[r][v]));
+        }
 }
 
-INLINE void direct_values_for(const int rows, const int32_t format, const char *first_value, int64_t step,
-                              int64_t columns, const word *weights, int64_t stride, int64_t from, int64_t to,
-                              float *out, int64_t width) {
-    const int64_t ahead = prefetch_distance(format, columns, step);
-    for (int64_t j = from; j < to; j = j / DIRECT_VALUE_KEYS * DIRECT_VALUE_KEYS + DIRECT_VALUE_KEYS) {
-        int64_t end = (j / DIRECT_VALUE_KEYS + 1) * DIRECT_VALUE_KEYS;
-        end = end < to ? end : to;
-        coming_t coming = {first_value + j * step + ahead, 0, columns * mfai_format_bytes(format, 1), step};
+INLINE void direct_values_for(const int rows, const int32_t format, const mfai_spaced_rows_t *values, left_t weights,
+                              mfa_span seen, sums_t out) {
+    const int64_t columns = values->columns;
+    for (int64_t j = seen.begin; j < seen.end; j = j / DIRECT_VALUE_KEYS * DIRECT_VALUE_KEYS + DIRECT_VALUE_KEYS) {
+        const int64_t end = (j / DIRECT_VALUE_KEYS + 1) * DIRECT_VALUE_KEYS;
+        const mfa_span some = mfa_span_of(j, end < seen.end ? end : seen.end);
+        coming_t coming = {values->first + j * values->step + values->ahead, 0, columns * mfai_format_bytes(format, 1),
+                           values->step};
         int64_t column = 0;
-        for (; column + (DIRECT_VALUE_VECS - 1) * VL < columns; column += DIRECT_VALUE_VECS * VL)
-            direct_add(rows, DIRECT_VALUE_VECS, format, first_value, step, &coming, column, columns, weights, stride, j,
-                       end, out + column, width);
-        for (; column < columns; column += VL)
-            direct_add(rows, 1, format, first_value, step, &coming, column, columns, weights, stride, j, end,
-                       out + column, width);
+        for (; column + DIRECT_VALUE_VECS * VL <= columns; column += DIRECT_VALUE_VECS * VL)
+            direct_add(rows, DIRECT_VALUE_VECS, true, format, values, &coming, column, weights, some, out);
+        if (column + (DIRECT_VALUE_VECS - 1) * VL < columns)
+            direct_add(rows, DIRECT_VALUE_VECS, false, format, values, &coming, column, weights, some, out);
+        else
+            for (; column < columns; column += VL)
+                direct_add(rows, 1, false, format, values, &coming, column, weights, some, out);
     }
 }
 
-/* out += weights . values for at most DIRECT_ROWS rows, over the keys from .. to - 1. */
-static void direct_values(const rows_t *values, const word *weights, int64_t stride, int rows, int64_t from, int64_t to,
-                          float *out, int64_t width) {
-#define VALUES(n, format) \
-    direct_values_for(n, format, values->first, values->step, values->columns, weights, stride, from, to, out, width)
-    DIRECT_SWITCH(rows, values->format, VALUES)
-#undef VALUES
+INLINE void direct_values_as(const int32_t format, int rows, const mfai_spaced_rows_t *values, left_t weights,
+                             mfa_span seen, sums_t out) {
+    switch (rows) {
+    case 1:
+        direct_values_for(1, format, values, weights, seen, out);
+        return;
+    case 2:
+        direct_values_for(2, format, values, weights, seen, out);
+        return;
+    case 3:
+        direct_values_for(3, format, values, weights, seen, out);
+        return;
+    default:
+        direct_values_for(DIRECT_ROWS, format, values, weights, seen, out);
+    }
 }
 
-#undef DIRECT_SWITCH
-#undef DIRECT_CASES
-#undef DIRECT_CASE
+/* out += weights . values for at most DIRECT_ROWS rows, over the keys that are seen. */
+static void direct_values(const mfai_spaced_rows_t *values, left_t weights, int rows, mfa_span seen, sums_t out) {
+#define VALUES(format) direct_values_as(format, rows, values, weights, seen, out)
+    WITH_WORD_FORMAT(values->format, VALUES)
+#undef VALUES
+}

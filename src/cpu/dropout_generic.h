@@ -1,4 +1,4 @@
-/* The factors that dropout puts on the weights of one row: what mfa_rule_dropout_bits says, for many columns at once. */
+/* The factors that dropout puts on the weights of one row: what mfa_rule_dropout_bits says, many columns at once. */
 enum { DROPOUT_SLICES = MFA_DROPOUT_COLUMNS / MFA_DROPOUT_LANES };
 
 /* mfa_rule_philox on VL counters. */
@@ -16,8 +16,8 @@ INLINE void philox(vw x[4], mfa_philox_key key) {
 }
 
 /* Of the columns first .. first + MFA_DROPOUT_COLUMNS - 1, where `first` is a multiple of that. */
-INLINE void fill_keep_columns(const mfai_dropout_t *dropout, int64_t b, int64_t head, int64_t row, int64_t first,
-                              float *keep) {
+INLINE void fill_drop_factor_columns(const mfai_cpu_dropout_t *dropout, int64_t b, int64_t head, int64_t row,
+                                     int64_t first, float *drop_factors) {
     const mfa_philox counter = mfa_rule_dropout_counter(b, head, row, first);
     for (int lane = 0; lane < MFA_DROPOUT_LANES; lane += VL) {
         uint32_t calls[VL];
@@ -27,22 +27,22 @@ INLINE void fill_keep_columns(const mfai_dropout_t *dropout, int64_t b, int64_t 
         philox(x, dropout->key);
 #pragma GCC unroll 8
         for (int slice = 0; slice < DROPOUT_SLICES; ++slice)
-            vf_store(keep + slice * MFA_DROPOUT_LANES + lane,
+            vf_store(drop_factors + slice * MFA_DROPOUT_LANES + lane,
                      vf_drop(x[slice / 2], slice % 2 == 0, dropout->threshold, dropout->factor));
     }
 }
 
-static void fill_keep(const mfai_dropout_t *dropout, int64_t b, int64_t head, int64_t row, int64_t key, int64_t count,
-                      float *keep) {
+static void fill_drop_factors(const mfai_cpu_dropout_t *dropout, int64_t b, int64_t head, int64_t row, int64_t key,
+                              int64_t count, float *drop_factors) {
     enum { COLUMNS = MFA_DROPOUT_COLUMNS };
     for (int64_t first = key / COLUMNS * COLUMNS; first < key + count; first += COLUMNS) {
         const int64_t at = first - key, begin = at < 0 ? -at : 0, end = count - at < COLUMNS ? count - at : COLUMNS;
         if (begin == 0 && end == COLUMNS) {
-            fill_keep_columns(dropout, b, head, row, first, keep + at);
+            fill_drop_factor_columns(dropout, b, head, row, first, drop_factors + at);
             continue;
         }
         float some[COLUMNS];
-        fill_keep_columns(dropout, b, head, row, first, some);
-        memcpy(keep + at + begin, some + begin, (size_t)(end - begin) * sizeof *keep);
+        fill_drop_factor_columns(dropout, b, head, row, first, some);
+        memcpy(drop_factors + at + begin, some + begin, (size_t)(end - begin) * sizeof *drop_factors);
     }
 }

@@ -1,10 +1,14 @@
 /* Plans a forward call for the CPU: kernel, partition and scratch memory, then runs its tasks. */
 #include "cpu/forward.h"
 
+#include <math.h>
 #include <stdio.h>
+#include <string.h>
 
+#include "attn/rows.h"
+#include "core/limits.h"
+#include "cpu/constants.h"
 #include "cpu/dropout.h"
-#include "cpu/generic_begin.h"
 #include "cpu/sizes.h"
 #include "cpu/threads.h"
 
@@ -16,21 +20,21 @@ enum {
     MOST_SUB_BLOCKS = 22,
     CHUNK_FLOATS = 1 << 18, /* queries and sums of a chunk: 1 MiB, about a second-level cache */
     BLOCK_FLOATS = 1 << 17, /* packed keys and values of a block */
-    MOST_BLOCK_KEYS = 512,
+    MOST_BLOCK_KEYS = MFAI_ROWS_MOST,
     LEAST_SPLIT_KEYS = 512,
 };
 
 /* Whether so few rows share a key that packing it would cost more than the products. */
 static bool is_direct(const mfai_problem_t *p) { return p->group * p->query_count <= DIRECT_MOST_ROWS; }
 
-static const mfai_kernels_t *choose_kernel(const mfai_cpu_isa_t *isa, const mfai_problem_t *p) {
+static const mfai_cpu_kernels_t *choose_kernel(const mfai_cpu_isa_t *isa, const mfai_problem_t *p) {
     const bool pairs =
         isa->bfloat16 != NULL && p->query.format == MFAI_FORMAT_BF16 && !(p->features & MFAI_EXACT_WEIGHTS);
     return pairs ? isa->bfloat16 : isa->float32;
 }
 
-static mfai_forward_shape_t find_shape(const mfai_problem_t *p, const mfai_tile_t *tile) {
-    mfai_forward_shape_t s = {0};
+static mfai_cpu_forward_shape_t find_shape(const mfai_problem_t *p, const mfai_cpu_tile_t *tile) {
+    mfai_cpu_forward_shape_t s = {0};
     const int64_t heads = p->batch * p->kv_heads;
     s.rows = p->group * p->query_count;
     s.query_words = mfai_round_up(mfai_ceil_div(p->head_dim, tile->word_depth), tile->lanes);
@@ -62,60 +66,61 @@ static mfai_forward_shape_t find_shape(const mfai_problem_t *p, const mfai_tile_
     return s;
 }
 
-static mfai_forward_scratch_t lay_out(const mfai_problem_t *p, const mfai_forward_shape_t *s, const mfai_tile_t *tile,
-                                      bool has_bias) {
-    const int64_t scores = mfai_lines(tile->sub_rows * s->block_keys);
+static mfai_cpu_forward_scratch_t lay_out(const mfai_problem_t *p, const mfai_cpu_forward_shape_t *s,
+                                          const mfai_cpu_tile_t *tile, bool has_bias) {
+    const int64_t scores = tile->sub_rows * s->block_keys;
     const int64_t widest = s->query_words > s->value_width ? s->query_words : s->value_width;
     const bool contiguous =
         mfai_rows_are_contiguous(&p->query) && mfai_rows_are_contiguous(&p->key) && mfai_rows_are_contiguous(&p->value);
-    mfai_forward_scratch_t at = {0};
-    at.query = 0;
-    at.out = at.query + mfai_lines(s->chunk_rows * s->query_words);
-    at.row_max = at.out + mfai_lines(s->chunk_rows * s->value_width);
-    at.row_sum = at.row_max + mfai_lines(s->chunk_rows);
-    at.keys = at.row_sum + mfai_lines(s->chunk_rows);
-    at.values = at.keys + mfai_lines(s->block_keys * s->query_words);
-    at.scores = at.values + mfai_lines(mfai_ceil_div(s->block_keys, tile->word_depth) * s->value_width);
-    at.bias = at.scores + scores;
-    at.keep = at.bias + (has_bias ? scores : 0);
-    at.copy = at.keep + (p->dropout_p > 0 ? mfai_lines(s->block_keys) : 0);
-    at.zeros = at.copy + (contiguous ? 0 : mfai_lines(s->block_keys * widest));
-    at.size = at.zeros + mfai_lines(widest);
+    mfai_cpu_forward_scratch_t at = {0};
+    at.query = mfai_cpu_take(&at.size, s->chunk_rows * s->query_words);
+    at.out = mfai_cpu_take(&at.size, s->chunk_rows * s->value_width);
+    at.row_max = mfai_cpu_take(&at.size, s->chunk_rows);
+    at.row_sum = mfai_cpu_take(&at.size, s->chunk_rows);
+    at.keys = mfai_cpu_take(&at.size, s->block_keys * s->query_words);
+    at.values = mfai_cpu_take(&at.size, mfai_ceil_div(s->block_keys, tile->word_depth) * s->value_width);
+    at.scores = mfai_cpu_take(&at.size, scores);
+    at.bias = mfai_cpu_take(&at.size, has_bias ? scores : 0);
+    at.drop_factors = mfai_cpu_take(&at.size, p->dropout_p > 0 ? s->block_keys : 0);
+    at.rows = mfai_cpu_take(&at.size, MFAI_CPU_ROW_TABLE_FLOATS);
+    at.copy = mfai_cpu_take(&at.size, contiguous ? 0 : s->block_keys * widest);
+    at.zeros = mfai_cpu_take(&at.size, widest);
     return at;
 }
 
 typedef struct {
-    const mfai_kernels_t *kernel;
-    mfai_forward_job_t job;
+    const mfai_cpu_kernels_t *kernel;
+    mfai_cpu_forward_job_t job;
     int slots;
     int64_t partial_floats, workspace_floats;
-} forward_plan;
+} forward_plan_t;
 
-static mfa_status_t make_plan(const mfai_cpu_device_t *device, const mfai_problem_t *p, forward_plan *plan) {
-    MFA_TRY(mfai_check_head_dims(p));
+static mfa_status_t make_plan(const mfai_cpu_device_t *device, const mfai_problem_t *p, forward_plan_t *plan) {
+    MFA_TRY(mfai_check_head_dims("CPU", p));
     plan->kernel = choose_kernel(device->isa, p);
-    mfai_forward_job_t *job = &plan->job;
-    *job = (mfai_forward_job_t){.problem = p};
+    mfai_cpu_forward_job_t *job = &plan->job;
+    *job = (mfai_cpu_forward_job_t){.problem = p};
     job->shape = find_shape(p, &plan->kernel->tile);
     job->has_bias = p->features & MFAI_BIASES;
     job->direct = is_direct(p);
-    job->score_pass = job->has_bias || p->softcap > 0 || p->softmax_scale == 0 || !isfinite(p->softmax_scale * LOG2_E);
+    job->score_pass =
+        job->has_bias || p->softcap > 0 || p->softmax_scale == 0 || !isfinite(p->softmax_scale * MFA_LOG2_E);
     job->negate_query = !job->score_pass && p->softmax_scale < 0;
-    job->score_factor = job->score_pass ? 1 : fabsf(p->softmax_scale) * LOG2_E;
-    job->max_to_log2 = job->score_pass ? LOG2_E : 1;
-    job->max_to_natural = job->score_pass ? 1 : LN_2;
-    job->dropout = mfai_dropout(p);
-    job->at = lay_out(p, &job->shape, &plan->kernel->tile, job->has_bias);
+    job->score_factor = job->score_pass ? 1 : fabsf(p->softmax_scale) * MFA_LOG2_E;
+    job->max_to_log2 = job->score_pass ? MFA_LOG2_E : 1;
+    job->max_to_natural = job->score_pass ? 1 : MFA_LN_2;
+    job->dropout = mfai_cpu_dropout(p);
+    job->scratch = lay_out(p, &job->shape, &plan->kernel->tile, job->has_bias);
 
     plan->slots = (int)mfai_clamp(job->shape.tasks, 1, device->num_threads);
     const int64_t rows = p->batch * p->kv_heads * job->shape.rows;
     plan->partial_floats = job->shape.splits > 1 ? rows * job->shape.splits * (job->shape.value_width + 2) : 0;
-    plan->workspace_floats = plan->slots * job->at.size + plan->partial_floats;
+    plan->workspace_floats = plan->slots * job->scratch.size + plan->partial_floats;
     return MFA_SUCCESS;
 }
 
 mfa_status_t mfai_cpu_forward_plan(const mfai_cpu_device_t *device, const mfai_problem_t *problem, mfa_plan_t *out) {
-    forward_plan plan;
+    forward_plan_t plan;
     MFA_TRY(make_plan(device, problem, &plan));
     out->tile_queries = plan.kernel->tile.sub_rows;
     out->tile_keys = (int32_t)plan.job.shape.block_keys;
@@ -128,9 +133,9 @@ mfa_status_t mfai_cpu_forward_plan(const mfai_cpu_device_t *device, const mfai_p
 }
 
 mfa_status_t mfai_cpu_forward(mfai_cpu_device_t *device, const mfai_problem_t *problem) {
-    forward_plan plan;
+    forward_plan_t plan;
     MFA_TRY(make_plan(device, problem, &plan));
-    const mfai_forward_shape_t *shape = &plan.job.shape;
+    const mfai_cpu_forward_shape_t *shape = &plan.job.shape;
     if (shape->tasks > 0) {
         mfai_workspace_t *workspace = NULL;
         if ((uint64_t)plan.workspace_floats <= PTRDIFF_MAX / sizeof(float))
@@ -138,12 +143,12 @@ mfa_status_t mfai_cpu_forward(mfai_cpu_device_t *device, const mfai_problem_t *p
         if (workspace == NULL)
             return mfai_fail(MFA_ERROR_MEMORY_ALLOCATION, "no memory for a workspace of %" PRId64 " bytes",
                              plan.workspace_floats * (int64_t)sizeof(float));
-        plan.job.scratch = mfai_workspace_memory(workspace);
-        plan.job.partial = (float *)plan.job.scratch + plan.slots * plan.job.at.size;
+        plan.job.memory = mfai_workspace_memory(workspace);
+        plan.job.partial = (float *)plan.job.memory + plan.slots * plan.job.scratch.size;
         mfai_parallel_for(plan.slots, shape->tasks, plan.kernel->forward, &plan.job);
         if (shape->splits > 1)
             mfai_parallel_for(plan.slots,
-                              mfai_ceil_div(problem->batch * problem->kv_heads * shape->rows, MFAI_COMBINE_ROWS),
+                              mfai_ceil_div(problem->batch * problem->kv_heads * shape->rows, MFAI_CPU_COMBINE_ROWS),
                               plan.kernel->combine, &plan.job);
         mfai_workspace_give(&device->workspaces, workspace);
     }

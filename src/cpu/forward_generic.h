@@ -16,33 +16,53 @@
 
 /* A sub-block of query rows and a block of keys. */
 typedef struct {
-    const mfai_forward_job_t *job;
-    int64_t b, kv_head, first_row, first_key, key_count;
+    const mfai_cpu_forward_job_t *job;
+    const mfai_walk_t *walk;
+    mfa_span keys;
+    int64_t kv_head, first_row;
     int rows;
-    const word *query;
-    word *keys, *values;            /* room for them, filled by `attend` when packed */
-    char *copy;                     /* room for rows whose elements lie apart */
-    const char *zeros;              /* a row of them */
+    const lane32 *query;
+    lane32 *key_panels, *value_panels; /* room for them, filled by `attend` when packed */
+    mfai_rows_room_t room;
     float *out, *row_max, *row_sum; /* of the first row */
-    float *scores, *bias, *keep;
+    float *scores, *bias, *drop_factors;
     int64_t stride; /* of a row of scores or bias */
 } block_t;
 
-static void multiply_scores(const block_t *block, const ranges_t *seen) {
+static int64_t key_count(const block_t *block) { return block->keys.end - block->keys.begin; }
+
+static sums_t scores_from(const block_t *block, int row) {
+    return (sums_t){block->scores + row * block->stride, block->stride};
+}
+
+/* Weights as words, from the word `first` of a row on. */
+static left_t weights_from(const block_t *block, int row, int64_t first) {
+    return (left_t){block->scores + row * block->stride + first, block->stride};
+}
+
+static mfai_rows_t find_rows(const block_t *block, const mfai_view_t *view) {
+    return mfai_rows_find(view, block->walk->batch, block->kv_head, block->keys.begin, key_count(block), &block->room);
+}
+
+static mfai_spaced_rows_t space_rows(const block_t *block, const mfai_view_t *view, mfa_span rows) {
+    return mfai_rows_space(view, block->walk->batch, block->kv_head, block->keys.begin, rows, &block->room);
+}
+
+static void multiply_scores(const block_t *block, mfa_span seen) {
     const mfai_problem_t *p = block->job->problem;
     const int64_t words = block->job->shape.query_words, depth = words_of(p->head_dim);
     if (block->job->direct) {
-        const rows_t keys =
-            find_rows(&p->key, block->b, block->kv_head, block->first_key, seen->first, seen->last, block->copy);
-        direct_scores(&keys, block->query, words, block->rows, seen->first, seen->last, block->scores, block->stride);
+        const mfai_spaced_rows_t keys = space_rows(block, &p->key, seen);
+        direct_scores(&keys, (left_t){block->query, words}, block->rows, seen, scores_from(block, 0));
         return;
     }
-    for (int64_t panel = seen->first / PANEL; panel * PANEL < seen->last; ++panel)
-        for (int r = 0; r < block->rows; r += ROW_TILE)
+    for (int64_t panel = seen.begin / PANEL; panel * PANEL < seen.end; ++panel)
+        for (int r = 0; r < block->rows; r += ROW_TILE) {
+            const sums_t scores = {block->scores + r * block->stride + panel * PANEL, block->stride};
             multiply_replace(block->rows - r < ROW_TILE ? block->rows - r : ROW_TILE,
-                             panel_is_full(panel, block->key_count), block->query + r * words, words,
-                             block->keys + panel * PANEL * words, depth,
-                             block->scores + r * block->stride + panel * PANEL, block->stride, NULL);
+                             panel_is_full(panel, key_count(block)), (left_t){block->query + r * words, words},
+                             block->key_panels + panel * PANEL * words, depth, scores, NULL);
+        }
 }
 
 /* Words of keys in one sum before it is added to the others: shorter sums round less. */
@@ -52,27 +72,26 @@ _Static_assert(ROW_TILE <= 12, "a factor for each row of a tile");
 
 #if WORD_DEPTH == 2
 /* Values of a word of keys of which one is not seen: whatever that one holds must not meet its weight, 0. */
-static void keep_half(const word *values, int64_t count, uint32_t mask, word *edge) {
+static void mask_half(const lane32 *values, int64_t count, uint32_t mask, lane32 *edge) {
     for (int64_t i = 0; i < count; ++i)
         edge[i] = mfai_bits_to_f32(mfai_f32_to_bits(values[i]) & mask);
 }
 #endif
 
-/* out = out * correction + weights . values, for the keys from .. to - 1 that rows of the tile see. */
-static void multiply_values(const block_t *block, int first, int rows, int64_t from, int64_t to,
-                            const float *correction) {
+/* out = out * correction + weights . values, for the keys that rows of the tile see. */
+static void multiply_values(const block_t *block, int first, int rows, mfa_span seen, const float *correction) {
     const mfai_problem_t *p = block->job->problem;
     const int64_t width = block->job->shape.value_width;
     float *out = block->out + first * width;
-    const float *weights = block->scores + first * block->stride;
+    const int64_t from = seen.begin, to = seen.end;
     if (block->job->direct) {
-        const rows_t values = find_rows(&p->value, block->b, block->kv_head, block->first_key, from, to, block->copy);
-        /* Nothing is packed, so the room for packed values, which is at least that large, holds the block's own sums. */
-        float *sums = (float *)block->values;
+        const mfai_spaced_rows_t values = space_rows(block, &p->value, seen);
+        /* Nothing is packed, so the room for packed values, which is at least that large, holds the block's sums. */
+        float *sums = (float *)block->value_panels;
         for (int r = 0; r < rows; r += DIRECT_ROWS) {
             const int some = rows - r < DIRECT_ROWS ? rows - r : DIRECT_ROWS;
             memset(sums, 0, (size_t)(some * width) * sizeof *sums);
-            direct_values(&values, weights + r * block->stride, block->stride, some, from, to, sums, width);
+            direct_values(&values, weights_from(block, first + r, 0), some, seen, (sums_t){sums, width});
             for (int i = 0; i < some; ++i)
                 for (int64_t c = 0; c < width; c += VL) {
                     float *total = out + (r + i) * width + c;
@@ -81,59 +100,58 @@ static void multiply_values(const block_t *block, int first, int rows, int64_t f
         }
         return;
     }
-    const int64_t capacity = words_of(block->key_count);
+    const int64_t capacity = words_of(key_count(block));
     /* Words that rows of the tile see whole; what lies beyond the block's last key was packed as zeros. */
-    const int64_t start = words_of(from), end = to == block->key_count ? capacity : to / WORD_DEPTH;
+    const int64_t start = words_of(from), end = to == key_count(block) ? capacity : to / WORD_DEPTH;
     for (int64_t panel = 0; panel * PANEL < p->value_dim; ++panel) {
         const bool full = panel_is_full(panel, p->value_dim);
         const int64_t panel_width = full ? PANEL : VL;
-        const word *values = block->values + panel * PANEL * capacity;
+        const lane32 *values = block->value_panels + panel * PANEL * capacity;
+        const sums_t to_panel = {out + panel * PANEL, width};
         const float *factor = correction;
 #if WORD_DEPTH == 2
         if (from % 2 != 0) {
-            word edge[PANEL];
-            keep_half(values + (start - 1) * panel_width, panel_width, 0xffff0000u, edge);
-            multiply_rescale(rows, full, weights + start - 1, block->stride, edge, 1, out + panel * PANEL, width,
-                             factor);
+            lane32 edge[PANEL];
+            mask_half(values + (start - 1) * panel_width, panel_width, 0xffff0000u, edge);
+            multiply_rescale(rows, full, weights_from(block, first, start - 1), edge, 1, to_panel, factor);
             factor = unchanged;
         }
 #endif
         for (int64_t k = start; k < end; k += SUM_WORDS, factor = unchanged)
-            multiply_rescale(rows, full, weights + k, block->stride, values + k * panel_width,
-                             end - k < SUM_WORDS ? end - k : SUM_WORDS, out + panel * PANEL, width, factor);
+            multiply_rescale(rows, full, weights_from(block, first, k), values + k * panel_width,
+                             end - k < SUM_WORDS ? end - k : SUM_WORDS, to_panel, factor);
 #if WORD_DEPTH == 2
         if (end * WORD_DEPTH < to) {
-            word edge[PANEL];
-            keep_half(values + end * panel_width, panel_width, 0x0000ffffu, edge);
-            multiply_rescale(rows, full, weights + end, block->stride, edge, 1, out + panel * PANEL, width, factor);
+            lane32 edge[PANEL];
+            mask_half(values + end * panel_width, panel_width, 0x0000ffffu, edge);
+            multiply_rescale(rows, full, weights_from(block, first, end), edge, 1, to_panel, factor);
         }
 #endif
     }
 }
 
-/* Scores in log2 from which on the exponent takes a step of its own: in one with the scaling, the largest score would miss the
-   reference by what that was rounded by, which may be more than an exponent holds. */
+/* Scores in log2 from which on the exponent takes a step of its own: in one with the scaling, the largest score would
+   miss the reference by what that was rounded by, which may be more than an exponent holds. */
 #define LARGE_SCORE 0x1p12f
 
 /* As row_weights, of what the products have left in `row`. */
-static float weigh(const mfai_forward_job_t *job, float *row, int64_t begin, int64_t end, int64_t from, int64_t to,
-                   float reference, const float *keep) {
+static float weigh(const mfai_cpu_forward_job_t *job, float *row, int64_t begin, int64_t end, int64_t from, int64_t to,
+                   float reference, const float *drop_factors) {
     if (!job->score_pass && fabsf(reference) < LARGE_SCORE)
-        return row_weights(job, false, row, begin, end, from, to, reference, keep);
+        return row_weights(job, false, row, begin, end, from, to, reference, drop_factors);
     if (!job->score_pass)
         scale_row(job, row, begin, end);
-    return row_weights(job, true, row, begin, end, from, to, reference, keep);
+    return row_weights(job, true, row, begin, end, from, to, reference, drop_factors);
 }
 
-static void softmax_and_values(const block_t *block, const ranges_t *seen) {
-    const mfai_forward_job_t *job = block->job;
-    const mfai_problem_t *p = job->problem;
+static void softmax_and_values(const block_t *block, const seen_t *seen) {
+    const mfai_cpu_forward_job_t *job = block->job;
     float reference[SUB_ROWS + VL] = {0}, correction[SUB_ROWS + VL] = {0};
     for (int r = 0; r < block->rows; ++r) {
         float most = block->row_max[r];
-        if (seen->begin[r] < seen->end[r]) {
+        if (!mfa_span_is_empty(seen->row[r])) {
             const float here =
-                row_max(block->scores + r * block->stride, seen->begin[r], seen->end[r]) * job->score_factor;
+                row_max(block->scores + r * block->stride, seen->row[r].begin, seen->row[r].end) * job->score_factor;
             most = here > most ? here : most;
         }
         reference[r] = most == -INFINITY ? 0 : most; /* so that -inf - reference is -inf, not NaN */
@@ -145,64 +163,62 @@ static void softmax_and_values(const block_t *block, const ranges_t *seen) {
                  vf_exp2(vf_mul(vf_sub(vf_load(correction + r), vf_load(reference + r)), vf_set1(job->max_to_log2))));
     for (int first = 0; first < block->rows; first += ROW_TILE) {
         const int rows = block->rows - first < ROW_TILE ? block->rows - first : ROW_TILE;
-        int64_t from = block->key_count, to = 0;
+        mfa_span any = mfa_span_of(0, 0);
         for (int r = first; r < first + rows; ++r)
-            if (seen->begin[r] < seen->end[r]) {
-                from = seen->begin[r] < from ? seen->begin[r] : from;
-                to = seen->end[r] > to ? seen->end[r] : to;
-            }
-        if (to == 0)
+            any = join_spans(any, seen->row[r]);
+        if (mfa_span_is_empty(any))
             continue;
+        const int64_t start = any.begin / VL * VL, end = any.end;
         for (int r = first; r < first + rows; ++r) {
             float *row = block->scores + r * block->stride;
-            const int64_t begin = seen->begin[r], end = seen->end[r], start = from / VL * VL;
-            float *keep = NULL;
+            float *drop_factors = NULL;
             if (job->dropout.on) {
                 const int64_t at = block->first_row + r;
-                keep = block->keep;
-                fill_keep(&job->dropout, block->b, block->kv_head * p->group + at % p->group, at / p->group,
-                          block->first_key + start, (to - start + VL - 1) / VL * VL, keep + start);
+                drop_factors = block->drop_factors;
+                fill_drop_factors(&job->dropout, block->walk->batch, row_head(block->walk, at),
+                                  row_position(block->walk, at), block->keys.begin + start,
+                                  (end - start + VL - 1) / VL * VL, drop_factors + start);
             }
-            const float sum = weigh(job, row, begin, end, start, to, reference[r], keep);
+            const float sum =
+                weigh(job, row, seen->row[r].begin, seen->row[r].end, start, end, reference[r], drop_factors);
             block->row_sum[r] = block->row_sum[r] * correction[r] + sum;
         }
-        multiply_values(block, first, rows, from, to, correction + first);
+        multiply_values(block, first, rows, any, correction + first);
     }
 }
 
 /* Packs keys and values on the first call for a block of keys. */
 static void attend(const block_t *block, bool *packed) {
-    const mfai_forward_job_t *job = block->job;
+    const mfai_cpu_forward_job_t *job = block->job;
     const mfai_problem_t *p = job->problem;
-    ranges_t seen;
-    find_ranges(p, block->first_row, block->rows, block->first_key, block->key_count, &seen);
+    mfa_span row[SUB_ROWS];
+    const mfa_span rows = mfa_span_of(block->first_row, block->first_row + block->rows);
+    seen_t seen = find_seen(block->walk, rows, block->keys, row);
     unsigned bias = 0;
-    if (job->has_bias && seen.first < seen.last)
-        bias = fill_bias(p, block->b, block->kv_head, block->first_row, block->rows, block->first_key, block->stride,
-                         &seen, block->bias);
-    if (seen.first >= seen.last)
+    if (job->has_bias && !mfa_span_is_empty(seen.any))
+        bias = fill_bias(block->walk, rows, block->keys.begin, &seen, (sums_t){block->bias, block->stride});
+    if (mfa_span_is_empty(seen.any))
         return;
     if (!*packed && !job->direct) {
-        const rows_t key_rows =
-            find_rows(&p->key, block->b, block->kv_head, block->first_key, 0, block->key_count, block->copy);
-        pack_keys(&key_rows, block->key_count, block->zeros, job->shape.query_words, block->keys);
-        const rows_t value_rows =
-            find_rows(&p->value, block->b, block->kv_head, block->first_key, 0, block->key_count, block->copy);
-        pack_values(&value_rows, block->key_count, block->zeros, block->values);
+        const mfai_rows_t keys = find_rows(block, &p->key);
+        pack_keys(&keys, job->shape.query_words, block->key_panels);
+        const mfai_rows_t values = find_rows(block, &p->value);
+        pack_values(&values, block->value_panels);
         *packed = true;
     }
-    multiply_scores(block, &seen);
-    if (job->score_pass)
-        for (int r = 0; r < block->rows; ++r)
-            if (seen.begin[r] < seen.end[r])
-                finish_scores(p, block->scores + r * block->stride,
-                              bias & BIAS_ANY_NONZERO ? block->bias + r * block->stride : NULL, seen.begin[r],
-                              seen.end[r]);
+    multiply_scores(block, seen.any);
+    for (int r = 0; r < block->rows && job->score_pass; ++r) {
+        float *scores = block->scores + r * block->stride;
+        if (bias & BIAS_ANY_NONZERO)
+            finish_scores(p, scores, block->bias + r * block->stride, row[r]);
+        else
+            finish_scores(p, scores, NULL, row[r]);
+    }
     softmax_and_values(block, &seen);
 }
 
 /* Divides by the sum, with the sink in it, and writes out and logsumexp. */
-static void finish_row(const mfai_forward_job_t *job, int64_t b, int64_t head, int64_t row, const float *sums,
+static void finish_row(const mfai_cpu_forward_job_t *job, int64_t b, int64_t head, int64_t row, const float *sums,
                        float row_max, float row_sum) {
     const mfai_problem_t *p = job->problem;
     float most = row_max * job->max_to_natural, factor = 1;
@@ -214,21 +230,22 @@ static void finish_row(const mfai_forward_job_t *job, int64_t b, int64_t head, i
             row_sum = row_sum * factor + expf(sink - most);
         }
     }
-    store_row(sums, p->value_dim, row_sum == 0 ? 0 : factor / row_sum, view_row(&p->out, b, head, row), p->out.format,
-              p->out.stride[3]);
+    store_row(sums, p->value_dim, row_sum == 0 ? 0 : factor / row_sum, mfai_view_row(&p->out, b, head, row),
+              p->out.format, p->out.stride[3]);
     if (p->logsumexp.present) {
-        float *logsumexp = (float *)view_row(&p->logsumexp, b, head, row);
+        float *logsumexp = (float *)mfai_view_row(&p->logsumexp, b, head, row);
         *logsumexp = row_sum == 0 ? -INFINITY : most + logf(row_sum);
     }
 }
 
 static void forward_task(void *argument, int64_t task, int slot) {
-    const mfai_forward_job_t *job = argument;
+    const mfai_cpu_forward_job_t *job = argument;
     const mfai_problem_t *p = job->problem;
-    const mfai_forward_shape_t *shape = &job->shape;
-    float *scratch = (float *)job->scratch + slot * job->at.size;
+    const mfai_cpu_forward_shape_t *shape = &job->shape;
+    float *scratch = (float *)job->memory + slot * job->scratch.size;
 
-    /* Tasks of one head follow each other, so that its keys stay in cache, and the costliest causal rows, the last, come first. */
+    /* Tasks of one head follow each other, so that its keys stay in cache, and the costliest causal rows, the last,
+       come first. */
     const int64_t split = task % shape->splits, bh = task / shape->splits / shape->chunks;
     const int64_t chunk = shape->chunks - 1 - task / shape->splits % shape->chunks;
     const int64_t b = bh / p->kv_heads, kv_head = bh % p->kv_heads;
@@ -236,45 +253,46 @@ static void forward_task(void *argument, int64_t task, int slot) {
     const int64_t rows = shape->rows - first_row < shape->chunk_rows ? shape->rows - first_row : shape->chunk_rows;
     const int64_t words = shape->query_words, width = shape->value_width;
 
-    int64_t begin = mfa_rule_key_begin(first_row / p->group, p->offset, p->window_left, p->key_count);
-    int64_t end = mfa_rule_key_end((first_row + rows - 1) / p->group, p->offset, p->window_right, p->key_count);
-    if (shape->splits > 1) {
-        begin = begin > split * shape->split_keys ? begin : split * shape->split_keys;
-        end = end < (split + 1) * shape->split_keys ? end : (split + 1) * shape->split_keys;
-    }
+    const mfai_walk_t walk = mfai_walk_of(p, b, mfa_span_of(kv_head * p->group, (kv_head + 1) * p->group));
+    const mfa_span positions = row_positions(&walk, mfa_span_of(first_row, first_row + rows));
+    mfa_span left = mfa_span_of(split * shape->split_keys, (split + 1) * shape->split_keys);
+    mfa_span keys = mfai_walk_next(&walk, positions, left, shape->block_keys);
 
-    float *out = scratch + job->at.out, *row_max = scratch + job->at.row_max, *row_sum = scratch + job->at.row_sum;
+    float *out = scratch + job->scratch.out, *row_max = scratch + job->scratch.row_max,
+          *row_sum = scratch + job->scratch.row_sum;
     memset(out, 0, (size_t)(rows * width) * sizeof *out);
     memset(row_sum, 0, (size_t)rows * sizeof *row_sum);
     for (int64_t r = 0; r < rows; ++r)
         row_max[r] = -INFINITY;
-    word *query = scratch + job->at.query;
-    memset(scratch + job->at.zeros, 0, (size_t)(job->at.size - job->at.zeros) * sizeof(float));
-    if (begin < end)
-        pack_queries(job, b, kv_head, first_row, rows, (char *)(scratch + job->at.copy), query);
+    lane32 *query = scratch + job->scratch.query;
+    memset(scratch + job->scratch.zeros, 0, (size_t)(job->scratch.size - job->scratch.zeros) * sizeof(float));
+    const mfai_rows_room_t room = {.table = (const char **)(void *)(scratch + job->scratch.rows),
+                                   .copy = (char *)(scratch + job->scratch.copy),
+                                   .zeros = (const char *)(scratch + job->scratch.zeros)};
+    if (!mfa_span_is_empty(keys))
+        pack_queries(job, &walk, mfa_span_of(first_row, first_row + rows), room.copy, query);
 
-    for (int64_t first_key = begin; first_key < end; first_key += shape->block_keys) {
+    for (; !mfa_span_is_empty(keys); keys = mfai_walk_next(&walk, positions, left, shape->block_keys)) {
+        left.begin = keys.end;
         bool packed = false;
         for (int64_t r = 0; r < rows; r += SUB_ROWS) {
             const block_t block = {
                 .job = job,
-                .b = b,
+                .walk = &walk,
+                .keys = keys,
                 .kv_head = kv_head,
                 .first_row = first_row + r,
-                .first_key = first_key,
-                .key_count = end - first_key < shape->block_keys ? end - first_key : shape->block_keys,
                 .rows = (int)(rows - r < SUB_ROWS ? rows - r : SUB_ROWS),
                 .query = query + r * words,
-                .keys = scratch + job->at.keys,
-                .values = scratch + job->at.values,
-                .copy = (char *)(scratch + job->at.copy),
-                .zeros = (char *)(scratch + job->at.zeros),
+                .key_panels = scratch + job->scratch.keys,
+                .value_panels = scratch + job->scratch.values,
+                .room = room,
                 .out = out + r * width,
                 .row_max = row_max + r,
                 .row_sum = row_sum + r,
-                .scores = scratch + job->at.scores,
-                .bias = scratch + job->at.bias,
-                .keep = scratch + job->at.keep,
+                .scores = scratch + job->scratch.scores,
+                .bias = scratch + job->scratch.bias,
+                .drop_factors = scratch + job->scratch.drop_factors,
                 .stride = shape->block_keys,
             };
             attend(&block, &packed);
@@ -295,14 +313,14 @@ static void forward_task(void *argument, int64_t task, int slot) {
     }
 }
 
-/* Adds the splits of MFAI_COMBINE_ROWS rows, in order. */
+/* Adds the splits of MFAI_CPU_COMBINE_ROWS rows, in order. */
 static void forward_combine(void *argument, int64_t task, int slot) {
-    const mfai_forward_job_t *job = argument;
+    const mfai_cpu_forward_job_t *job = argument;
     const mfai_problem_t *p = job->problem;
-    const mfai_forward_shape_t *shape = &job->shape;
+    const mfai_cpu_forward_shape_t *shape = &job->shape;
     const int64_t width = shape->value_width, total = p->batch * p->kv_heads * shape->rows;
-    float *sums = (float *)job->scratch + slot * job->at.size + job->at.out;
-    for (int64_t at = task * MFAI_COMBINE_ROWS; at < total && at < (task + 1) * MFAI_COMBINE_ROWS; ++at) {
+    float *sums = (float *)job->memory + slot * job->scratch.size + job->scratch.out;
+    for (int64_t at = task * MFAI_CPU_COMBINE_ROWS; at < total && at < (task + 1) * MFAI_CPU_COMBINE_ROWS; ++at) {
         const float *partial = job->partial + at * shape->splits * (width + 2);
         float row_max = -INFINITY, row_sum = 0;
         for (int64_t s = 0; s < shape->splits; ++s) {

@@ -1,4 +1,5 @@
-/* What every instance of the generic kernels includes first, inside its target region. */
+/* What the generic kernels and SIMD vocabularies need of the rest, included first: in an instance, inside its target
+   region. */
 #ifndef MFA_CPU_GENERIC_BEGIN_H
 #define MFA_CPU_GENERIC_BEGIN_H
 
@@ -8,11 +9,12 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "attn/rows.h"
+#include "attn/walk.h"
+#include "cpu/constants.h"
 #include "cpu/half.h"
 #include "cpu/kernels.h"
 #include "cpu/threads.h"
-#include "mfa_philox.h"
-#include "mfa_rules.h"
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -29,10 +31,5 @@
 #define TANH_C2 -0x1.b83c58p-5f
 #define TANH_C3 0x1.52268ap-6f
 #define TANH_C4 -0x1.75e17ep-8f
-
-#define LOG2_E 0x1.715476p+0f
-#define LOG2_E_REST 0x1.4ae0c0p-26f /* log2(e) - LOG2_E */
-#define LOG2_E_DOUBLE 0x1.71547652b82fep+0
-#define LN_2 0x1.62e430p-1f
 
 #endif

@@ -5,20 +5,20 @@
 #include "cpu/device.h"
 #include "cpu/features.h"
 
-extern const mfai_kernels_t mfai_f32_scalar, mfai_f32_avx2, mfai_f32_avx512, mfai_bf16_avx512, mfai_f32_neon,
-    mfai_bf16_neon;
+extern const mfai_cpu_kernels_t mfai_cpu_f32_scalar, mfai_cpu_f32_avx2, mfai_cpu_f32_avx512, mfai_cpu_bf16_avx512,
+    mfai_cpu_f32_neon, mfai_cpu_bf16_neon;
 
 /* Best first. */
 static const mfai_cpu_isa_t instances[] = {
 #if defined(__x86_64__)
-    {MFA_CPU_ISA_AVX512, "avx512bf16", mfai_cpu_has_avx512bf16, &mfai_f32_avx512, &mfai_bf16_avx512},
-    {MFA_CPU_ISA_AVX512, "avx512", mfai_cpu_has_avx512, &mfai_f32_avx512, NULL},
-    {MFA_CPU_ISA_AVX2, "avx2", mfai_cpu_has_avx2, &mfai_f32_avx2, NULL},
+    {MFA_CPU_ISA_AVX512, "avx512bf16", mfai_cpu_has_avx512bf16, &mfai_cpu_f32_avx512, &mfai_cpu_bf16_avx512},
+    {MFA_CPU_ISA_AVX512, "avx512", mfai_cpu_has_avx512, &mfai_cpu_f32_avx512, NULL},
+    {MFA_CPU_ISA_AVX2, "avx2", mfai_cpu_has_avx2, &mfai_cpu_f32_avx2, NULL},
 #elif defined(__aarch64__)
-    {MFA_CPU_ISA_NEON, "neonbf16", mfai_cpu_has_neon_bf16, &mfai_f32_neon, &mfai_bf16_neon},
-    {MFA_CPU_ISA_NEON, "neon", mfai_cpu_has_neon, &mfai_f32_neon, NULL},
+    {MFA_CPU_ISA_NEON, "neonbf16", mfai_cpu_has_neon_bf16, &mfai_cpu_f32_neon, &mfai_cpu_bf16_neon},
+    {MFA_CPU_ISA_NEON, "neon", mfai_cpu_has_neon, &mfai_cpu_f32_neon, NULL},
 #endif
-    {MFA_CPU_ISA_SCALAR, "scalar", mfai_cpu_has_baseline, &mfai_f32_scalar, NULL},
+    {MFA_CPU_ISA_SCALAR, "scalar", mfai_cpu_has_baseline, &mfai_cpu_f32_scalar, NULL},
 };
 enum { INSTANCE_COUNT = sizeof instances / sizeof *instances };
 

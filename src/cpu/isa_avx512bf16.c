@@ -7,7 +7,7 @@ TARGET_BEGIN("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
 #include "cpu/generic_begin.h"
 #include "cpu/simd_avx512.h"
 
-INLINE vf dot_pairs(vf c, vf a, vf b) { return _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)b); }
+INLINE vf dot_pairs(vf a, vf b, vf c) { return _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)b); }
 
 /* In place: 16 halves take the room of 8 of the floats already read. */
 INLINE void store_weight_halves(float *row, int64_t i, vf x) {
@@ -29,9 +29,9 @@ INLINE vf finite_halves(vf x) {
 }
 
 #define KERNEL_NAME "bf16_avx512"
-#define KERNEL mfai_bf16_avx512
+#define KERNEL mfai_cpu_bf16_avx512
 #define WORD_DEPTH 2
-#define WORD_FMA(c, a, b) dot_pairs(c, a, b)
+#define WORD_FMA(a, b, c) dot_pairs(a, b, c)
 #define STORE_WEIGHTS(row, i, x) store_weight_halves(row, i, x)
 #define FINITE_WORDS(x) finite_halves(x)
 #define PAIR_ROWS(even, odd) pair_rows(even, odd)

@@ -11,7 +11,7 @@ TARGET_BEGIN("arch=armv8.2-a+bf16")
 #include "cpu/generic_begin.h"
 #include "cpu/simd_neon.h"
 
-INLINE vf dot_pairs(vf c, vf a, vf b) { return vbfdotq_f32(c, vreinterpretq_bf16_f32(a), vreinterpretq_bf16_f32(b)); }
+INLINE vf dot_pairs(vf a, vf b, vf c) { return vbfdotq_f32(c, vreinterpretq_bf16_f32(a), vreinterpretq_bf16_f32(b)); }
 
 /* In place: 4 halves take the room of 2 of the floats already read. */
 INLINE void store_weight_halves(float *row, int64_t i, vf x) { vf_store_bf16_n((uint16_t *)row + i, x, VL); }
@@ -31,9 +31,9 @@ INLINE vf finite_halves(vf x) {
 }
 
 #define KERNEL_NAME "bf16_neon"
-#define KERNEL mfai_bf16_neon
+#define KERNEL mfai_cpu_bf16_neon
 #define WORD_DEPTH 2
-#define WORD_FMA(c, a, b) dot_pairs(c, a, b)
+#define WORD_FMA(a, b, c) dot_pairs(a, b, c)
 #define STORE_WEIGHTS(row, i, x) store_weight_halves(row, i, x)
 #define FINITE_WORDS(x) finite_halves(x)
 #define PAIR_ROWS(even, odd) pair_rows(even, odd)

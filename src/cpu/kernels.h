@@ -4,121 +4,121 @@
 
 #include "core/problem.h"
 #include "mfa_philox.h"
-#include "mfa_rules.h"
 
 /*
  * The kernels multiply 32-bit words: one float, or two 16-bit floats that a dot-product instruction takes at once.
  * Everything below that counts "words" is in that unit along the summed dimension.
  */
-typedef struct mfai_tile {
+typedef struct mfai_cpu_tile {
     int lanes;      /* floats in a vector */
     int panel;      /* columns of a packed panel */
     int sub_rows;   /* query rows whose scores the forward pass holds at once: two register tiles */
     int word_depth; /* elements in a word: 1 or 2 */
-} mfai_tile_t;
+} mfai_cpu_tile_t;
 
-typedef struct mfai_dropout {
+typedef struct mfai_cpu_dropout {
     bool on;
     mfa_philox_key key;
     uint32_t threshold; /* bits below it drop a weight */
     float factor;       /* of the weights kept */
-} mfai_dropout_t;
+} mfai_cpu_dropout_t;
 
 /* Sizes that depend on the problem only, so that results do not depend on the machine's width. */
-typedef struct mfai_forward_shape {
+typedef struct mfai_cpu_forward_shape {
     int64_t rows; /* query rows that share a key/value head: group * query_count, position-major */
     int64_t chunk_rows, chunks;
     int64_t block_keys; /* keys packed at once */
     int64_t split_keys, splits;
     int64_t query_words, value_width; /* packed widths */
     int64_t tasks;
-} mfai_forward_shape_t;
+} mfai_cpu_forward_shape_t;
 
 /* Offsets in floats into a thread's scratch memory. */
-typedef struct mfai_forward_scratch {
-    int64_t query, out, row_max, row_sum, keys, values, scores, bias, keep, copy, zeros, size; /* zeros come last */
-} mfai_forward_scratch_t;
+typedef struct mfai_cpu_forward_scratch {
+    int64_t query, out, row_max, row_sum, keys, values, scores, bias, drop_factors, rows, copy, zeros,
+        size; /* zeros come last */
+} mfai_cpu_forward_scratch_t;
 
-typedef struct mfai_forward_job {
+typedef struct mfai_cpu_forward_job {
     const mfai_problem_t *problem;
-    mfai_forward_shape_t shape;
-    mfai_forward_scratch_t at;
-    /* Running maxima are kept in units in which weights are cheap. Plain scores: products times score_factor, in units of log2.
-       With a score pass, which finishes scores one by one (scale, softcap, biases, masks): natural units, since scores near the
-       largest floats, as masks of finfo.min make, would overflow in others. */
+    mfai_cpu_forward_shape_t shape;
+    mfai_cpu_forward_scratch_t scratch;
+    /* Running maxima are kept in units in which weights are cheap. Plain scores: products times score_factor, in units
+       of log2. With a score pass, which finishes scores one by one (scale, softcap, biases, masks): natural units,
+       since scores near the largest floats, as masks of finfo.min make, would overflow in others. */
     bool score_pass;
     float score_factor; /* times a product, or a finished score, is the unit of the maxima */
     float max_to_log2, max_to_natural;
     bool has_bias;     /* mask, additive mask or ALiBi */
     bool direct;       /* few rows: keys and values are read where they lie, not packed */
     bool negate_query; /* a negative scale moved into the queries, so that score_factor is positive */
-    mfai_dropout_t dropout;
-    char *scratch;  /* at.size floats for each slot */
+    mfai_cpu_dropout_t dropout;
+    char *memory;   /* scratch.size floats for each slot */
     float *partial; /* with splits > 1: for each row and split value_width sums, then row_max, row_sum */
-} mfai_forward_job_t;
+} mfai_cpu_forward_job_t;
 
 /* The most query rows and keys in a block of the backward pass; the rows are a multiple of every instance's sub_rows. */
-enum { MFAI_BACKWARD_ROWS = 96, MFAI_BACKWARD_KEYS = 384 };
+enum { MFAI_CPU_BACKWARD_ROWS = 96, MFAI_CPU_BACKWARD_KEYS = 384 };
 
-typedef struct mfai_backward_shape {
+typedef struct mfai_cpu_backward_shape {
     int64_t block_rows, row_blocks; /* of one query head */
     int64_t block_keys, key_blocks;
     int64_t query_words, value_words; /* of a row, padded to whole vectors */
     int64_t query_width, value_width; /* columns, padded to whole panels */
     int64_t stride;                   /* of a row of scores */
-} mfai_backward_shape_t;
+} mfai_cpu_backward_shape_t;
 
-/* Offsets in floats into a thread's scratch memory. Each operand is packed in the forms in which products take it: rows for the
-   left side, columns or panels (pack_keys, pack_values) for the right. */
-typedef struct mfai_backward_scratch {
+/* Offsets in floats into a thread's scratch memory. Each operand is packed in the forms in which products take it: rows
+   for the left side, columns or panels (pack_keys, pack_values) for the right. */
+typedef struct mfai_cpu_backward_scratch {
     int64_t query_rows, query_panels, dout_rows, dout_panels, key_columns, key_panels, value_columns;
-    int64_t dkey, dvalue, scores, dscores, dscore_rows, sums, bias, keep, copy, zeros, size; /* zeros come last */
-} mfai_backward_scratch_t;
+    int64_t dkey, dvalue, scores, dscores, dscore_rows, sums, bias, drop_factors, rows, copy, zeros,
+        size; /* zeros come last */
+} mfai_cpu_backward_scratch_t;
 
-typedef struct mfai_backward_job {
+typedef struct mfai_cpu_backward_job {
     const mfai_problem_t *problem;
-    mfai_problem_t
-        by_head; /* the problem as if each query head had keys of its own, for helpers that map rows to heads */
-    mfai_backward_shape_t shape;
-    mfai_backward_scratch_t at;
+    mfai_cpu_backward_shape_t shape;
+    mfai_cpu_backward_scratch_t scratch;
     float factor, factor_rest; /* from a product to log2 of its weight, but for logsumexp: the sum of both */
     bool finish_scores;        /* scores need more than a factor: softcap, biases, a factor that is not finite */
     bool has_bias;             /* mask, additive mask or ALiBi */
     bool bias_pass;            /* gradients are those of the biases, before scale and softcap */
-    mfai_dropout_t dropout;
-    /* Key/value heads, counted over all batches, whose dquery is summed at the same time: first_head on, `heads` of them. */
+    mfai_cpu_dropout_t dropout;
+    /* Key/value heads, counted over all batches, whose dquery is summed at the same time: first_head on, `heads` of
+       them. */
     int64_t first_head, heads;
-    char *scratch;    /* at.size floats for each slot */
+    char *memory;     /* scratch.size floats for each slot */
     float *delta;     /* for each batch, head and row: dout . out */
     float *taint;     /* likewise: 0, or NaN if dout holds what is not finite */
     float *reference; /* likewise: logsumexp, or +inf where no key is seen */
     float *dquery;    /* for each query row of these heads query_width sums; NULL: added up in the gradient itself */
-    uint32_t *turns;  /* for each batch, head and row block: key blocks that have added to dquery */
-} mfai_backward_job_t;
+    uint32_t *turns;  /* for each batch, head and row block: 1 + the last key block that added to dquery, or 0 */
+} mfai_cpu_backward_job_t;
 
-typedef void (*mfai_kernel_task_fn)(void *job, int64_t task, int slot);
+typedef void (*mfai_cpu_kernel_task_fn)(void *job, int64_t task, int slot);
 
-typedef struct mfai_kernels {
+typedef struct mfai_cpu_kernels {
     const char *name;
-    mfai_tile_t tile;
-    mfai_kernel_task_fn forward, combine;
-    /* delta, taint and reference, and zeros in dquery; the gradients, a block of keys a task; dquery from its sums, which are zeros again
-       afterwards; dsinks; dbias. */
-    mfai_kernel_task_fn backward_prepare, backward, backward_finish, backward_sinks, backward_bias;
-} mfai_kernels_t;
+    mfai_cpu_tile_t tile;
+    mfai_cpu_kernel_task_fn forward, combine;
+    /* delta, taint and reference, and zeros in dquery; the gradients, a block of keys a task; dquery from its sums,
+       which are zeros again afterwards; dsinks; dbias. */
+    mfai_cpu_kernel_task_fn backward_prepare, backward, backward_finish, backward_sinks, backward_bias;
+} mfai_cpu_kernels_t;
 
 typedef struct mfai_cpu_isa {
     int32_t id; /* MFA_CPU_ISA_... */
     const char *name;
     bool (*is_available)(void);
-    const mfai_kernels_t *float32;  /* any inputs, converted to float32 */
-    const mfai_kernels_t *bfloat16; /* bfloat16 inputs by dot products; NULL: none */
+    const mfai_cpu_kernels_t *float32;  /* any inputs, converted to float32 */
+    const mfai_cpu_kernels_t *bfloat16; /* bfloat16 inputs by dot products; NULL: none */
 } mfai_cpu_isa_t;
 
 /* Rows that one backward_prepare or backward_finish task takes. */
-enum { MFAI_PREPARE_ROWS = 64 };
+enum { MFAI_CPU_PREPARE_ROWS = 64 };
 
 /* Rows that one combine task takes. */
-enum { MFAI_COMBINE_ROWS = 64 };
+enum { MFAI_CPU_COMBINE_ROWS = 64 };
 
 #endif

@@ -7,7 +7,7 @@ INLINE vf load_converted(const void *source, const int32_t format, int64_t at, i
         return vf_load_f16_n((const uint16_t *)source + at, n);
     case MFAI_FORMAT_BF16:
         return vf_load_bf16_n((const uint16_t *)source + at, n);
-    default:
+    default: /* MFAI_FORMAT_FP32 */
         return n >= VL ? vf_load((const float *)source + at) : vf_load_n((const float *)source + at, n);
     }
 }
@@ -33,7 +33,8 @@ INLINE void store_converted(void *target, const int32_t format, int64_t at, vf x
 INLINE vf vf_finite(vf x) { return vf_select_equal(vf_mul(x, vf_zero()), vf_zero(), x, vf_zero()); }
 #endif
 
-/* Calls `call` with the format as a constant, so that loops over elements do not branch on it. */
+/* Calls `call` with the format as a constant, so that loops over elements do not branch on it. A format that kernels
+   read has its case here and in load_converted. */
 #define WITH_FORMAT(format, call) \
     switch (format) {             \
     case MFAI_FORMAT_FP16:        \
@@ -42,58 +43,9 @@ INLINE vf vf_finite(vf x) { return vf_select_equal(vf_mul(x, vf_zero()), vf_zero
     case MFAI_FORMAT_BF16:        \
         call(MFAI_FORMAT_BF16);   \
         break;                    \
-    default:                      \
+    case MFAI_FORMAT_FP32:        \
         call(MFAI_FORMAT_FP32);   \
     }
-
-INLINE char *view_row(const mfai_view_t *view, int64_t b, int64_t h, int64_t row) {
-    int64_t element = b * view->stride[0] + h * view->stride[1] + row * view->stride[2];
-    return view->data + element * mfai_view_element(view);
-}
-
-static void gather_row(const mfai_view_t *view, const char *row, char *copy) {
-    const int64_t stride = view->stride[3], columns = view->shape[3];
-    if (view->format == MFAI_FORMAT_FP32)
-        for (int64_t c = 0; c < columns; ++c)
-            ((float *)copy)[c] = ((const float *)row)[c * stride];
-    else
-        for (int64_t c = 0; c < columns; ++c)
-            ((uint16_t *)copy)[c] = ((const uint16_t *)row)[c * stride];
-}
-
-/* Rows of keys or values of one head, each contiguous. */
-typedef struct {
-    const char *first;
-    int64_t step; /* bytes from row to row */
-    int64_t columns;
-    int32_t format;
-} rows_t;
-
-/* Rows from .. to - 1, counted from `first`, where they lie, or, where their elements lie apart, gathered into `copy`. */
-static rows_t find_rows(const mfai_view_t *view, int64_t b, int64_t head, int64_t first, int64_t from, int64_t to,
-                        char *copy) {
-    rows_t rows = {.first = view_row(view, b, head, first),
-                   .step = view->stride[2] * mfai_view_element(view),
-                   .columns = view->shape[3],
-                   .format = view->format};
-    if (mfai_rows_are_contiguous(view))
-        return rows;
-    const int64_t bytes = rows.columns * mfai_view_element(view);
-    for (int64_t j = from; j < to; ++j)
-        gather_row(view, rows.first + j * rows.step, copy + j * bytes);
-    rows.first = copy;
-    rows.step = bytes;
-    return rows;
-}
-
-/* Bytes of rows to prefetch ahead: several short streams at once are beyond the hardware's prefetchers. */
-enum { PREFETCH_BYTES = 8192, PREFETCH_MOST_ROWS = 64 };
-
-/* Distance in bytes to the row to prefetch. */
-INLINE int64_t prefetch_distance(const int32_t format, int64_t columns, int64_t step) {
-    const int64_t rows = PREFETCH_BYTES / (columns * mfai_format_bytes(format, 1));
-    return (rows < 1 ? 1 : rows > PREFETCH_MOST_ROWS ? PREFETCH_MOST_ROWS : rows) * step;
-}
 
 INLINE void store_contiguous_row(const float *row, int64_t count, vf factor, void *target, const int32_t format) {
     int64_t i = 0;

@@ -36,26 +36,20 @@ INLINE vf load_value_words(const char *even, const char *odd, const int32_t form
 INLINE int64_t words_of(int64_t elements) { return (elements + WORD_DEPTH - 1) / WORD_DEPTH; }
 
 /* Rows of queries, each padded with zeros to whole vectors; `copy` has room for one row. */
-static void pack_queries(const mfai_forward_job_t *job, int64_t b, int64_t kv_head, int64_t first, int64_t rows,
-                         char *copy, word *packed) {
-    const mfai_problem_t *p = job->problem;
-    const int64_t words = job->shape.query_words;
-    const int64_t step = p->query.stride[2] * mfai_view_element(&p->query);
-    for (int64_t r = 0; r < rows; ++r) {
-        const int64_t at = first + r, head = kv_head * p->group + at % p->group;
-        const char *source = view_row(&p->query, b, head, at / p->group);
-        if (!mfai_rows_are_contiguous(&p->query)) {
-            gather_row(&p->query, source, copy);
-            source = copy;
-        }
-        word *row = packed + r * words;
-        const int64_t ahead = prefetch_distance(p->query.format, p->head_dim, step);
+static void pack_queries(const mfai_cpu_forward_job_t *job, const mfai_walk_t *walk, mfa_span rows, char *copy,
+                         lane32 *packed) {
+    const mfai_view_t *queries = &job->problem->query;
+    const int64_t words = job->shape.query_words, columns = queries->shape[3];
+    const int64_t ahead = mfai_rows_ahead(queries) * mfai_view_step(queries);
+    for (int64_t r = rows.begin; r < rows.end; ++r) {
+        const char *source = mfai_row_find(queries, walk->batch, row_head(walk, r), row_position(walk, r), copy);
+        lane32 *row = packed + (r - rows.begin) * words;
 #define LOAD(format)                                                                        \
     for (int64_t k = 0; k < words; k += VL) {                                               \
-        vf_store(row + k, load_words(source, format, k, p->head_dim));                      \
+        vf_store(row + k, load_words(source, format, k, columns));                          \
         __builtin_prefetch(source + ahead + k * WORD_DEPTH * mfai_format_bytes(format, 1)); \
     }
-        WITH_WORD_FORMAT(p->query.format, LOAD)
+        WITH_WORD_FORMAT(queries->format, LOAD)
 #undef LOAD
         if (job->negate_query) {
             const uint32_t signs = WORD_DEPTH == 1 ? 0x80000000u : 0x80008000u;
@@ -65,22 +59,23 @@ static void pack_queries(const mfai_forward_job_t *job, int64_t b, int64_t kv_he
     }
 }
 
-INLINE void pack_keys_as(const int32_t format, const rows_t *keys, int64_t count, const char *zeros, int64_t words,
-                         word *packed) {
-    const int64_t used = words_of(keys->columns), ahead = prefetch_distance(format, keys->columns, keys->step);
-    for (int64_t j = 0; j < count; j += VL) {
-        const int64_t panel = j / PANEL, width = panel_is_full(panel, count) ? PANEL : VL;
-        word *columns = packed + panel * PANEL * words + j % PANEL;
-        const char *sources[VL];
-        for (int i = 0; i < VL; ++i)
-            sources[i] = j + i < count ? keys->first + (j + i) * keys->step : zeros;
+INLINE void pack_keys_as(const int32_t format, const mfai_rows_t *keys, int64_t words, lane32 *packed) {
+    const int64_t used = words_of(keys->columns);
+    for (int64_t j = 0; j < keys->count; j += VL) {
+        const int64_t panel = j / PANEL, width = panel_is_full(panel, keys->count) ? PANEL : VL;
+        lane32 *columns = packed + panel * PANEL * words + j % PANEL;
+        const char *sources[VL], *coming[VL];
+        for (int i = 0; i < VL; ++i) {
+            sources[i] = keys->row[j + i];
+            coming[i] = keys->row[j + i + keys->ahead];
+        }
         int64_t k = 0;
         for (; (k + VL) * WORD_DEPTH <= keys->columns; k += VL) {
             vf rows[VL];
 #pragma GCC unroll 16
             for (int i = 0; i < VL; ++i) {
                 rows[i] = load_words(sources[i], format, k, (k + VL) * WORD_DEPTH);
-                __builtin_prefetch(sources[i] + ahead + k * WORD_DEPTH * mfai_format_bytes(format, 1));
+                __builtin_prefetch(coming[i] + k * WORD_DEPTH * mfai_format_bytes(format, 1));
             }
             vf_transpose(rows);
 #pragma GCC unroll 16
@@ -98,11 +93,10 @@ INLINE void pack_keys_as(const int32_t format, const rows_t *keys, int64_t count
     }
 }
 
-/* Keys as columns: panel after panel, each `words` deep. `zeros` is a row of them. */
-static void pack_keys(const rows_t *keys, int64_t count, const char *zeros, int64_t words, word *packed) {
-    const int32_t kind = keys->format;
-#define PACK(format) pack_keys_as(format, keys, count, zeros, words, packed)
-    WITH_WORD_FORMAT(kind, PACK)
+/* Keys as columns: panel after panel, each `words` deep. */
+static void pack_keys(const mfai_rows_t *keys, int64_t words, lane32 *packed){
+#define PACK(format) pack_keys_as(format, keys, words, packed)
+    WITH_WORD_FORMAT(keys -> format, PACK)
 #undef PACK
 }
 
@@ -113,29 +107,26 @@ INLINE vf load_panel_words(const char *even, const char *odd, const int32_t form
     return finite ? FINITE_WORDS(x) : x;
 }
 
-INLINE
-void pack_values_as(const int32_t format, const rows_t *values, int64_t count, const bool finite, const char *zeros,
-                    word *packed) {
-    const int64_t depth = words_of(count), columns = values->columns;
-    const int64_t ahead = prefetch_distance(format, columns, values->step);
+INLINE void pack_values_as(const int32_t format, const mfai_rows_t *values, const bool finite, lane32 *packed) {
+    const int64_t depth = words_of(values->count), columns = values->columns;
     for (int64_t k = 0; k < depth; ++k) {
-        const int64_t last = k * WORD_DEPTH + WORD_DEPTH - 1;
-        const char *even = values->first + k * WORD_DEPTH * values->step;
-        const char *odd = last < count ? values->first + last * values->step : zeros;
+        const char *const *first = values->row + k * WORD_DEPTH, *const *last = first + WORD_DEPTH - 1;
+        const char *even = *first, *odd = *last;
+        const char *next_even = first[values->ahead], *next_odd = last[values->ahead];
         int64_t column = 0;
         for (; column + PANEL <= columns; column += PANEL) {
-            word *to = packed + column * depth + k * PANEL;
+            lane32 *to = packed + column * depth + k * PANEL;
             vf_store(to, load_panel_words(even, odd, format, column, VL, finite));
             vf_store(to + VL, load_panel_words(even, odd, format, column + VL, VL, finite));
             for (int64_t byte = 0; byte < PANEL * mfai_format_bytes(format, 1); byte += 64) {
-                __builtin_prefetch(even + ahead + column * mfai_format_bytes(format, 1) + byte);
+                __builtin_prefetch(next_even + column * mfai_format_bytes(format, 1) + byte);
                 if (WORD_DEPTH == 2)
-                    __builtin_prefetch(odd + ahead + column * mfai_format_bytes(format, 1) + byte);
+                    __builtin_prefetch(next_odd + column * mfai_format_bytes(format, 1) + byte);
             }
         }
         const int64_t left = columns - column;
         if (left > VL) {
-            word *to = packed + column * depth + k * PANEL;
+            lane32 *to = packed + column * depth + k * PANEL;
             vf_store(to, load_panel_words(even, odd, format, column, VL, finite));
             vf_store(to + VL, load_panel_words(even, odd, format, column + VL, (int)left - VL, finite));
         } else if (left > 0) {
@@ -144,18 +135,16 @@ void pack_values_as(const int32_t format, const rows_t *values, int64_t count, c
     }
 }
 
-/* Values: panels of columns, each as deep as `count` keys are words. `zeros` is a row of them. */
-static void pack_values(const rows_t *values, int64_t count, const char *zeros, word *packed) {
-    const int32_t kind = values->format;
-#define PACK(format) pack_values_as(format, values, count, false, zeros, packed)
-    WITH_WORD_FORMAT(kind, PACK)
+/* Values: panels of columns, each as deep as the keys are words. */
+static void pack_values(const mfai_rows_t *values, lane32 *packed) {
+#define PACK(format) pack_values_as(format, values, false, packed)
+    WITH_WORD_FORMAT(values->format, PACK)
 #undef PACK
 }
 
 /* Likewise, with zeros for what is not finite: for products in which 0 times anything has to be 0. */
-static void pack_finite_values(const rows_t *values, int64_t count, const char *zeros, word *packed) {
-    const int32_t kind = values->format;
-#define PACK(format) pack_values_as(format, values, count, true, zeros, packed)
-    WITH_WORD_FORMAT(kind, PACK)
+static void pack_finite_values(const mfai_rows_t *values, lane32 *packed) {
+#define PACK(format) pack_values_as(format, values, true, packed)
+    WITH_WORD_FORMAT(values->format, PACK)
 #undef PACK
 }

@@ -1,59 +1,72 @@
 /* What happens to rows of scores between the two products. */
-/* The keys that each row of a sub-block sees, counted from the start of the key block; empty if end <= begin. */
-typedef struct {
-    int64_t begin[SUB_ROWS], end[SUB_ROWS];
-    int64_t first, last; /* over all rows */
-} ranges_t;
 
-static void find_ranges(const mfai_problem_t *p, int64_t first_row, int rows, int64_t first_key, int64_t keys,
-                        ranges_t *seen) {
-    seen->first = keys;
-    seen->last = 0;
-    for (int r = 0; r < rows; ++r) {
-        const int64_t row = (first_row + r) / p->group;
-        int64_t begin = mfa_rule_key_begin(row, p->offset, p->window_left, p->key_count) - first_key;
-        int64_t end = mfa_rule_key_end(row, p->offset, p->window_right, p->key_count) - first_key;
-        begin = begin > 0 ? begin : 0;
-        end = end < keys ? end : keys;
-        if (end <= begin)
-            begin = end = 0;
-        else {
-            seen->first = begin < seen->first ? begin : seen->first;
-            seen->last = end > seen->last ? end : seen->last;
-        }
-        seen->begin[r] = begin;
-        seen->end[r] = end;
-    }
+/* The rows of a walk are numbered by position and then by head, so that a span of them shares most of its keys. */
+INLINE int64_t row_head(const mfai_walk_t *walk, int64_t row) {
+    return walk->heads.begin + row % (walk->heads.end - walk->heads.begin);
+}
+INLINE int64_t row_position(const mfai_walk_t *walk, int64_t row) {
+    return row / (walk->heads.end - walk->heads.begin);
+}
+INLINE mfa_span row_positions(const mfai_walk_t *walk, mfa_span rows) {
+    return mfa_span_tiles(rows, walk->heads.end - walk->heads.begin);
 }
 
-/* Fills the biases of a sub-block and narrows ranges of rows that see nothing. Returns BIAS_ANY_... bits of all rows. */
-static unsigned fill_bias(const mfai_problem_t *p, int64_t b, int64_t kv_head, int64_t first_row, int rows,
-                          int64_t first_key, int64_t stride, ranges_t *seen, float *bias) {
+/* The keys that rows of a tile see, counted from the tile's first. */
+typedef struct {
+    mfa_span *row; /* of each; empty ones are 0 .. 0 */
+    mfa_span any;  /* of some, and what lies between */
+} seen_t;
+
+/* Both, and what lies between. */
+INLINE mfa_span join_spans(mfa_span a, mfa_span b) {
+    if (mfa_span_is_empty(a))
+        return b;
+    if (mfa_span_is_empty(b))
+        return a;
+    return mfa_span_of(a.begin < b.begin ? a.begin : b.begin, a.end > b.end ? a.end : b.end);
+}
+
+/* As causal and window bounds have it; `row` has room for the rows. */
+static seen_t find_seen(const mfai_walk_t *walk, mfa_span rows, mfa_span keys, mfa_span *row) {
+    seen_t seen = {.row = row, .any = mfa_span_of(0, 0)};
+    if (mfa_span_holds(mfa_rule_keys_all_see(walk->extent, row_positions(walk, rows)), keys)) {
+        seen.any = mfa_span_of(0, keys.end - keys.begin);
+        for (int64_t i = 0; i < rows.end - rows.begin; ++i)
+            row[i] = seen.any;
+        return seen;
+    }
+    for (int64_t i = rows.begin; i < rows.end; ++i, ++row) {
+        const mfa_span some = mfa_span_cut(mfa_rule_keys_of_row(walk->extent, row_position(walk, i)), keys);
+        *row =
+            mfa_span_is_empty(some) ? mfa_span_of(0, 0) : mfa_span_of(some.begin - keys.begin, some.end - keys.begin);
+        seen.any = join_spans(seen.any, *row);
+    }
+    return seen;
+}
+
+/* Fills the biases of the rows, for the keys from first_key on, and narrows what they see. Returns BIAS_ANY_... bits of
+   all. */
+static unsigned fill_bias(const mfai_walk_t *walk, mfa_span rows, int64_t first_key, seen_t *seen, sums_t bias) {
     unsigned all = 0;
-    seen->first = stride;
-    seen->last = 0;
-    for (int r = 0; r < rows; ++r) {
-        if (seen->end[r] <= seen->begin[r])
+    seen->any = mfa_span_of(0, 0);
+    for (int64_t r = 0; r < rows.end - rows.begin; ++r) {
+        mfa_span keys = seen->row[r];
+        if (mfa_span_is_empty(keys))
             continue;
-        const int64_t at = first_row + r;
-        int64_t begin = seen->begin[r], end = seen->end[r];
-        unsigned found = fill_bias_row(p, b, kv_head * p->group + at % p->group, at / p->group, first_key + begin,
-                                       end - begin, bias + r * stride + begin);
+        float *row_bias = bias.first + r * bias.stride;
+        const unsigned found =
+            fill_bias_row(walk, row_head(walk, rows.begin + r), row_position(walk, rows.begin + r),
+                          mfa_span_of(first_key + keys.begin, first_key + keys.end), row_bias + keys.begin);
         all |= found;
-        if (!(found & BIAS_ANY_VISIBLE)) {
-            seen->begin[r] = seen->end[r] = 0;
-            continue;
-        }
+        if (!(found & BIAS_ANY_VISIBLE))
+            keys = mfa_span_of(0, 0);
         /* Padding is hidden keys at either end: not visiting it saves time, and whatever it holds stays unread. */
-        const float *row_bias = bias + r * stride;
-        while (row_bias[begin] == -INFINITY)
-            ++begin;
-        while (row_bias[end - 1] == -INFINITY)
-            --end;
-        seen->begin[r] = begin;
-        seen->end[r] = end;
-        seen->first = begin < seen->first ? begin : seen->first;
-        seen->last = end > seen->last ? end : seen->last;
+        while (keys.begin < keys.end && row_bias[keys.begin] == -INFINITY)
+            ++keys.begin;
+        while (keys.begin < keys.end && row_bias[keys.end - 1] == -INFINITY)
+            --keys.end;
+        seen->row[r] = keys;
+        seen->any = join_spans(seen->any, keys);
     }
     return all;
 }
@@ -67,16 +80,17 @@ INLINE vf vf_tanh(vf x) {
     small = vf_fma(vf_mul(small, square), x, x);
     /* 1 - 2 / (e^(2|x|) + 1); at 10 it is 1 in float32, and beyond nothing may overflow. */
     const vf bounded = vf_select_less(vf_set1(10), magnitude, vf_set1(10), magnitude);
-    const vf power = vf_exp2(vf_mul(bounded, vf_set1(2 * LOG2_E)));
+    const vf power = vf_exp2(vf_mul(bounded, vf_set1(2 * MFA_LOG2_E)));
     const vf large = vf_sub(vf_set1(1), vf_div(vf_set1(2), vf_add(power, vf_set1(1))));
     return vf_select_less(magnitude, vf_set1(0.625f), small, vf_copysign(large, x));
 }
 
-/* Raw products to finished scores. */
-static void finish_scores(const mfai_problem_t *p, float *scores, const float *bias, int64_t begin, int64_t end) {
+/* Raw products to finished scores. `bias` is a constant NULL or never NULL, so that compilers make the same fused
+   products of it wherever it is inlined. */
+INLINE void finish_scores(const mfai_problem_t *p, float *scores, const float *bias, mfa_span seen) {
     const vf scale = vf_set1(p->softmax_scale), cap = vf_set1(p->softcap);
     const vf hidden = vf_set1(-INFINITY);
-    for (int64_t j = begin / VL * VL; j < end; j += VL) {
+    for (int64_t j = seen.begin / VL * VL; j < seen.end; j += VL) {
         vf x = vf_mul(vf_load(scores + j), scale);
         if (p->softcap > 0)
             x = vf_mul(vf_tanh(vf_div(x, cap)), cap);
@@ -108,16 +122,16 @@ static float row_max(float *scores, int64_t begin, int64_t end) {
 }
 
 /* Products of queries and keys become scores as job->max_to_log2 expects them. */
-static void scale_row(const mfai_forward_job_t *job, float *row, int64_t begin, int64_t end) {
+static void scale_row(const mfai_cpu_forward_job_t *job, float *row, int64_t begin, int64_t end) {
     const vf factor = vf_set1(job->score_factor);
     for (int64_t j = begin / VL * VL; j < end; j += VL)
         vf_store(row + j, vf_mul(vf_load(row + j), factor));
 }
 
-/* Replaces scores by weights, zero from `from` to `begin` and from `end` to `to`; returns their sum, which ignores dropout:
-   `keep`, unless NULL, has its factors. `reference` is the row's maximum. */
-INLINE float row_weights(const mfai_forward_job_t *job, const bool score_pass, float *row, int64_t begin, int64_t end,
-                         int64_t from, int64_t to, float reference, const float *keep) {
+/* Replaces scores by weights, zero from `from` to `begin` and from `end` to `to`; returns their sum, which ignores
+   dropout: `drop_factors`, unless NULL, has its factors. `reference` is the row's maximum. */
+INLINE float row_weights(const mfai_cpu_forward_job_t *job, const bool score_pass, float *row, int64_t begin,
+                         int64_t end, int64_t from, int64_t to, float reference, const float *drop_factors) {
     const vf factor = vf_set1(score_pass ? job->max_to_log2 : job->score_factor);
     const vf largest = vf_set1(score_pass ? reference : -reference);
     const int64_t first = begin < end ? begin / VL * VL : from, last = begin < end ? (end - 1) / VL * VL + VL : from;
@@ -128,7 +142,7 @@ INLINE float row_weights(const mfai_forward_job_t *job, const bool score_pass, f
         const vf score = vf_load(row + j);
         const vf weight = vf_exp2(score_pass ? vf_mul(vf_sub(score, largest), factor) : vf_fma(score, factor, largest));
         sum = vf_add(sum, weight);
-        STORE_WEIGHTS(row, j, keep ? vf_mul(weight, vf_load(keep + j)) : weight);
+        STORE_WEIGHTS(row, j, drop_factors ? vf_mul(weight, vf_load(drop_factors + j)) : weight);
     }
     for (int64_t j = last; j < to; j += VL)
         STORE_WEIGHTS(row, j, vf_zero());

@@ -1,16 +1,14 @@
 #include "metal/parameters.h"
 
 #include <float.h>
-#include <inttypes.h>
+
+#include "core/limits.h"
 
 /* GPUs take a denormal number for 0, and a softcap divides. */
 static float normal(float softcap) { return softcap > 0 && softcap < FLT_MIN ? FLT_MIN : softcap; }
 
 mfa_status_t mfai_metal_parameters(const mfai_problem_t *p, mfa_metal_params *params) {
-    if (p->head_dim > MFAI_METAL_MOST_HEAD_DIM || p->value_dim > MFAI_METAL_MOST_HEAD_DIM)
-        return mfai_fail(MFA_ERROR_UNSUPPORTED,
-                         "head_dim is %" PRId64 " (query) and %" PRId64 " (value); the Metal backend takes up to %d",
-                         p->head_dim, p->value_dim, MFAI_METAL_MOST_HEAD_DIM);
+    MFA_TRY(mfai_check_head_dims("Metal", p));
     *params = (mfa_metal_params){.batch = p->batch,
                                  .heads = p->heads,
                                  .kv_heads = p->kv_heads,

@@ -5,10 +5,8 @@
 #include "core/problem.h"
 #include "mfa_params.h"
 
-enum { MFAI_METAL_MOST_HEAD_DIM = 1 << 20 };
-
 /* Fills in all but strides, which depend on where operands come to lie, and tiles; or refuses head dimensions beyond
-   MFAI_METAL_MOST_HEAD_DIM. */
+   MFAI_MOST_HEAD_DIM. */
 mfa_status_t mfai_metal_parameters(const mfai_problem_t *problem, mfa_metal_params *params);
 
 #endif

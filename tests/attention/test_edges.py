@@ -282,3 +282,44 @@ def test_output_that_overlaps_itself_is_refused(context, rng):
         out = np.lib.stride_tricks.as_strided(memory, (1, 1, 4, 4), strides)
         with pytest.raises((ValueError, BufferError), match="out"):
             mfa.attention(*arrays, out=out, context=context, **LAYOUT)
+
+
+KEYS = 41
+# By what a row may be left the keys begin .. end - 1: keywords, or None if it cannot leave just these.
+BOUNDS = {
+    "bool mask": lambda begin, end, seen: {"mask": seen},
+    "additive mask": lambda begin, end, seen: {"bias": np.where(seen, 0, -np.inf).astype(np.float32)},
+    "left window": lambda begin, end, seen: (
+        {"window": (KEYS - 1 - begin, -1), "alignment": "bottom-right"} if end == KEYS else None
+    ),
+    "right window": lambda begin, end, seen: (
+        {"window": (-1, end - 1), "alignment": "top-left"} if begin == 0 else None
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", checks.DTYPES, ids=str)
+@pytest.mark.parametrize("bound", BOUNDS)
+def test_infinite_value_beside_keys_that_are_not_seen(context, dtype, bound):  # vllm#936
+    for heads in (1, 3, 20):  # read where they lie up to 16, and packed
+        query = np.zeros((1, heads, 1, 4), dtype)
+        key = np.zeros((1, 1, KEYS, 4), dtype)
+        for begin, end in ((0, KEYS), (3, KEYS), (4, KEYS), (0, 1), (0, 16), (0, 17), (5, 6), (15, 32)):
+            seen = np.zeros((1, 1, 1, KEYS), bool)
+            seen[..., begin:end] = True
+            keywords = BOUNDS[bound](begin, end, seen)
+            for infinite in (begin, end - 1) if keywords else ():
+                value = np.ones((1, 1, KEYS, 4), dtype)
+                value[:, :, infinite, 1] = np.inf
+                out = mfa.attention(query, key, value, context=context, **LAYOUT, **keywords)
+                expected = np.tile(np.array([1, np.inf, 1, 1], np.float32), (1, heads, 1, 1))
+                np.testing.assert_allclose(out.astype(np.float32), expected, rtol=2**-7)
+
+
+@pytest.mark.parametrize("dtype", checks.DTYPES, ids=str)
+@pytest.mark.parametrize("rows", range(1, 8))
+def test_infinite_value_of_the_last_key_of_a_causal_row(context, dtype, rows):  # vllm#936
+    zeros, value = np.zeros((1, 1, rows, 4), dtype), np.ones((1, 1, rows, 4), dtype)
+    value[:, :, -1, 1] = np.inf
+    out = mfa.attention(zeros, zeros, value, causal="top-left", context=context, **LAYOUT)
+    np.testing.assert_allclose(out[0, 0, -1].astype(np.float32), [1, np.inf, 1, 1], rtol=2**-7)

@@ -8,14 +8,23 @@ from support.c_programs import each_program, run_here, run_on_arm
 
 @each_program(
     __file__,
-    concurrent={"backward", "cancellation", "concurrency", "signals", "stress", "threads", "workspace"},
+    concurrent={
+        "backward",
+        "cancellation",
+        "concurrency",
+        "holes",
+        "signals",
+        "stress",
+        "threads",
+        "workspace",
+    },
 )
 def test_program(tmp_path_factory, tmp_path, sanitizer, program):
     run_here(tmp_path_factory, sanitizer, program, tmp_path / "program")
 
 
 @pytest.mark.parametrize(("processor", "instance"), [("max", "neonbf16"), ("cortex-a72", "neon")])
-@pytest.mark.parametrize("program", ["precision", "half", "backward", "dropout", "float_mode"])
+@pytest.mark.parametrize("program", ["precision", "half", "backward", "dropout", "float_mode", "holes"])
 def test_program_on_arm(tmp_path_factory, tmp_path, processor, instance, program):
     source = Path(__file__).with_name(f"{program}_test.c")
     said = run_on_arm(tmp_path_factory, processor, source, tmp_path / "program")

@@ -1,0 +1,59 @@
+#include "attn/rows.h"
+
+#include <string.h>
+
+/* `size` is a constant wherever this is called, so that the copy of an element is a load and a store. */
+static inline void gather(const char *row, int64_t stride, int64_t columns, const int64_t size, char *copy) {
+    for (int64_t c = 0; c < columns; ++c)
+        memcpy(copy + c * size, row + c * stride * size, (size_t)size);
+}
+
+void mfai_gather_row(const mfai_view_t *view, const char *row, char *copy) {
+    const int64_t stride = view->stride[3], columns = view->shape[3], size = mfai_view_element(view);
+    switch (size) {
+    case 4:
+        gather(row, stride, columns, 4, copy);
+        return;
+    case 2:
+        gather(row, stride, columns, 2, copy);
+        return;
+    default:
+        gather(row, stride, columns, size, copy);
+    }
+}
+
+mfai_spaced_rows_t mfai_rows_space(const mfai_view_t *view, int64_t b, int64_t h, int64_t first, mfa_span rows,
+                                   const mfai_rows_room_t *room) {
+    mfai_spaced_rows_t spaced = {.first = mfai_view_row(view, b, h, first),
+                                 .step = mfai_view_step(view),
+                                 .columns = view->shape[3],
+                                 .format = view->format,
+                                 .zeros = room->zeros};
+    if (!mfai_rows_are_contiguous(view)) {
+        const int64_t bytes = view->shape[3] * mfai_view_element(view);
+        for (int64_t i = rows.begin; i < rows.end; ++i)
+            mfai_gather_row(view, spaced.first + i * spaced.step, room->copy + i * bytes);
+        spaced.first = room->copy;
+        spaced.step = bytes;
+    }
+    spaced.ahead = mfai_rows_ahead(view) * spaced.step;
+    return spaced;
+}
+
+static void fill(const char **table, mfa_span rows, const mfai_spaced_rows_t *spaced) {
+    for (int64_t i = rows.begin; i < rows.end; ++i)
+        table[i] = spaced->first + i * spaced->step;
+}
+
+mfai_rows_t mfai_rows_find(const mfai_view_t *view, int64_t b, int64_t h, int64_t first, int64_t count,
+                           const mfai_rows_room_t *room) {
+    const mfai_spaced_rows_t spaced = mfai_rows_space(view, b, h, first, mfa_span_of(0, count), room);
+    const int64_t ahead = mfai_rows_ahead(view);
+    const int64_t padded = count + (count % MFAI_ROWS_PADDING == 0 ? 0 : MFAI_ROWS_PADDING);
+    fill(room->table, mfa_span_of(0, count), &spaced);
+    for (int64_t i = count; i < padded; ++i)
+        room->table[i] = room->zeros;
+    fill(room->table, mfa_span_of(padded, padded + ahead), &spaced); /* never read; the next head may lie there */
+    return (mfai_rows_t){
+        .row = room->table, .count = count, .ahead = ahead, .columns = view->shape[3], .format = view->format};
+}

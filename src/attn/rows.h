@@ -1,0 +1,79 @@
+/*
+ * Where rows lie: a table of their addresses, filled once a block. What reads it does not know how an operand is laid
+ * out.
+ */
+#ifndef MFA_ATTN_ROWS_H
+#define MFA_ATTN_ROWS_H
+
+#include "core/tensor.h"
+#include "mfa_rules.h"
+
+enum {
+    MFAI_ROWS_MOST = 512,   /* in a table */
+    MFAI_ROWS_PADDING = 16, /* rows of zeros that follow those of a block, unless it is a multiple of as many */
+    MFAI_ROWS_AHEAD = 64,   /* at most so many rows are prefetched ahead */
+    MFAI_ROWS_TABLE = MFAI_ROWS_MOST + MFAI_ROWS_PADDING + MFAI_ROWS_AHEAD
+};
+
+/* Memory for one table. */
+typedef struct {
+    const char **table; /* MFAI_ROWS_TABLE addresses */
+    char *copy;         /* room for the rows, if their elements lie apart */
+    const char *zeros;  /* a row of them */
+} mfai_rows_room_t;
+
+/* Rows whose elements lie side by side. Behind the last there are rows of zeros, so that a pair or a vector of rows may
+   lack some. */
+typedef struct {
+    const char *const *row; /* numbers count from the block's first row; row[i + ahead] may always be prefetched */
+    int64_t count;          /* one past the last */
+    int64_t ahead;
+    int64_t columns;
+    int32_t format;
+} mfai_rows_t;
+
+/* Likewise, but a fixed number of bytes apart, for what has no time to read addresses. */
+typedef struct {
+    const char *first; /* the block's first row, which need not be one of them */
+    int64_t step;      /* bytes from row to row */
+    int64_t ahead;     /* bytes from a row to the one to prefetch */
+    int64_t columns;
+    int32_t format;
+    const char *zeros; /* a row of them */
+} mfai_spaced_rows_t;
+
+static inline char *mfai_view_row(const mfai_view_t *view, int64_t b, int64_t h, int64_t row) {
+    const int64_t element = b * view->stride[0] + h * view->stride[1] + row * view->stride[2];
+    return view->data + element * mfai_view_element(view);
+}
+
+/* Bytes from one row to the next. */
+static inline int64_t mfai_view_step(const mfai_view_t *view) { return view->stride[2] * mfai_view_element(view); }
+
+/* Rows to prefetch ahead: several short streams at once are beyond the hardware's prefetchers. */
+static inline int64_t mfai_rows_ahead(const mfai_view_t *view) {
+    const int64_t rows = 8192 / (view->shape[3] * mfai_view_element(view));
+    return rows < 1 ? 1 : rows > MFAI_ROWS_AHEAD ? MFAI_ROWS_AHEAD : rows;
+}
+
+/* Copies a row whose elements lie apart. */
+void mfai_gather_row(const mfai_view_t *view, const char *row, char *copy);
+
+/* One row with its elements side by side: where it lies, or in `copy`. */
+static inline const char *mfai_row_find(const mfai_view_t *view, int64_t b, int64_t h, int64_t row, char *copy) {
+    const char *found = mfai_view_row(view, b, h, row);
+    if (mfai_rows_are_contiguous(view))
+        return found;
+    mfai_gather_row(view, found, copy);
+    return copy;
+}
+
+/* Rows first .. first + count - 1 of one head. No others are read. */
+mfai_rows_t mfai_rows_find(const mfai_view_t *view, int64_t b, int64_t h, int64_t first, int64_t count,
+                           const mfai_rows_room_t *room);
+
+/* Rows first + rows.begin .. first + rows.end - 1 of one head; `first` is the block's. No others are read. */
+mfai_spaced_rows_t mfai_rows_space(const mfai_view_t *view, int64_t b, int64_t h, int64_t first, mfa_span rows,
+                                   const mfai_rows_room_t *room);
+
+#endif
