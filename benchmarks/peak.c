@@ -1,5 +1,6 @@
-/* What the machine can do at best: multiply-add rates of the registers, and the rate at which memory is read. Each kernel
-   carries as many independent accumulators as its registers hold, so that the pipes and not their latency set the pace. */
+/* What the machine can do at best: multiply-add rates of the registers, and the rate at which memory is read. Each
+   kernel carries as many independent accumulators as its registers hold, so that the pipes and not their latency set
+   the pace. */
 #if defined(__linux__) && !defined(_GNU_SOURCE)
 #define _GNU_SOURCE /* HWCAP bits */
 #endif

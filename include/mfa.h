@@ -23,11 +23,11 @@
  *     refuses (MFA_ERROR_UNSUPPORTED) a struct whose unknown tail is not all zero, since zero is the default
  *     of every field added later.
  *   - Nothing here prints, exits or aborts.
- *   - A call computes in a floating-point environment of its own (to nearest, denormals kept, nothing traps), so that bits do
- *     not depend on the caller's, which comes back with its exception flags as they were.
- *   - No call is a cancellation point: a thread cancelled in one, by either type of cancellation, ends when it returns. No call
- *     may be made from a signal handler or left by longjmp. The library's threads block all signals but those of faults and
- *     run where the affinity mask of the thread whose call they serve allows.
+ *   - A call computes in a floating-point environment of its own (to nearest, denormals kept, nothing traps), so that
+ *     bits do not depend on the caller's, which comes back with its exception flags as they were.
+ *   - No call is a cancellation point: a thread cancelled in one, by either type of cancellation, ends when it returns.
+ *     No call may be made from a signal handler or left by longjmp. The library's threads block all signals but those
+ *     of faults and run where the affinity mask of the thread whose call they serve allows.
  *
  * C99, valid C++.
  */
@@ -273,11 +273,11 @@ typedef struct mfa_tensor {
  *   score(i, j) = softcap(softmax_scale * q_i . k_j) - alibi_slope * |i + offset - j| + additive_mask(i, j)
  *   out_i = sum over visible j of dropout(softmax_j(score(i, j))) * v_j
  *
- * A key j is visible to row i if it lies inside causal and window bounds, bool_mask is true there and
- * additive_mask is not exactly -inf there. A row with no visible key, or with no score above -inf, gives
- * output 0 and logsumexp -inf, or the head's sink where there are sinks. Query head h reads key/value head h / (H / Hkv).
- * NaN in a visible score reaches its row; what a row cannot see does not, except that a non-finite
- * value may spread to the rows of the tile that it lies in.
+ * A key j is visible to row i if it lies inside causal and window bounds, bool_mask is true there and additive_mask is
+ * not exactly -inf there. A row with no visible key, or with no score above -inf, gives output 0 and logsumexp -inf, or
+ * the head's sink where there are sinks. Query head h reads key/value head h / (H / Hkv). NaN in a visible score
+ * reaches its row; what a row cannot see does not, except that a non-finite value may spread to the rows of the tile
+ * that it lies in.
  *
  * Dropout sets a weight to 0 with probability dropout_p and divides the others by 1 - dropout_p; logsumexp ignores it.
  * Whether (batch, head, row, column) is dropped follows from these and the seed and offset alone, so that every

@@ -1,6 +1,7 @@
 /*
- * Which keys a row of attention sees, which rows see a key, and what is added to scores, written once for every backend:
- * value-only functions in the subset of C that C and the Metal Shading Language share (no pointers, so no address spaces).
+ * Which keys a row of attention sees, which rows see a key, and what is added to scores, written once for every
+ * backend: value-only functions in the subset of C that C and the Metal Shading Language share (no pointers, so no
+ * address spaces).
  */
 #ifndef MFA_RULES_H
 #define MFA_RULES_H
@@ -38,8 +39,8 @@ static inline mfa_span mfa_span_tiles(mfa_span span, mfa_index size) {
     return mfa_span_of(span.begin / size, mfa_span_is_empty(span) ? span.begin / size : (span.end - 1) / size + 1);
 }
 
-/* One sequence. Row i stands at key i + offset; left and right count the keys on either side of it that it sees; negative:
-   unbounded. */
+/* One sequence. Row i stands at key i + offset; left and right count the keys on either side of it that it sees;
+   negative: unbounded. */
 typedef struct {
     mfa_index query_count, key_count;
     mfa_index offset, left, right;
@@ -78,20 +79,12 @@ static inline mfa_span mfa_rule_rows_some_see(mfa_extent e, mfa_span keys) {
 }
 
 /*
- * Blocks. Scores may be cut into blocks of some rows and keys, with a bit for each that is set if any of its scores counts; those
- * of a row of blocks follow each other in words of 32.
+ * Blocks. Scores may be cut into blocks of some rows and keys, with a bit for each that is set if any of its scores
+ * counts; those of a row of blocks follow each other in words of 32.
  */
 enum { MFA_BLOCK_BITS = 32 };
 
 static inline bool mfa_rule_bit(mfa_u32 word, mfa_index block) { return (word >> (block % MFA_BLOCK_BITS) & 1u) != 0; }
-
-/* The two bounds of mfa_rule_keys_of_row by themselves. */
-static inline mfa_index mfa_rule_key_begin(mfa_index row, mfa_index offset, mfa_index left, mfa_index key_count) {
-    return left < 0 ? 0 : mfa_rule_clamp(row + offset - left, key_count);
-}
-static inline mfa_index mfa_rule_key_end(mfa_index row, mfa_index offset, mfa_index right, mfa_index key_count) {
-    return right < 0 ? key_count : mfa_rule_clamp(row + offset + right + 1, key_count);
-}
 
 static inline float mfa_rule_alibi(float slope, mfa_index row, mfa_index offset, mfa_index key) {
     mfa_index distance = row + offset - key;

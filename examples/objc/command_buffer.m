@@ -1,8 +1,9 @@
 /*
  * Attention inside a Metal command buffer of the program's own, over Metal buffers of its own.
  *
- * Two layers of causal attention, of which the second attends within what the first gave: they are encoded one after the other,
- * and the GPU runs both without the CPU in between. Compares the result with the formula written out, and fails if they differ.
+ * Two layers of causal attention, of which the second attends within what the first gave: they are encoded one after
+ * the other, and the GPU runs both without the CPU in between. Compares the result with the formula written out, and
+ * fails if they differ.
  *
  * Built without ARC. With it, handles are passed as (__bridge void *)buffer.
  */
@@ -70,7 +71,8 @@ static mfa_status_t encode_layer(mfa_context_t context, mfa_buffer_t from, mfa_b
     return mfa_attention_forward_encode(context, &desc, commands);
 }
 
-/* Fills `commands`, which the caller commits. The handles go; what they wrap stays for as long as the commands need it. */
+/* Fills `commands`, which the caller commits. The handles go; what they wrap stays for as long as the commands need
+   it. */
 static mfa_status_t encode_layers(mfa_context_t context, id<MTLBuffer> const memory[3], id<MTLCommandBuffer> commands) {
     mfa_buffer_t buffers[3] = {NULL, NULL, NULL};
     mfa_status_t status = MFA_SUCCESS;
@@ -112,7 +114,8 @@ int main(void) {
             fprintf(stderr, "failed: %s\n", mfa_last_error_message(NULL));
             return 1;
         }
-        /* The default device is the context's too. What no CPU reads, as the first layer's result here, may be private. */
+        /* The default device is the context's too. What no CPU reads, as the first layer's result here, may be
+           private. */
         id<MTLDevice> device = MTLCreateSystemDefaultDevice();
         id<MTLCommandQueue> queue = [device newCommandQueue];
         id<MTLBuffer> const memory[3] = {[device newBufferWithLength:BYTES options:MTLResourceStorageModeShared],

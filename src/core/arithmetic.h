@@ -1,5 +1,5 @@
-/* What the sources ask of the compiler: IEEE 754. With less, a row whose query is NaN may count as one that sees no key, and
-   exact roundings are lost. */
+/* What the sources ask of the compiler: IEEE 754. With less, a row whose query is NaN may count as one that sees no
+   key, and exact roundings are lost. */
 #ifndef MFA_CORE_ARITHMETIC_H
 #define MFA_CORE_ARITHMETIC_H
 

@@ -43,35 +43,35 @@ static mfa_status_t choose(mfa_context_t context, call_t *call) {
 }
 
 static mfa_status_t run(mfa_context_t context, call_t *call) {
-    MFA_TRY(choose(context, call));
+    MFAI_TRY(choose(context, call));
     double seconds = 0;
     mfa_status_t status = call->backend->run(call->device, &call->problem, &seconds);
     /* Some limits a device knows only of what it has compiled or allocated; it has written nothing then. */
     if (status == MFA_ERROR_UNSUPPORTED && !call->plan.fallback) {
-        MFA_TRY(fall_back(context, call));
+        MFAI_TRY(fall_back(context, call));
         status = call->backend->run(call->device, &call->problem, &seconds);
     }
-    MFA_TRY(status);
+    MFAI_TRY(status);
     mfai_record_seconds(seconds);
     return MFA_SUCCESS;
 }
 
 static mfa_status_t import(mfa_context_t context, mfai_pass_t pass, const void *desc, mfai_problem_t *problem) {
-    MFA_REQUIRE(context != NULL, "context is NULL");
+    MFAI_REQUIRE(context != NULL, "context is NULL");
     return mfai_problem_import(context, pass, desc, problem);
 }
 
 static mfa_status_t run_pass(mfa_context_t context, mfai_pass_t pass, const void *desc) {
-    MFA_ENTRY;
+    MFAI_ENTRY;
     call_t call;
-    MFA_TRY(import(context, pass, desc, &call.problem));
+    MFAI_TRY(import(context, pass, desc, &call.problem));
     return run(context, &call);
 }
 
 static mfa_status_t plan_pass(mfa_context_t context, mfai_pass_t pass, const void *desc, mfa_plan_t *plan) {
-    MFA_ENTRY;
+    MFAI_ENTRY;
     call_t call;
-    MFA_TRY(import(context, pass, desc, &call.problem));
+    MFAI_TRY(import(context, pass, desc, &call.problem));
     const mfa_status_t status = choose(context, &call);
     if (status != MFA_SUCCESS) {
         call.plan.status = status;
@@ -81,14 +81,14 @@ static mfa_status_t plan_pass(mfa_context_t context, mfai_pass_t pass, const voi
 }
 
 static mfa_status_t encode_pass(mfa_context_t context, mfai_pass_t pass, const void *desc, void *target) {
-    MFA_ENTRY;
-    MFA_REQUIRE(context != NULL, "context is NULL");
-    MFA_REQUIRE(target != NULL, "target is NULL, expected a command buffer or encoder");
+    MFAI_ENTRY;
+    MFAI_REQUIRE(context != NULL, "context is NULL");
+    MFAI_REQUIRE(target != NULL, "target is NULL, expected a command buffer or encoder");
     if (context->backend->encode == NULL)
         return mfai_fail(MFA_ERROR_UNSUPPORTED, "the \"%s\" backend has no command buffers to encode into",
                          context->backend->name);
     mfai_problem_t problem;
-    MFA_TRY(import(context, pass, desc, &problem));
+    MFAI_TRY(import(context, pass, desc, &problem));
     return context->backend->encode(context->device, &problem, target);
 }
 

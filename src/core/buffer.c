@@ -26,39 +26,39 @@ static mfa_status_t hand_out(mfa_context_t context, size_t size, mfai_memory_t *
 
 static mfa_status_t open_buffer(mfa_context_t context, void *data, size_t size, mfa_buffer_t *handle) {
     mfai_memory_t memory = {0};
-    MFA_TRY(context->backend->memory_open(context->device, data, size, &memory));
+    MFAI_TRY(context->backend->memory_open(context->device, data, size, &memory));
     return hand_out(context, size, &memory, handle);
 }
 
 mfa_status_t mfa_create_buffer(mfa_context_t context, size_t size_bytes, mfa_buffer_t *buffer) {
-    MFA_ENTRY;
-    MFA_REQUIRE(context != NULL, "context is NULL");
-    MFA_REQUIRE(buffer != NULL, "buffer is NULL, expected an address to write the handle to");
-    MFA_REQUIRE(size_bytes <= PTRDIFF_MAX, "size_bytes is %zu, expected at most %td", size_bytes, PTRDIFF_MAX);
+    MFAI_ENTRY;
+    MFAI_REQUIRE(context != NULL, "context is NULL");
+    MFAI_REQUIRE(buffer != NULL, "buffer is NULL, expected an address to write the handle to");
+    MFAI_REQUIRE(size_bytes <= PTRDIFF_MAX, "size_bytes is %zu, expected at most %td", size_bytes, PTRDIFF_MAX);
     return open_buffer(context, NULL, size_bytes, buffer);
 }
 
 mfa_status_t mfa_buffer_from_ptr(mfa_context_t context, void *data, size_t size_bytes, mfa_buffer_t *buffer) {
-    MFA_ENTRY;
+    MFAI_ENTRY;
     static char nothing;
-    MFA_REQUIRE(context != NULL, "context is NULL");
-    MFA_REQUIRE(buffer != NULL, "buffer is NULL, expected an address to write the handle to");
-    MFA_REQUIRE(size_bytes <= PTRDIFF_MAX, "size_bytes is %zu, expected at most %td", size_bytes, PTRDIFF_MAX);
-    MFA_REQUIRE(data != NULL || size_bytes == 0, "data is NULL, but size_bytes is %zu", size_bytes);
+    MFAI_REQUIRE(context != NULL, "context is NULL");
+    MFAI_REQUIRE(buffer != NULL, "buffer is NULL, expected an address to write the handle to");
+    MFAI_REQUIRE(size_bytes <= PTRDIFF_MAX, "size_bytes is %zu, expected at most %td", size_bytes, PTRDIFF_MAX);
+    MFAI_REQUIRE(data != NULL || size_bytes == 0, "data is NULL, but size_bytes is %zu", size_bytes);
     return open_buffer(context, data != NULL ? data : &nothing, size_bytes, buffer);
 }
 
 mfa_status_t mfa_buffer_from_mtl_buffer(mfa_context_t context, void *mtl_buffer, mfa_buffer_t *buffer) {
-    MFA_ENTRY;
-    MFA_REQUIRE(context != NULL, "context is NULL");
-    MFA_REQUIRE(mtl_buffer != NULL, "mtl_buffer is NULL");
-    MFA_REQUIRE(buffer != NULL, "buffer is NULL, expected an address to write the handle to");
+    MFAI_ENTRY;
+    MFAI_REQUIRE(context != NULL, "context is NULL");
+    MFAI_REQUIRE(mtl_buffer != NULL, "mtl_buffer is NULL");
+    MFAI_REQUIRE(buffer != NULL, "buffer is NULL, expected an address to write the handle to");
     if (context->backend->memory_adopt == NULL)
         return mfai_fail(MFA_ERROR_UNSUPPORTED, "mtl_buffer needs a context of the Metal backend, this one is \"%s\"",
                          context->backend->name);
     mfai_memory_t memory = {0};
     size_t size = 0;
-    MFA_TRY(context->backend->memory_adopt(context->device, mtl_buffer, &size, &memory));
+    MFAI_TRY(context->backend->memory_adopt(context->device, mtl_buffer, &size, &memory));
     return hand_out(context, size, &memory, buffer);
 }
 
@@ -69,7 +69,7 @@ size_t mfa_buffer_size(mfa_buffer_t buffer) { return buffer != NULL ? buffer->si
 bool mfa_buffer_is_zero_copy(mfa_buffer_t buffer) { return buffer != NULL && buffer->memory.zero_copy; }
 
 void mfa_destroy_buffer(mfa_buffer_t buffer) {
-    MFA_ENTRY;
+    MFAI_ENTRY;
     if (buffer == NULL)
         return;
     buffer->context->backend->memory_close(buffer->context->device, &buffer->memory);

@@ -12,11 +12,11 @@ typedef struct {
    16 bits can leave 64 bits, so the products are checked. */
 static mfa_status_t describe(const char *name, mfa_buffer_t buffer, const operand *o, bool transposed,
                              mfa_tensor_t *tensor) {
-    MFA_REQUIRE(buffer != NULL, "%s is NULL", name);
+    MFAI_REQUIRE(buffer != NULL, "%s is NULL", name);
     int64_t heads = o->num_heads, seq = o->seq_len, dim = o->head_dim, plane, batch_stride;
-    MFA_REQUIRE(!__builtin_mul_overflow(heads * dim, seq, &batch_stride) && !__builtin_mul_overflow(dim, seq, &plane),
-                "%s: seq_len %u * num_heads %u * head_dim %u overflows 64 bits", name, o->seq_len, o->num_heads,
-                o->head_dim);
+    MFAI_REQUIRE(!__builtin_mul_overflow(heads * dim, seq, &batch_stride) && !__builtin_mul_overflow(dim, seq, &plane),
+                 "%s: seq_len %u * num_heads %u * head_dim %u overflows 64 bits", name, o->seq_len, o->num_heads,
+                 o->head_dim);
     *tensor = (mfa_tensor_t)MFA_TENSOR_INIT;
     tensor->precision = o->precision;
     tensor->buffer = buffer;
@@ -57,15 +57,15 @@ static mfa_status_t describe_logsumexp(const arguments *a, mfa_buffer_t buffer, 
 static mfa_status_t describe_forward(mfa_context_t context, const arguments *a, mfa_buffer_t q, mfa_buffer_t k,
                                      mfa_buffer_t v, mfa_buffer_t out, mfa_tensor_t tensors[4],
                                      mfa_attention_desc_t *desc) {
-    MFA_REQUIRE(context != NULL, "context is NULL");
-    MFA_REQUIRE(a->intermediate_precision >= MFA_PRECISION_FP16 && a->intermediate_precision <= MFA_PRECISION_FP32,
-                "intermediate_precision is %d, expected FP16, BF16 or FP32", a->intermediate_precision);
+    MFAI_REQUIRE(context != NULL, "context is NULL");
+    MFAI_REQUIRE(a->intermediate_precision >= MFA_PRECISION_FP16 && a->intermediate_precision <= MFA_PRECISION_FP32,
+                 "intermediate_precision is %d, expected FP16, BF16 or FP32", a->intermediate_precision);
     const operand query = queries(a, a->input_precision), key = keys(a, a->input_precision),
                   result = queries(a, a->output_precision);
-    MFA_TRY(describe("q", q, &query, a->transpose_q, &tensors[0]));
-    MFA_TRY(describe("k", k, &key, a->transpose_k, &tensors[1]));
-    MFA_TRY(describe("v", v, &key, a->transpose_v, &tensors[2]));
-    MFA_TRY(describe("out", out, &result, a->transpose_o, &tensors[3]));
+    MFAI_TRY(describe("q", q, &query, a->transpose_q, &tensors[0]));
+    MFAI_TRY(describe("k", k, &key, a->transpose_k, &tensors[1]));
+    MFAI_TRY(describe("v", v, &key, a->transpose_v, &tensors[2]));
+    MFAI_TRY(describe("out", out, &result, a->transpose_o, &tensors[3]));
     *desc = (mfa_attention_desc_t)MFA_ATTENTION_DESC_INIT;
     desc->flags = MFA_ATTENTION_LITERAL_SCALE | (a->causal ? MFA_ATTENTION_CAUSAL : 0);
     desc->query = &tensors[0];
@@ -91,11 +91,11 @@ mfa_status_t mfa_attention_forward(mfa_context_t context, mfa_buffer_t q, mfa_bu
                                    mfa_precision_t input_precision, mfa_precision_t intermediate_precision,
                                    mfa_precision_t output_precision, bool transpose_q, bool transpose_k,
                                    bool transpose_v, bool transpose_o) {
-    MFA_ENTRY;
+    MFAI_ENTRY;
     const arguments a = ARGUMENTS;
     mfa_tensor_t tensors[4];
     mfa_attention_desc_t desc;
-    MFA_TRY(describe_forward(context, &a, q, k, v, out, tensors, &desc));
+    MFAI_TRY(describe_forward(context, &a, q, k, v, out, tensors, &desc));
     return mfa_attention_forward_desc(context, &desc);
 }
 
@@ -106,12 +106,12 @@ mfa_status_t mfa_attention_forward_with_lse(mfa_context_t context, mfa_buffer_t 
                                             mfa_precision_t input_precision, mfa_precision_t intermediate_precision,
                                             mfa_precision_t output_precision, bool transpose_q, bool transpose_k,
                                             bool transpose_v, bool transpose_o) {
-    MFA_ENTRY;
+    MFAI_ENTRY;
     const arguments a = ARGUMENTS;
     mfa_tensor_t tensors[4], row_tensor;
     mfa_attention_desc_t desc;
-    MFA_TRY(describe_forward(context, &a, q, k, v, out, tensors, &desc));
-    MFA_TRY(describe_logsumexp(&a, logsumexp, &row_tensor));
+    MFAI_TRY(describe_forward(context, &a, q, k, v, out, tensors, &desc));
+    MFAI_TRY(describe_logsumexp(&a, logsumexp, &row_tensor));
     desc.logsumexp = &row_tensor;
     return mfa_attention_forward_desc(context, &desc);
 }
@@ -123,18 +123,18 @@ mfa_status_t mfa_attention_backward(mfa_context_t context, mfa_buffer_t dout, mf
                                     bool causal, mfa_precision_t input_precision,
                                     mfa_precision_t intermediate_precision, mfa_precision_t output_precision,
                                     bool transpose_q, bool transpose_k, bool transpose_v, bool transpose_o) {
-    MFA_ENTRY;
+    MFAI_ENTRY;
     const arguments a = ARGUMENTS;
     mfa_tensor_t tensors[4], row_tensor, tensor_do, tensor_dq, tensor_dk, tensor_dv;
     mfa_attention_desc_t forward;
-    MFA_TRY(describe_forward(context, &a, q, k, v, out, tensors, &forward));
-    MFA_TRY(describe_logsumexp(&a, logsumexp, &row_tensor));
+    MFAI_TRY(describe_forward(context, &a, q, k, v, out, tensors, &forward));
+    MFAI_TRY(describe_logsumexp(&a, logsumexp, &row_tensor));
     forward.logsumexp = &row_tensor;
     const operand query = queries(&a, output_precision), key = keys(&a, output_precision);
-    MFA_TRY(describe("dout", dout, &query, transpose_o, &tensor_do));
-    MFA_TRY(describe("dq", dq, &query, transpose_q, &tensor_dq));
-    MFA_TRY(describe("dk", dk, &key, transpose_k, &tensor_dk));
-    MFA_TRY(describe("dv", dv, &key, transpose_v, &tensor_dv));
+    MFAI_TRY(describe("dout", dout, &query, transpose_o, &tensor_do));
+    MFAI_TRY(describe("dq", dq, &query, transpose_q, &tensor_dq));
+    MFAI_TRY(describe("dk", dk, &key, transpose_k, &tensor_dk));
+    MFAI_TRY(describe("dv", dv, &key, transpose_v, &tensor_dv));
     mfa_attention_backward_desc_t desc = MFA_ATTENTION_BACKWARD_DESC_INIT;
     desc.forward = &forward;
     desc.dout = &tensor_do;

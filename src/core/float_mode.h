@@ -1,7 +1,7 @@
 /*
- * The floating-point environment of a thread: how it rounds, what becomes of denormals, which exceptions trap. The library has
- * one of its own, so that results do not depend on the caller's, nor on which thread computes them: to nearest, denormals kept,
- * nothing traps.
+ * The floating-point environment of a thread: how it rounds, what becomes of denormals, which exceptions trap. The
+ * library has one of its own, so that results do not depend on the caller's, nor on which thread computes them: to
+ * nearest, denormals kept, nothing traps.
  */
 #ifndef MFA_CORE_FLOAT_MODE_H
 #define MFA_CORE_FLOAT_MODE_H

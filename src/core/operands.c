@@ -69,10 +69,10 @@ mfa_status_t mfai_operands_import(mfa_context_t context, mfai_pass_t described_b
             continue;
         const mfa_tensor_t *tensor;
         memcpy(&tensor, (const char *)desc + operand->tensor, sizeof tensor);
-        MFA_REQUIRE(tensor != NULL || !is_needed(operand->use[problem->pass]), "%s is NULL%s", operand->name,
-                    operand->when_missing != NULL ? operand->when_missing : "");
-        MFA_TRY(mfai_view_import(operand->name, context, tensor, operand->formats,
-                                 (mfai_view_t *)((char *)problem + operand->view)));
+        MFAI_REQUIRE(tensor != NULL || !is_needed(operand->use[problem->pass]), "%s is NULL%s", operand->name,
+                     operand->when_missing != NULL ? operand->when_missing : "");
+        MFAI_TRY(mfai_view_import(operand->name, context, tensor, operand->formats,
+                                  (mfai_view_t *)((char *)problem + operand->view)));
     }
     return MFA_SUCCESS;
 }
@@ -102,7 +102,7 @@ static mfa_status_t check_shape(const mfai_operand_t *operand, const mfai_proble
         return MFA_SUCCESS;
     if (operand->like != NULL) {
         const mfai_view_t *model = find(operand->like, problem);
-        MFA_REQUIRE(model->present, "%s is set, but %s is NULL", operand->name, operand->like);
+        MFAI_REQUIRE(model->present, "%s is set, but %s is NULL", operand->name, operand->like);
         return mfai_view_expect(operand->name, view, model->shape, 0);
     }
     int64_t shape[4];
@@ -116,7 +116,7 @@ static mfa_status_t check_shape(const mfai_operand_t *operand, const mfai_proble
 
 mfa_status_t mfai_operands_check_shapes(const mfai_problem_t *problem) {
     FOR_EACH(operand)
-    MFA_TRY(check_shape(operand, problem));
+    MFAI_TRY(check_shape(operand, problem));
     return MFA_SUCCESS;
 }
 
@@ -125,12 +125,12 @@ mfa_status_t mfai_operands_check_results(const mfai_problem_t *problem) {
         if (!mfai_is_written(result->use[problem->pass]))
             continue;
         const mfai_view_t *view = mfai_operand_view(result, problem);
-        MFA_TRY(mfai_view_expect_injective(result->name, view));
+        MFAI_TRY(mfai_view_expect_injective(result->name, view));
         FOR_EACH(other) {
             /* Of two results, the first names the second. */
             const bool compared = other > result || !mfai_is_written(other->use[problem->pass]);
-            MFA_REQUIRE(other == result || !compared || !mfai_views_overlap(view, mfai_operand_view(other, problem)),
-                        "%s overlaps %s in memory, expected memory of its own", result->name, other->name);
+            MFAI_REQUIRE(other == result || !compared || !mfai_views_overlap(view, mfai_operand_view(other, problem)),
+                         "%s overlaps %s in memory, expected memory of its own", result->name, other->name);
         }
     }
     return MFA_SUCCESS;

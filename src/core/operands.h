@@ -1,6 +1,6 @@
 /*
- * The operands of a call, one row each. Whatever is done to all of them reads this table: importing, checking shapes, asking
- * where they lie and whether results overlap them.
+ * The operands of a call, one row each. Whatever is done to all of them reads this table: importing, checking shapes,
+ * asking where they lie and whether results overlap them.
  */
 #ifndef MFA_CORE_OPERANDS_H
 #define MFA_CORE_OPERANDS_H

@@ -15,15 +15,15 @@ static mfa_status_t set_sizes(mfai_problem_t *p) {
     p->kv_heads = p->key.shape[1];
     p->key_count = p->key.shape[2];
     p->value_dim = p->value.shape[3];
-    MFA_REQUIRE(p->key.format == p->query.format, "key.precision is %s, expected query's, %s",
-                mfai_formats[p->key.format].name, mfai_formats[p->query.format].name);
-    MFA_REQUIRE(p->value.format == p->query.format, "value.precision is %s, expected query's, %s",
-                mfai_formats[p->value.format].name, mfai_formats[p->query.format].name);
-    MFA_REQUIRE(p->head_dim >= 1, "query has head_dim 0, expected 1 or more");
-    MFA_REQUIRE(p->value_dim >= 1, "value has head_dim 0, expected 1 or more");
-    MFA_REQUIRE(p->heads >= 1, "query has 0 heads, expected 1 or more");
-    MFA_REQUIRE(p->kv_heads >= 1 && p->heads % p->kv_heads == 0,
-                "key has %" PRId64 " heads, expected a divisor of query's %" PRId64, p->kv_heads, p->heads);
+    MFAI_REQUIRE(p->key.format == p->query.format, "key.precision is %s, expected query's, %s",
+                 mfai_formats[p->key.format].name, mfai_formats[p->query.format].name);
+    MFAI_REQUIRE(p->value.format == p->query.format, "value.precision is %s, expected query's, %s",
+                 mfai_formats[p->value.format].name, mfai_formats[p->query.format].name);
+    MFAI_REQUIRE(p->head_dim >= 1, "query has head_dim 0, expected 1 or more");
+    MFAI_REQUIRE(p->value_dim >= 1, "value has head_dim 0, expected 1 or more");
+    MFAI_REQUIRE(p->heads >= 1, "query has 0 heads, expected 1 or more");
+    MFAI_REQUIRE(p->kv_heads >= 1 && p->heads % p->kv_heads == 0,
+                 "key has %" PRId64 " heads, expected a divisor of query's %" PRId64, p->kv_heads, p->heads);
     p->group = p->heads / p->kv_heads;
     return MFA_SUCCESS;
 }
@@ -34,14 +34,14 @@ static int64_t clamp_bound(int64_t bound, int64_t most) { return bound < most ? 
 static mfa_status_t set_key_range(const mfa_attention_desc_t *desc, mfai_problem_t *p) {
     const bool causal = desc->flags & MFA_ATTENTION_CAUSAL;
     const bool needed = causal || desc->window_left >= 0 || desc->window_right >= 0 || p->alibi_slopes.present;
-    MFA_REQUIRE(desc->alignment >= MFA_ALIGN_NONE && desc->alignment <= MFA_ALIGN_BOTTOM_RIGHT,
-                "alignment is %d, not an MFA_ALIGN_...", desc->alignment);
-    MFA_REQUIRE(!needed || desc->alignment != MFA_ALIGN_NONE,
-                "alignment is MFA_ALIGN_NONE, but a causal mask, window or ALiBi needs TOP_LEFT or BOTTOM_RIGHT");
-    MFA_REQUIRE(desc->window_left >= -1, "window_left is %" PRId64 ", expected -1 (unbounded) or more",
-                desc->window_left);
-    MFA_REQUIRE(desc->window_right >= -1, "window_right is %" PRId64 ", expected -1 (unbounded) or more",
-                desc->window_right);
+    MFAI_REQUIRE(desc->alignment >= MFA_ALIGN_NONE && desc->alignment <= MFA_ALIGN_BOTTOM_RIGHT,
+                 "alignment is %d, not an MFA_ALIGN_...", desc->alignment);
+    MFAI_REQUIRE(!needed || desc->alignment != MFA_ALIGN_NONE,
+                 "alignment is MFA_ALIGN_NONE, but a causal mask, window or ALiBi needs TOP_LEFT or BOTTOM_RIGHT");
+    MFAI_REQUIRE(desc->window_left >= -1, "window_left is %" PRId64 ", expected -1 (unbounded) or more",
+                 desc->window_left);
+    MFAI_REQUIRE(desc->window_right >= -1, "window_right is %" PRId64 ", expected -1 (unbounded) or more",
+                 desc->window_right);
     p->offset = desc->alignment == MFA_ALIGN_BOTTOM_RIGHT ? p->key_count - p->query_count : 0;
     p->window_left = clamp_bound(desc->window_left, p->key_count + p->query_count);
     p->window_right = causal ? 0 : clamp_bound(desc->window_right, p->key_count + p->query_count);
@@ -50,12 +50,12 @@ static mfa_status_t set_key_range(const mfa_attention_desc_t *desc, mfai_problem
 
 static mfa_status_t set_scores(const mfa_attention_desc_t *desc, mfai_problem_t *p) {
     const bool literal = desc->flags & MFA_ATTENTION_LITERAL_SCALE;
-    MFA_REQUIRE(isfinite(desc->softmax_scale), "softmax_scale is %g, expected a finite number", desc->softmax_scale);
-    MFA_REQUIRE(isfinite(desc->softcap) && desc->softcap >= 0,
-                "softcap is %g, expected 0 (off) or a finite positive number", desc->softcap);
+    MFAI_REQUIRE(isfinite(desc->softmax_scale), "softmax_scale is %g, expected a finite number", desc->softmax_scale);
+    MFAI_REQUIRE(isfinite(desc->softcap) && desc->softcap >= 0,
+                 "softcap is %g, expected 0 (off) or a finite positive number", desc->softcap);
     const int32_t weights = desc->intermediate_precision;
-    MFA_REQUIRE(weights >= MFA_PRECISION_DEFAULT && weights <= MFA_PRECISION_FP32,
-                "intermediate_precision is %d, expected MFA_PRECISION_DEFAULT, FP16, BF16 or FP32", weights);
+    MFAI_REQUIRE(weights >= MFA_PRECISION_DEFAULT && weights <= MFA_PRECISION_FP32,
+                 "intermediate_precision is %d, expected MFA_PRECISION_DEFAULT, FP16, BF16 or FP32", weights);
     p->softmax_scale =
         desc->softmax_scale == 0 && !literal ? (float)(1 / sqrt((double)p->head_dim)) : desc->softmax_scale;
     p->softcap = desc->softcap;
@@ -64,9 +64,9 @@ static mfa_status_t set_scores(const mfa_attention_desc_t *desc, mfai_problem_t 
 }
 
 static mfa_status_t set_dropout(const mfa_attention_desc_t *desc, mfai_problem_t *p) {
-    MFA_REQUIRE(desc->dropout_p >= 0 && desc->dropout_p < 1, "dropout_p is %g, expected at least 0 and less than 1",
-                desc->dropout_p);
-    MFA_REQUIRE(desc->reserved == 0, "reserved is %u, expected 0", desc->reserved);
+    MFAI_REQUIRE(desc->dropout_p >= 0 && desc->dropout_p < 1, "dropout_p is %g, expected at least 0 and less than 1",
+                 desc->dropout_p);
+    MFAI_REQUIRE(desc->reserved == 0, "reserved is %u, expected 0", desc->reserved);
     p->dropout_p = desc->dropout_p;
     p->dropout_seed = desc->dropout_seed;
     p->dropout_offset = desc->dropout_offset;
@@ -84,15 +84,15 @@ void mfai_problem_find_features(mfai_problem_t *p) {
 static mfa_status_t import_forward(mfa_context_t context, const char *name, const mfa_attention_desc_t *caller,
                                    mfai_problem_t *problem) {
     mfa_attention_desc_t desc = MFA_ATTENTION_DESC_INIT;
-    MFA_TRY(mfai_struct_import(name, caller, MFAI_ATTENTION_DESC_FIRST_SIZE, sizeof desc, &desc));
+    MFAI_TRY(mfai_struct_import(name, caller, MFAI_ATTENTION_DESC_FIRST_SIZE, sizeof desc, &desc));
     const uint32_t known = MFA_ATTENTION_CAUSAL | MFA_ATTENTION_LITERAL_SCALE;
-    MFA_REQUIRE((desc.flags & ~known) == 0, "flags is 0x%x, which has bits this library does not know (known: 0x%x)",
-                desc.flags, known);
-    MFA_TRY(mfai_operands_import(context, MFAI_FORWARD, &desc, problem));
-    MFA_TRY(set_sizes(problem));
-    MFA_TRY(set_key_range(&desc, problem));
-    MFA_TRY(set_scores(&desc, problem));
-    MFA_TRY(set_dropout(&desc, problem));
+    MFAI_REQUIRE((desc.flags & ~known) == 0, "flags is 0x%x, which has bits this library does not know (known: 0x%x)",
+                 desc.flags, known);
+    MFAI_TRY(mfai_operands_import(context, MFAI_FORWARD, &desc, problem));
+    MFAI_TRY(set_sizes(problem));
+    MFAI_TRY(set_key_range(&desc, problem));
+    MFAI_TRY(set_scores(&desc, problem));
+    MFAI_TRY(set_dropout(&desc, problem));
     mfai_problem_find_features(problem);
     return MFA_SUCCESS;
 }
@@ -100,18 +100,18 @@ static mfa_status_t import_forward(mfa_context_t context, const char *name, cons
 static mfa_status_t import_backward(mfa_context_t context, const mfa_attention_backward_desc_t *caller,
                                     mfai_problem_t *problem) {
     mfa_attention_backward_desc_t desc = MFA_ATTENTION_BACKWARD_DESC_INIT;
-    MFA_TRY(mfai_struct_import("desc", caller, MFAI_BACKWARD_DESC_FIRST_SIZE, sizeof desc, &desc));
-    MFA_REQUIRE(desc.flags == 0, "flags is 0x%x, expected 0", desc.flags);
-    MFA_TRY(import_forward(context, "forward", desc.forward, problem));
+    MFAI_TRY(mfai_struct_import("desc", caller, MFAI_BACKWARD_DESC_FIRST_SIZE, sizeof desc, &desc));
+    MFAI_REQUIRE(desc.flags == 0, "flags is 0x%x, expected 0", desc.flags);
+    MFAI_TRY(import_forward(context, "forward", desc.forward, problem));
     return mfai_operands_import(context, MFAI_BACKWARD, &desc, problem);
 }
 
 mfa_status_t mfai_problem_import(mfa_context_t context, mfai_pass_t pass, const void *desc, mfai_problem_t *problem) {
     *problem = (mfai_problem_t){.pass = pass};
     if (pass == MFAI_BACKWARD)
-        MFA_TRY(import_backward(context, desc, problem));
+        MFAI_TRY(import_backward(context, desc, problem));
     else
-        MFA_TRY(import_forward(context, "desc", desc, problem));
-    MFA_TRY(mfai_operands_check_shapes(problem));
+        MFAI_TRY(import_forward(context, "desc", desc, problem));
+    MFAI_TRY(mfai_operands_check_shapes(problem));
     return mfai_operands_check_results(problem);
 }

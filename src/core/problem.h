@@ -34,8 +34,8 @@ typedef struct mfai_problem {
     mfai_view_t bool_mask, additive_mask, alibi_slopes, sinks;
     mfai_view_t dout, dquery, dkey, dvalue, dbias,
         dsinks; /* of a backward call; gradients not present are not wanted */
-    /* Blocks of the scores that count: mfa_rules.h, MFA_BLOCK_BITS. (B or 1, H or 1, rows of blocks, words), the words of a row side
-       by side. No descriptor has them yet. */
+    /* Blocks of the scores that count: mfa_rules.h, MFA_BLOCK_BITS. (B or 1, H or 1, rows of blocks, words), the words
+       of a row side by side. No descriptor has them yet. */
     mfai_view_t blocks;
     int64_t block_rows, block_keys;            /* of a block */
     float softmax_scale;                       /* literal */

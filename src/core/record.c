@@ -69,7 +69,8 @@ void mfai_record_failure(const char *format, va_list arguments) {
         pthread_setspecific(key, &without_message);
 }
 
-/* When the library is unloaded: no thread that ends later may call `drop`. Threads that live on lose what they have here. */
+/* When the library is unloaded: no thread that ends later may call `drop`. Threads that live on lose what they have
+   here. */
 __attribute__((destructor)) static void delete_key(void) {
     if (!__atomic_exchange_n(&has_key, false, __ATOMIC_RELAXED))
         return;

@@ -1,7 +1,7 @@
 /*
- * What a thread may ask about its last calls. Not _Thread_local: where the library is dlopened, a thread's first access would
- * allocate, and glibc ends the process if it cannot. Made at the first call that has something to record, freed when the thread
- * ends; where there is no memory for it, it says so.
+ * What a thread may ask about its last calls. Not _Thread_local: where the library is dlopened, a thread's first access
+ * would allocate, and glibc ends the process if it cannot. Made at the first call that has something to record, freed
+ * when the thread ends; where there is no memory for it, it says so.
  */
 #ifndef MFA_CORE_RECORD_H
 #define MFA_CORE_RECORD_H

@@ -30,7 +30,7 @@ static mfa_status_t use(const mfai_backend_t *backend, const mfai_backend_t **ch
 mfa_status_t mfai_registry_choose(int32_t id, const mfai_backend_t **backend) {
     if (id != MFA_BACKEND_AUTO) {
         const mfai_backend_t *named = mfai_registry_find(id);
-        MFA_REQUIRE(named != NULL, "options.backend is %d, not an MFA_BACKEND_...", id);
+        MFAI_REQUIRE(named != NULL, "options.backend is %d, not an MFA_BACKEND_...", id);
         return use(named, backend);
     }
     const char *wanted = getenv("MFA_BACKEND");
@@ -48,6 +48,6 @@ mfa_status_t mfai_registry_choose(int32_t id, const mfai_backend_t **backend) {
 }
 
 bool mfa_is_device_supported(void) {
-    MFA_ENTRY;
+    MFAI_ENTRY;
     return mfai_metal_backend.is_available(NULL);
 }

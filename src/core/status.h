@@ -7,14 +7,14 @@
 /* Records the detail for mfa_last_error_message and returns `status`. */
 mfa_status_t mfai_fail(mfa_status_t status, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-#define MFA_TRY(call)                     \
+#define MFAI_TRY(call)                    \
     do {                                  \
         mfa_status_t try_status = (call); \
         if (try_status != MFA_SUCCESS)    \
             return try_status;            \
     } while (0)
 
-#define MFA_REQUIRE(condition, ...)                                \
+#define MFAI_REQUIRE(condition, ...)                               \
     do {                                                           \
         if (!(condition))                                          \
             return mfai_fail(MFA_ERROR_INVALID_ARGS, __VA_ARGS__); \

@@ -31,30 +31,31 @@ bool mfai_view_is_on_device(const mfai_view_t *view) {
 
 static mfa_status_t locate(const char *name, mfa_context_t context, const mfa_tensor_t *tensor, mfai_view_t *view) {
     int64_t lowest = 0, end = 0;
-    MFA_REQUIRE(mfai_view_extent(view, &lowest, &end),
-                "%s: shape (%" PRId64 ", %" PRId64 ", %" PRId64 ", %" PRId64 ") with its strides overflows 64 bits",
-                name, view->shape[0], view->shape[1], view->shape[2], view->shape[3]);
+    MFAI_REQUIRE(mfai_view_extent(view, &lowest, &end),
+                 "%s: shape (%" PRId64 ", %" PRId64 ", %" PRId64 ", %" PRId64 ") with its strides overflows 64 bits",
+                 name, view->shape[0], view->shape[1], view->shape[2], view->shape[3]);
     bool empty = mfai_view_is_empty(view);
     if (tensor->buffer == NULL) {
-        MFA_REQUIRE(tensor->byte_offset == 0, "%s.byte_offset is %" PRIu64 " but %s.buffer is NULL", name,
-                    tensor->byte_offset, name);
-        MFA_REQUIRE(empty || tensor->data != NULL, "%s.data and %s.buffer are both NULL", name, name);
+        MFAI_REQUIRE(tensor->byte_offset == 0, "%s.byte_offset is %" PRIu64 " but %s.buffer is NULL", name,
+                     tensor->byte_offset, name);
+        MFAI_REQUIRE(empty || tensor->data != NULL, "%s.data and %s.buffer are both NULL", name, name);
         view->data = tensor->data;
     } else {
-        MFA_REQUIRE(tensor->data == NULL, "%s.data and %s.buffer are both set", name, name);
-        MFA_REQUIRE(mfai_buffer_context(tensor->buffer) == context, "%s.buffer belongs to another context", name);
+        MFAI_REQUIRE(tensor->data == NULL, "%s.data and %s.buffer are both set", name, name);
+        MFAI_REQUIRE(mfai_buffer_context(tensor->buffer) == context, "%s.buffer belongs to another context", name);
         size_t size = mfa_buffer_size(tensor->buffer);
         uint64_t offset = tensor->byte_offset;
-        MFA_REQUIRE(empty || (offset <= size && 0 - (uint64_t)lowest <= offset && (uint64_t)end <= size - offset),
-                    "%s reaches from byte %" PRId64 " to %" PRId64 " around offset %" PRIu64
-                    " of a buffer of %zu bytes",
-                    name, lowest, end, offset, size);
+        MFAI_REQUIRE(empty || (offset <= size && 0 - (uint64_t)lowest <= offset && (uint64_t)end <= size - offset),
+                     "%s reaches from byte %" PRId64 " to %" PRId64 " around offset %" PRIu64
+                     " of a buffer of %zu bytes",
+                     name, lowest, end, offset, size);
         view->buffer = tensor->buffer;
         view->data = empty ? NULL : mfai_buffer_memory(tensor->buffer)->base + offset;
     }
     int64_t element = mfai_view_element(view);
-    MFA_REQUIRE(empty || (uintptr_t)view->data % (uintptr_t)element == 0,
-                "%s is at address %p, not aligned to its %" PRId64 "-byte elements", name, (void *)view->data, element);
+    MFAI_REQUIRE(empty || (uintptr_t)view->data % (uintptr_t)element == 0,
+                 "%s is at address %p, not aligned to its %" PRId64 "-byte elements", name, (void *)view->data,
+                 element);
     return MFA_SUCCESS;
 }
 
@@ -64,16 +65,16 @@ mfa_status_t mfai_view_import(const char *name, mfa_context_t context, const mfa
     if (tensor == NULL)
         return MFA_SUCCESS;
     mfa_tensor_t known = MFA_TENSOR_INIT;
-    MFA_TRY(mfai_struct_import(name, tensor, MFAI_TENSOR_FIRST_SIZE, sizeof known, &known));
+    MFAI_TRY(mfai_struct_import(name, tensor, MFAI_TENSOR_FIRST_SIZE, sizeof known, &known));
     view->present = true;
     view->format = known.precision;
-    MFA_REQUIRE(known.precision >= 0 && known.precision <= MFA_PRECISION_BOOL,
-                "%s.precision is %d, not an MFA_PRECISION_...", name, known.precision);
-    MFA_REQUIRE(formats & MFAI_FORMAT_BIT(known.precision), "%s.precision is %s, which it cannot be", name,
-                mfai_formats[known.precision].name);
+    MFAI_REQUIRE(known.precision >= 0 && known.precision <= MFA_PRECISION_BOOL,
+                 "%s.precision is %d, not an MFA_PRECISION_...", name, known.precision);
+    MFAI_REQUIRE(formats & MFAI_FORMAT_BIT(known.precision), "%s.precision is %s, which it cannot be", name,
+                 mfai_formats[known.precision].name);
     for (int axis = 0; axis < 4; ++axis) {
-        MFA_REQUIRE(known.shape[axis] >= 0, "%s.shape[%d] is %" PRId64 ", expected 0 or more", name, axis,
-                    known.shape[axis]);
+        MFAI_REQUIRE(known.shape[axis] >= 0, "%s.shape[%d] is %" PRId64 ", expected 0 or more", name, axis,
+                     known.shape[axis]);
         view->shape[axis] = known.shape[axis];
         /* The stride of a single element is never followed, so it may be anything. */
         view->stride[axis] = known.shape[axis] > 1 ? known.stride[axis] : 0;
@@ -83,14 +84,14 @@ mfa_status_t mfai_view_import(const char *name, mfa_context_t context, const mfa
 
 mfa_status_t mfai_view_expect(const char *name, const mfai_view_t *view, const int64_t shape[4], unsigned may_be_one) {
     for (int axis = 0; axis < 4; ++axis)
-        MFA_REQUIRE(view->shape[axis] == shape[axis] || (may_be_one >> axis & 1 && view->shape[axis] == 1),
-                    "%s has shape (%" PRId64 ", %" PRId64 ", %" PRId64 ", %" PRId64 "), expected (%" PRId64 ", %" PRId64
-                    ", %" PRId64 ", %" PRId64 ")%s",
-                    name, view->shape[0], view->shape[1], view->shape[2], view->shape[3], shape[0], shape[1], shape[2],
-                    shape[3],
-                    may_be_one == 15  ? " or 1 in any place"
-                    : may_be_one == 1 ? " or 1 in the first place"
-                                      : "");
+        MFAI_REQUIRE(view->shape[axis] == shape[axis] || (may_be_one >> axis & 1 && view->shape[axis] == 1),
+                     "%s has shape (%" PRId64 ", %" PRId64 ", %" PRId64 ", %" PRId64 "), expected (%" PRId64
+                     ", %" PRId64 ", %" PRId64 ", %" PRId64 ")%s",
+                     name, view->shape[0], view->shape[1], view->shape[2], view->shape[3], shape[0], shape[1], shape[2],
+                     shape[3],
+                     may_be_one == 15  ? " or 1 in any place"
+                     : may_be_one == 1 ? " or 1 in the first place"
+                                       : "");
     return MFA_SUCCESS;
 }
 
@@ -112,10 +113,11 @@ mfa_status_t mfai_view_expect_injective(const char *name, const mfai_view_t *vie
         int axis = order[i];
         if (view->shape[axis] == 1)
             continue;
-        MFA_REQUIRE(step[axis] > reach,
-                    "%s: stride %" PRId64 " of dimension %d does not exceed the extent of the dimensions inside it, so "
-                    "elements of the output would share memory",
-                    name, view->stride[axis], axis);
+        MFAI_REQUIRE(step[axis] > reach,
+                     "%s: stride %" PRId64
+                     " of dimension %d does not exceed the extent of the dimensions inside it, so "
+                     "elements of the output would share memory",
+                     name, view->stride[axis], axis);
         reach += step[axis] * (uint64_t)(view->shape[axis] - 1);
     }
     return MFA_SUCCESS;

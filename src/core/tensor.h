@@ -15,8 +15,8 @@ typedef struct mfai_view {
     int64_t stride[4]; /* in elements; 0 along axes of size 1 */
 } mfai_view_t;
 
-/* Tells the address of memory that only a device can reach from those of the process, which has none in this half. Such addresses
-   serve for comparing views, and are never followed. */
+/* Tells the address of memory that only a device can reach from those of the process, which has none in this half. Such
+   addresses serve for comparing views, and are never followed. */
 #define MFAI_DEVICE_ADDRESS (UINTPTR_MAX / 2 + 1)
 
 /*
@@ -37,8 +37,8 @@ mfa_status_t mfai_view_expect_injective(const char *name, const mfai_view_t *vie
 
 bool mfai_view_is_empty(const mfai_view_t *view);
 
-/* Lowest byte offset of an element from element 0, 0, 0, 0, and one past the highest. False if any of that leaves 63 bits;
-   after mfai_view_import it does not. */
+/* Lowest byte offset of an element from element 0, 0, 0, 0, and one past the highest. False if any of that leaves 63
+   bits; after mfai_view_import it does not. */
 bool mfai_view_extent(const mfai_view_t *view, int64_t *lowest, int64_t *end);
 
 /* Whether it lies in memory that only a device can reach. */

@@ -5,18 +5,18 @@
 enum { MOST_BYTES = 65536 }; /* more is a struct that was never initialised */
 
 static mfa_status_t caller_size(const char *name, const void *caller, size_t least, uint32_t *caller_bytes) {
-    MFA_REQUIRE(caller != NULL, "%s is NULL", name);
+    MFAI_REQUIRE(caller != NULL, "%s is NULL", name);
     memcpy(caller_bytes, caller, sizeof *caller_bytes);
-    MFA_REQUIRE(*caller_bytes <= MOST_BYTES, "%s.struct_size is %u, expected at most %d (start from its MFA_..._INIT)",
-                name, *caller_bytes, MOST_BYTES);
-    MFA_REQUIRE(*caller_bytes >= least, "%s.struct_size is %u, expected at least %zu (start from its MFA_..._INIT)",
-                name, *caller_bytes, least);
+    MFAI_REQUIRE(*caller_bytes <= MOST_BYTES, "%s.struct_size is %u, expected at most %d (start from its MFA_..._INIT)",
+                 name, *caller_bytes, MOST_BYTES);
+    MFAI_REQUIRE(*caller_bytes >= least, "%s.struct_size is %u, expected at least %zu (start from its MFA_..._INIT)",
+                 name, *caller_bytes, least);
     return MFA_SUCCESS;
 }
 
 mfa_status_t mfai_struct_import(const char *name, const void *caller, size_t least, size_t size, void *known) {
     uint32_t bytes = 0;
-    MFA_TRY(caller_size(name, caller, least, &bytes));
+    MFAI_TRY(caller_size(name, caller, least, &bytes));
     for (size_t i = size; i < bytes; ++i)
         if (((const unsigned char *)caller)[i] != 0)
             return mfai_fail(
@@ -29,7 +29,7 @@ mfa_status_t mfai_struct_import(const char *name, const void *caller, size_t lea
 
 mfa_status_t mfai_struct_export(const char *name, void *caller, size_t least, size_t size, const void *known) {
     uint32_t bytes = 0;
-    MFA_TRY(caller_size(name, caller, least, &bytes));
+    MFAI_TRY(caller_size(name, caller, least, &bytes));
     memcpy(caller, known, bytes < size ? bytes : size);
     memcpy(caller, &bytes, sizeof bytes);
     return MFA_SUCCESS;

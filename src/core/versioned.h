@@ -6,7 +6,8 @@
 
 #include "core/status.h"
 
-/* What the first release of each struct had: up to the member that was its last then. Frozen; a member added later is not here. */
+/* What the first release of each struct had: up to the member that was its last then. Frozen; a member added later is
+   not here. */
 #define MFAI_UP_TO(type, member) (offsetof(type, member) + sizeof((type){0}.member))
 enum {
     MFAI_CONTEXT_OPTIONS_FIRST_SIZE = MFAI_UP_TO(mfa_context_options_t, flags),

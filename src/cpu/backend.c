@@ -32,16 +32,16 @@ static mfa_status_t thread_count(int32_t wanted, int *count) {
     char *end;
     errno = 0;
     long value = strtol(text, &end, 10);
-    MFA_REQUIRE(*end == '\0' && errno == 0 && value >= 1 && value <= INT32_MAX,
-                "environment variable MFA_NUM_THREADS is \"%s\", expected a whole number from 1", text);
+    MFAI_REQUIRE(*end == '\0' && errno == 0 && value >= 1 && value <= INT32_MAX,
+                 "environment variable MFA_NUM_THREADS is \"%s\", expected a whole number from 1", text);
     *count = at_most(value);
     return MFA_SUCCESS;
 }
 
 static mfa_status_t open_device(const mfa_context_options_t *options, void **handle) {
     mfai_cpu_device_t device = {0};
-    MFA_TRY(mfai_cpu_isa_choose(options->cpu_isa, &device.isa));
-    MFA_TRY(thread_count(options->num_threads, &device.num_threads));
+    MFAI_TRY(mfai_cpu_isa_choose(options->cpu_isa, &device.isa));
+    MFAI_TRY(thread_count(options->num_threads, &device.num_threads));
     mfai_cpu_device_t *opened = malloc(sizeof *opened);
     if (opened == NULL)
         return mfai_fail(MFA_ERROR_MEMORY_ALLOCATION, "no memory for a CPU device");
@@ -96,7 +96,7 @@ static mfa_status_t plan(void *device, const mfai_problem_t *problem, mfa_plan_t
 
 static mfa_status_t run(void *device, const mfai_problem_t *problem, double *seconds) {
     const double start = mfai_now();
-    MFA_TRY(problem->pass == MFAI_BACKWARD ? mfai_cpu_backward(device, problem) : mfai_cpu_forward(device, problem));
+    MFAI_TRY(problem->pass == MFAI_BACKWARD ? mfai_cpu_backward(device, problem) : mfai_cpu_forward(device, problem));
     *seconds = mfai_now() - start;
     return MFA_SUCCESS;
 }

@@ -151,7 +151,7 @@ typedef struct {
 
 /* Masks are seldom small, so dbias is computed in float32 whatever the inputs are. */
 static mfa_status_t make_plan(const mfai_cpu_device_t *device, const mfai_problem_t *p, backward_plan_t *plan) {
-    MFA_TRY(mfai_check_head_dims("CPU", p));
+    MFAI_TRY(mfai_check_head_dims("CPU", p));
     const mfai_cpu_isa_t *isa = device->isa;
     const bool pairs = isa->bfloat16 != NULL && p->query.format == MFAI_FORMAT_BF16 &&
                        p->dout.format == MFAI_FORMAT_BF16 && !(p->features & MFAI_EXACT_WEIGHTS);
@@ -159,16 +159,16 @@ static mfa_status_t make_plan(const mfai_cpu_device_t *device, const mfai_proble
     plan->has_main = p->dquery.present || p->dkey.present || p->dvalue.present || p->dsinks.present || !plan->has_bias;
     plan->workspace_floats = 0;
     if (plan->has_main)
-        MFA_TRY(plan_pass(device, pairs ? isa->bfloat16 : isa->float32, p, false, &plan->main));
+        MFAI_TRY(plan_pass(device, pairs ? isa->bfloat16 : isa->float32, p, false, &plan->main));
     if (plan->has_bias)
-        MFA_TRY(plan_pass(device, isa->float32, p, true, &plan->bias));
+        MFAI_TRY(plan_pass(device, isa->float32, p, true, &plan->bias));
     plan->workspace_floats = mfai_max(plan->has_main ? plan->main.size : 0, plan->has_bias ? plan->bias.size : 0);
     return MFA_SUCCESS;
 }
 
 mfa_status_t mfai_cpu_backward_plan(const mfai_cpu_device_t *device, const mfai_problem_t *problem, mfa_plan_t *out) {
     backward_plan_t plan;
-    MFA_TRY(make_plan(device, problem, &plan));
+    MFAI_TRY(make_plan(device, problem, &plan));
     const pass_t *pass = plan.has_main ? &plan.main : &plan.bias;
     out->tile_queries = (int32_t)pass->job.shape.block_rows;
     out->tile_keys = (int32_t)pass->job.shape.block_keys;
@@ -210,7 +210,7 @@ static void run_pass(pass_t *pass, float *workspace) {
 
 mfa_status_t mfai_cpu_backward(mfai_cpu_device_t *device, const mfai_problem_t *problem) {
     backward_plan_t plan;
-    MFA_TRY(make_plan(device, problem, &plan));
+    MFAI_TRY(make_plan(device, problem, &plan));
     mfai_workspace_t *workspace =
         mfai_workspace_take(&device->workspaces, (size_t)plan.workspace_floats * sizeof(float));
     if (workspace == NULL)

@@ -81,8 +81,8 @@ static int least_quota(const char *mount, const char *path, bool version_1) {
     }
 }
 
-/* Where `path`, as /proc/self/cgroup has it, lies below the cgroup that is mounted; NULL if it does not, as with "/../x", which
-   is outside the process's cgroup namespace. */
+/* Where `path`, as /proc/self/cgroup has it, lies below the cgroup that is mounted; NULL if it does not, as with
+   "/../x", which is outside the process's cgroup namespace. */
 static const char *below(const char *mounted, const char *path) {
     const size_t length = strcmp(mounted, "/") == 0 ? 0 : strlen(mounted);
     if (strncmp(path, mounted, length) != 0 || (path[length] != '\0' && path[length] != '/'))
@@ -109,7 +109,8 @@ typedef struct {
     char *cgroup, *point, *type, *options;
 } mount_t;
 
-/* A line of mountinfo: number, parent, device, root, mount point, options, more fields, "-", type, source, super options. */
+/* A line of mountinfo: number, parent, device, root, mount point, options, more fields, "-", type, source, super
+   options. */
 static bool parse_mount(char *line, mount_t *mount) {
     char *words[6], *rest = line;
     for (int i = 0; i < 6; ++i)

@@ -5,8 +5,9 @@
 int mfai_cpu_count(void);
 
 /*
- * Processors that CPU quotas are worth, rounded up; 0 if there is none. A process is bound by the quota of its cgroup and of
- * each one above it that is mounted. Needs no memory and little stack; lines and paths of 512 bytes or more are passed over.
+ * Processors that CPU quotas are worth, rounded up; 0 if there is none. A process is bound by the quota of its cgroup
+ * and of each one above it that is mounted. Needs no memory and little stack; lines and paths of 512 bytes or more are
+ * passed over.
  * @param mounts  what is mounted where, as in /proc/self/mountinfo
  * @param self    the process's list of cgroups, as in /proc/self/cgroup
  */

@@ -96,7 +96,7 @@ typedef struct {
 } forward_plan_t;
 
 static mfa_status_t make_plan(const mfai_cpu_device_t *device, const mfai_problem_t *p, forward_plan_t *plan) {
-    MFA_TRY(mfai_check_head_dims("CPU", p));
+    MFAI_TRY(mfai_check_head_dims("CPU", p));
     plan->kernel = choose_kernel(device->isa, p);
     mfai_cpu_forward_job_t *job = &plan->job;
     *job = (mfai_cpu_forward_job_t){.problem = p};
@@ -121,7 +121,7 @@ static mfa_status_t make_plan(const mfai_cpu_device_t *device, const mfai_proble
 
 mfa_status_t mfai_cpu_forward_plan(const mfai_cpu_device_t *device, const mfai_problem_t *problem, mfa_plan_t *out) {
     forward_plan_t plan;
-    MFA_TRY(make_plan(device, problem, &plan));
+    MFAI_TRY(make_plan(device, problem, &plan));
     out->tile_queries = plan.kernel->tile.sub_rows;
     out->tile_keys = (int32_t)plan.job.shape.block_keys;
     out->key_splits = (int32_t)plan.job.shape.splits;
@@ -134,7 +134,7 @@ mfa_status_t mfai_cpu_forward_plan(const mfai_cpu_device_t *device, const mfai_p
 
 mfa_status_t mfai_cpu_forward(mfai_cpu_device_t *device, const mfai_problem_t *problem) {
     forward_plan_t plan;
-    MFA_TRY(make_plan(device, problem, &plan));
+    MFAI_TRY(make_plan(device, problem, &plan));
     const mfai_cpu_forward_shape_t *shape = &plan.job.shape;
     if (shape->tasks > 0) {
         mfai_workspace_t *workspace = NULL;

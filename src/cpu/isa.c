@@ -41,7 +41,7 @@ static mfa_status_t from_environment(int32_t *id) {
 
 mfa_status_t mfai_cpu_isa_choose(int32_t id, const mfai_cpu_isa_t **isa) {
     if (id == MFA_CPU_ISA_AUTO)
-        MFA_TRY(from_environment(&id));
+        MFAI_TRY(from_environment(&id));
     for (int i = 0; i < INSTANCE_COUNT; ++i)
         if ((id == MFA_CPU_ISA_AUTO || instances[i].id == id) && instances[i].is_available()) {
             *isa = &instances[i];

@@ -57,7 +57,8 @@ typedef struct mfai_cpu_forward_job {
     float *partial; /* with splits > 1: for each row and split value_width sums, then row_max, row_sum */
 } mfai_cpu_forward_job_t;
 
-/* The most query rows and keys in a block of the backward pass; the rows are a multiple of every instance's sub_rows. */
+/* The most query rows and keys in a block of the backward pass; the rows are a multiple of every instance's
+   sub_rows. */
 enum { MFAI_CPU_BACKWARD_ROWS = 96, MFAI_CPU_BACKWARD_KEYS = 384 };
 
 typedef struct mfai_cpu_backward_shape {

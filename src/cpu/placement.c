@@ -44,8 +44,8 @@ void mfai_place_leave(mfai_place_t *place, pthread_t worker, int processor) {
     }
 }
 
-/* Once more after each change, in case the caller's mask was changed between: the worker's may have been too, and must not be
-   undone. A few times at most: a cgroup may hold the worker to fewer processors than the caller. */
+/* Once more after each change, in case the caller's mask was changed between: the worker's may have been too, and must
+   not be undone. A few times at most: a cgroup may hold the worker to fewer processors than the caller. */
 void mfai_place_follow(mfai_place_t *place, pthread_t worker, pthread_t caller) {
     cpu_set_t callers, own;
     for (int tries = 0; tries < 3; ++tries) {

@@ -1,8 +1,8 @@
 /*
  * The SIMD vocabulary in plain C, and its meaning. Every ISA's header defines the same words:
  *   vf                      VL floats; also carries VL words of other kinds, such as pairs of 16-bit floats
- *   PART_WORDS              in one sum of the backward pass before it joins the others: shorter sums round less, and must be shorter
- *                           where products round on their own
+ *   PART_WORDS              in one sum of the backward pass before it joins the others: shorter sums round less, and
+ *                           must be shorter where products round on their own
  *   vf_load/store           unaligned; ..._n: the first n lanes, zero elsewhere, no other memory touched
  *   vf_load_f16_n, ...      with conversion; stores round to nearest even
  *   vf_fma(a, b, c)         a * b + c, in one rounding or two

@@ -1,5 +1,5 @@
-/* A region of a file compiled for more than the build's baseline: any build of these sources, without flags for single files,
-   gets the instructions, and only there. */
+/* A region of a file compiled for more than the build's baseline: any build of these sources, without flags for single
+   files, gets the instructions, and only there. */
 #ifndef MFA_CPU_TARGET_H
 #define MFA_CPU_TARGET_H
 

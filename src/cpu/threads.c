@@ -113,8 +113,8 @@ static void reset_in_child(void) {
 
 static void watch_forks(void) { pthread_atfork(NULL, NULL, reset_in_child); }
 
-/* Signals are for the program's threads, which may block them all to wait for one. Faults are the exception: they end a thread
-   that blocks them, without their handler. */
+/* Signals are for the program's threads, which may block them all to wait for one. Faults are the exception: they end a
+   thread that blocks them, without their handler. */
 static void block_signals(sigset_t *before) {
     static const int faults[] = {SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGSYS, SIGTRAP};
     sigset_t blocked;
@@ -124,7 +124,8 @@ static void block_signals(sigset_t *before) {
     pthread_sigmask(SIG_SETMASK, &blocked, before);
 }
 
-/* Called with the pool owned and locked. Fewer threads than wanted are not an error: the caller does what they would have done. */
+/* Called with the pool owned and locked. Fewer threads than wanted are not an error: the caller does what they would
+   have done. */
 static void grow(int wanted) {
     if (wanted > MAX_WORKERS)
         wanted = MAX_WORKERS;
@@ -188,7 +189,7 @@ void mfai_parallel_for(int width, int64_t count, mfai_task_fn run, void *argumen
 
 /* So that the library can be unloaded: its code must not be under a sleeping thread. */
 __attribute__((destructor)) static void stop_workers(void) {
-    MFA_ENTRY; /* a cancelled thread may be the one that unloads it */
+    MFAI_ENTRY; /* a cancelled thread may be the one that unloads it */
     pthread_mutex_lock(&pool.lock);
     pool.stopping = true;
     const int count = pool.worker_count;

@@ -3,9 +3,9 @@
  * and sleeps when idle. If it is busy with another call, the caller does the work alone: results never depend on how
  * many threads took part. After fork the child starts a pool of its own.
  *
- * Workers compute in the library's floating-point mode (core/float_mode.h), as callers do between MFA_ENTRY and its end. They
- * block every signal but those of faults. They run where the caller whose job it is may run at that time (placement.h). Nice
- * value and scheduling policy are those of the thread whose call made them.
+ * Workers compute in the library's floating-point mode (core/float_mode.h), as callers do between MFAI_ENTRY and its
+ * end. They block every signal but those of faults. They run where the caller whose job it is may run at that time
+ * (placement.h). Nice value and scheduling policy are those of the thread whose call made them.
  */
 #ifndef MFA_CPU_THREADS_H
 #define MFA_CPU_THREADS_H
@@ -21,7 +21,8 @@ typedef void (*mfai_task_fn)(void *argument, int64_t task, int slot);
    done. Tasks begin in ascending order, so that one may wait for what a lower one does. */
 void mfai_parallel_for(int width, int64_t count, mfai_task_fn run, void *argument);
 
-/* For a task that waits for another, after so many looks: a short pause, and in the end the processor for somebody else. */
+/* For a task that waits for another, after so many looks: a short pause, and in the end the processor for somebody
+   else. */
 void mfai_pause(unsigned looks);
 
 #endif

@@ -12,20 +12,20 @@ static mfa_status_t make(const mfai_metal_device_t *device, const mfai_problem_t
 
 static mfa_status_t plan(void *device, const mfai_problem_t *problem, mfa_plan_t *out) {
     mfai_metal_call_t call;
-    MFA_TRY(make(device, problem, &call));
+    MFAI_TRY(make(device, problem, &call));
     mfai_metal_call_describe(device, &call, out);
     return MFA_SUCCESS;
 }
 
 static mfa_status_t run(void *device, const mfai_problem_t *problem, double *seconds) {
     mfai_metal_call_t call;
-    MFA_TRY(make(device, problem, &call));
+    MFAI_TRY(make(device, problem, &call));
     return mfai_metal_call_run(device, &call, seconds);
 }
 
 static mfa_status_t encode(void *device, const mfai_problem_t *problem, void *target) {
     mfai_metal_call_t call;
-    MFA_TRY(make(device, problem, &call));
+    MFAI_TRY(make(device, problem, &call));
     return mfai_metal_call_encode(device, &call, target);
 }
 

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/integers.h"
 #import "metal/operands.h"
 #include "metal/parameters.h"
 #include "metal/process.h"
@@ -25,7 +26,7 @@ static mfai_metal_tile_t find_tile(const backward_t *b, mfai_metal_pass_t pass) 
 static mfa_status_t add_tiled(const backward_t *b, const char *name, const mfai_metal_tile_t *tile,
                               mfai_metal_dispatch_t **added) {
     const mfai_problem_t *p = b->problem;
-    MFA_TRY(mfai_metal_call_add_dispatch(b->call, name, added));
+    MFAI_TRY(mfai_metal_call_add_dispatch(b->call, name, added));
     mfai_metal_dispatch_t *dispatch = *added;
     mfai_metal_kernel_define_operands(&dispatch->kernel, p);
     mfai_metal_kernel_define_type(&dispatch->kernel, MFAI_METAL_DO, p->dout.format);
@@ -35,8 +36,8 @@ static mfa_status_t add_tiled(const backward_t *b, const char *name, const mfai_
     dispatch->kernel.constants[MFA_CONSTANT_DVALUE] = p->dvalue.present;
     dispatch->rows = tile->rows;
     dispatch->keys = tile->keys;
-    dispatch->query_tiles = mfai_metal_ceil_div(p->query_count, tile->rows);
-    dispatch->key_tiles = mfai_metal_ceil_div(p->key_count, tile->keys);
+    dispatch->query_tiles = mfai_ceil_div(p->query_count, tile->rows);
+    dispatch->key_tiles = mfai_ceil_div(p->key_count, tile->keys);
     dispatch->value_blocks = tile->value_blocks;
     dispatch->threads = (unsigned)tile->simdgroups * MFAI_METAL_SIMD_WIDTH;
     return MFA_SUCCESS;
@@ -44,7 +45,7 @@ static mfa_status_t add_tiled(const backward_t *b, const char *name, const mfai_
 
 /* A kernel without tiles of scores. */
 static mfa_status_t add_plain(const backward_t *b, const char *name, int simdgroups, mfai_metal_dispatch_t **added) {
-    MFA_TRY(mfai_metal_call_add_dispatch(b->call, name, added));
+    MFAI_TRY(mfai_metal_call_add_dispatch(b->call, name, added));
     mfai_metal_kernel_set_features(&(*added)->kernel, b->problem, 0);
     (*added)->threads = (unsigned)simdgroups * MFAI_METAL_SIMD_WIDTH;
     return MFA_SUCCESS;
@@ -54,11 +55,11 @@ static mfa_status_t add_prepare(const backward_t *b) {
     const mfai_problem_t *p = b->problem;
     const int64_t heads = p->batch * p->heads;
     mfai_metal_dispatch_t *dispatch;
-    MFA_TRY(add_plain(b, "backward_prepare", MFA_PREPARE_SIMDGROUPS, &dispatch));
+    MFAI_TRY(add_plain(b, "backward_prepare", MFA_PREPARE_SIMDGROUPS, &dispatch));
     mfai_metal_kernel_define_operands(&dispatch->kernel, p);
     mfai_metal_kernel_define_type(&dispatch->kernel, MFAI_METAL_O, p->out.format);
     mfai_metal_kernel_define_type(&dispatch->kernel, MFAI_METAL_DO, p->dout.format);
-    dispatch->threadgroups = (uint64_t)(heads * mfai_metal_ceil_div(p->query_count, MFA_PREPARE_ROWS));
+    dispatch->threadgroups = (uint64_t)(heads * mfai_ceil_div(p->query_count, MFA_PREPARE_ROWS));
     dispatch->work = (uint64_t)(MFA_PREPARE_ROWS * p->value_dim);
     return mfai_metal_call_add_scratch(b->call, MFA_BUFFER_DELTA,
                                        (uint64_t)(heads * p->query_count) * sizeof(mfa_metal_delta));
@@ -68,7 +69,7 @@ static mfa_status_t add_query(const backward_t *b) {
     const mfai_problem_t *p = b->problem;
     const mfai_metal_tile_t tile = find_tile(b, MFAI_METAL_BACKWARD_QUERY);
     mfai_metal_dispatch_t *dispatch;
-    MFA_TRY(add_tiled(b, "backward_query", &tile, &dispatch));
+    MFAI_TRY(add_tiled(b, "backward_query", &tile, &dispatch));
     mfai_metal_kernel_define_type(&dispatch->kernel, MFAI_METAL_G, p->dquery.format);
     dispatch->threadgroups = (uint64_t)(p->batch * p->heads * dispatch->query_tiles * (tile.depth / tile.depth_block));
     dispatch->work = (uint64_t)(tile.rows * p->key_count * (tile.depth + tile.depth_block + p->value_dim));
@@ -79,7 +80,7 @@ static mfa_status_t add_key(const backward_t *b) {
     const mfai_problem_t *p = b->problem;
     const mfai_metal_tile_t tile = find_tile(b, MFAI_METAL_BACKWARD_KEY);
     mfai_metal_dispatch_t *dispatch;
-    MFA_TRY(add_tiled(b, "backward_key", &tile, &dispatch));
+    MFAI_TRY(add_tiled(b, "backward_key", &tile, &dispatch));
     mfai_metal_kernel_define_type(&dispatch->kernel, MFAI_METAL_G, (p->dkey.present ? p->dkey : p->dvalue).format);
     mfai_metal_kernel_define_type(&dispatch->kernel, MFAI_METAL_GV, (p->dvalue.present ? p->dvalue : p->dkey).format);
     /* A threadgroup sums a block of columns of each. */
@@ -97,7 +98,7 @@ static mfa_status_t add_bias(const backward_t *b) {
     const int64_t *size = p->dbias.shape;
     const mfai_metal_tile_t tile = find_tile(b, MFAI_METAL_BACKWARD_BIAS);
     mfai_metal_dispatch_t *dispatch;
-    MFA_TRY(add_tiled(b, "backward_bias", &tile, &dispatch));
+    MFAI_TRY(add_tiled(b, "backward_bias", &tile, &dispatch));
     mfai_metal_kernel_define_type(&dispatch->kernel, MFAI_METAL_G, p->dbias.format);
     b->call->params.dbias_size = (mfa_metal_strides){size[0], size[1], size[2], size[3]};
     const int64_t own_rows = size[2] == 1 ? 1 : dispatch->query_tiles,
@@ -112,7 +113,7 @@ static mfa_status_t add_bias(const backward_t *b) {
 static mfa_status_t add_sinks(const backward_t *b) {
     const mfai_problem_t *p = b->problem;
     mfai_metal_dispatch_t *dispatch;
-    MFA_TRY(add_plain(b, "backward_sinks", MFA_SINKS_SIMDGROUPS, &dispatch));
+    MFAI_TRY(add_plain(b, "backward_sinks", MFA_SINKS_SIMDGROUPS, &dispatch));
     dispatch->threadgroups = (uint64_t)p->heads;
     dispatch->work = (uint64_t)(p->batch * p->query_count);
     return MFA_SUCCESS;
@@ -145,18 +146,18 @@ mfa_status_t mfai_metal_backward_make(const mfai_metal_device_t *device, const m
                                       mfai_metal_call_t *call) {
     const backward_t b = {device, p, call};
     *call = (mfai_metal_call_t){0};
-    MFA_TRY(mfai_metal_check_process());
-    MFA_TRY(mfai_metal_parameters(p, &call->params));
+    MFAI_TRY(mfai_metal_check_process());
+    MFAI_TRY(mfai_metal_parameters(p, &call->params));
     mfai_metal_add_operands(call, p);
-    MFA_TRY(add_prepare(&b));
+    MFAI_TRY(add_prepare(&b));
     if (p->dquery.present)
-        MFA_TRY(add_query(&b));
+        MFAI_TRY(add_query(&b));
     if (p->dkey.present || p->dvalue.present)
-        MFA_TRY(add_key(&b));
+        MFAI_TRY(add_key(&b));
     if (p->dbias.present)
-        MFA_TRY(add_bias(&b));
+        MFAI_TRY(add_bias(&b));
     if (p->dsinks.present)
-        MFA_TRY(add_sinks(&b));
+        MFAI_TRY(add_sinks(&b));
     wait_for_delta(call);
     name_kernels(call, p->query.format);
     return MFA_SUCCESS;

@@ -74,7 +74,7 @@ static mfa_status_t open_operands(mfai_metal_device_t *device, mfai_metal_call_t
     for (int i = 0; i < call->operand_count; ++i) {
         const mfai_metal_operand_use_t *use = &call->operands[i];
         mfai_metal_operand_t *operand = &resources->operands[i];
-        MFA_TRY(mfai_metal_operand_open(device, use->name, use->view, use->access, encoded, operand));
+        MFAI_TRY(mfai_metal_operand_open(device, use->name, use->view, use->access, encoded, operand));
         resources->operand_count = i + 1;
         *use->strides =
             (mfa_metal_strides){operand->stride[0], operand->stride[1], operand->stride[2], operand->stride[3]};
@@ -91,8 +91,8 @@ static mfa_status_t open_pipelines(mfai_metal_device_t *device, mfai_metal_call_
         if (dispatch->threadgroups == 0)
             continue;
         dispatch->kernel.constants[MFA_CONSTANT_VECTORS] = vectors;
-        MFA_TRY(mfai_metal_pipelines_find(&device->pipelines, device->gpu, &dispatch->kernel, dispatch->threads,
-                                          &resources->pipelines[i]));
+        MFAI_TRY(mfai_metal_pipelines_find(&device->pipelines, device->gpu, &dispatch->kernel, dispatch->threads,
+                                           &resources->pipelines[i]));
     }
     return MFA_SUCCESS;
 }
@@ -100,8 +100,8 @@ static mfa_status_t open_pipelines(mfai_metal_device_t *device, mfai_metal_call_
 static mfa_status_t open_all(mfai_metal_device_t *device, mfai_metal_call_t *call, bool encoded,
                              resources_t *resources) {
     bool vectors;
-    MFA_TRY(open_operands(device, call, encoded, resources, &vectors));
-    MFA_TRY(open_pipelines(device, call, vectors, resources));
+    MFAI_TRY(open_operands(device, call, encoded, resources, &vectors));
+    MFAI_TRY(open_pipelines(device, call, vectors, resources));
     const uint64_t bytes = workspace_size(call);
     if (bytes == 0)
         return MFA_SUCCESS;
@@ -153,7 +153,7 @@ static mfa_status_t make_room(encoding_t *e, uint64_t work, id<MTLComputePipelin
         e->work += work;
         return MFA_SUCCESS;
     }
-    MFA_TRY(mfai_metal_commands_renew(e->commands));
+    MFAI_TRY(mfai_metal_commands_renew(e->commands));
     bind_all(e->commands->encoder, e->call, e->resources);
     [e->commands->encoder setComputePipelineState:pipeline];
     e->work = work;
@@ -172,7 +172,7 @@ static mfa_status_t encode_dispatch(encoding_t *e, const mfai_metal_dispatch_t *
     const uint64_t fitting = smaller(e->device->most_work / work, UINT32_MAX), most = fitting > 0 ? fitting : 1;
     for (uint64_t first = 0; first < dispatch->threadgroups; first += most) {
         const uint64_t count = smaller(most, dispatch->threadgroups - first);
-        MFA_TRY(make_room(e, count * work, pipeline));
+        MFAI_TRY(make_room(e, count * work, pipeline));
         params->first_threadgroup = (mfa_index)first;
         [e->commands->encoder setBytes:params length:sizeof *params atIndex:MFA_BUFFER_PARAMS];
         [e->commands->encoder dispatchThreadgroups:MTLSizeMake(count, 1, 1)
@@ -189,7 +189,7 @@ static mfa_status_t encode(encoding_t e) {
             continue;
         if (e.call->dispatches[i].waits)
             mfai_metal_commands_barrier(e.commands);
-        MFA_TRY(encode_dispatch(&e, &e.call->dispatches[i], e.resources->pipelines[i]));
+        MFAI_TRY(encode_dispatch(&e, &e.call->dispatches[i], e.resources->pipelines[i]));
     }
     return MFA_SUCCESS;
 }
@@ -206,9 +206,9 @@ static bool has_work(const mfai_metal_call_t *call) {
 static mfa_status_t run_opened(mfai_metal_device_t *device, mfai_metal_call_t *call, const resources_t *resources,
                                double *seconds) {
     mfai_metal_commands_t commands;
-    MFA_TRY(mfai_metal_commands_open(device->queue, &commands));
-    MFA_TRY(encode((encoding_t){device, call, resources, &commands, 0}));
-    MFA_TRY(mfai_metal_commands_finish(&commands));
+    MFAI_TRY(mfai_metal_commands_open(device->queue, &commands));
+    MFAI_TRY(encode((encoding_t){device, call, resources, &commands, 0}));
+    MFAI_TRY(mfai_metal_commands_finish(&commands));
     *seconds = commands.seconds;
     for (int i = 0; i < resources->operand_count; ++i)
         mfai_metal_operand_finish(&resources->operands[i]);
@@ -232,8 +232,8 @@ mfa_status_t mfai_metal_call_run(mfai_metal_device_t *device, mfai_metal_call_t 
 static mfa_status_t encode_opened(mfai_metal_device_t *device, mfai_metal_call_t *call, const resources_t *resources,
                                   void *target) {
     mfai_metal_commands_t commands;
-    MFA_TRY(mfai_metal_commands_join(device->gpu, target, &commands));
-    MFA_TRY(encode((encoding_t){device, call, resources, &commands, 0}));
+    MFAI_TRY(mfai_metal_commands_join(device->gpu, target, &commands));
+    MFAI_TRY(encode((encoding_t){device, call, resources, &commands, 0}));
     return mfai_metal_commands_finish(&commands);
 }
 

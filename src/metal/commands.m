@@ -24,19 +24,20 @@ mfa_status_t mfai_metal_commands_join(id<MTLDevice> gpu, void *target, mfai_meta
     id<NSObject> object = target;
     if ([object respondsToSelector:@selector(dispatchThreadgroups:threadsPerThreadgroup:)]) {
         commands->encoder = target;
-        MFA_REQUIRE([commands->encoder device] == gpu, "target is an encoder of another Metal device than the context");
+        MFAI_REQUIRE([commands->encoder device] == gpu,
+                     "target is an encoder of another Metal device than the context");
         mfai_metal_commands_barrier(commands);
         return MFA_SUCCESS;
     }
-    MFA_REQUIRE([object respondsToSelector:@selector(computeCommandEncoder)],
-                "target is neither an id<MTLCommandBuffer> nor an id<MTLComputeCommandEncoder>");
+    MFAI_REQUIRE([object respondsToSelector:@selector(computeCommandEncoder)],
+                 "target is neither an id<MTLCommandBuffer> nor an id<MTLComputeCommandEncoder>");
     commands->buffer = target;
-    MFA_REQUIRE([commands->buffer device] == gpu,
-                "target is a command buffer of another Metal device than the context");
-    MFA_REQUIRE([commands->buffer status] < MTLCommandBufferStatusCommitted,
-                "target is a command buffer that is already committed");
-    MFA_REQUIRE([commands->buffer retainedReferences],
-                "target is a command buffer that does not retain what it uses, as this call needs");
+    MFAI_REQUIRE([commands->buffer device] == gpu,
+                 "target is a command buffer of another Metal device than the context");
+    MFAI_REQUIRE([commands->buffer status] < MTLCommandBufferStatusCommitted,
+                 "target is a command buffer that is already committed");
+    MFAI_REQUIRE([commands->buffer retainedReferences],
+                 "target is a command buffer that does not retain what it uses, as this call needs");
     return open_encoder(commands);
 }
 
@@ -66,6 +67,6 @@ mfa_status_t mfai_metal_commands_finish(mfai_metal_commands_t *commands) {
 }
 
 mfa_status_t mfai_metal_commands_renew(mfai_metal_commands_t *commands) {
-    MFA_TRY(mfai_metal_commands_finish(commands));
+    MFAI_TRY(mfai_metal_commands_finish(commands));
     return open_buffer(commands);
 }

@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 
+#include "core/integers.h"
 #import "metal/operands.h"
 #include "metal/parameters.h"
 #include "metal/process.h"
@@ -29,10 +30,10 @@ static uint64_t tile_work(const mfai_metal_tile_t *tile, int64_t keys) {
 
 static mfa_status_t make_tiled(const mfai_problem_t *p, const mfai_metal_tile_t *tile, mfai_metal_call_t *call) {
     mfai_metal_dispatch_t *dispatch;
-    MFA_TRY(mfai_metal_call_add_dispatch(call, "forward", &dispatch));
+    MFAI_TRY(mfai_metal_call_add_dispatch(call, "forward", &dispatch));
     specialise(dispatch, p, tile);
-    dispatch->query_tiles = mfai_metal_ceil_div(p->query_count, tile->rows);
-    dispatch->key_tiles = mfai_metal_ceil_div(p->key_count, tile->keys);
+    dispatch->query_tiles = mfai_ceil_div(p->query_count, tile->rows);
+    dispatch->key_tiles = mfai_ceil_div(p->key_count, tile->keys);
     dispatch->value_blocks = tile->value_blocks;
     dispatch->threads = (unsigned)tile->simdgroups * MFAI_METAL_SIMD_WIDTH;
     dispatch->threadgroups = (uint64_t)(p->batch * p->heads * dispatch->query_tiles * dispatch->value_blocks);
@@ -46,14 +47,14 @@ static bool is_decode(const mfai_problem_t *p) { return p->query_count <= MFAI_M
 
 static mfa_status_t add_combine(const mfai_problem_t *p, mfai_metal_call_t *call) {
     mfai_metal_dispatch_t *dispatch;
-    MFA_TRY(mfai_metal_call_add_dispatch(call, "combine", &dispatch));
+    MFAI_TRY(mfai_metal_call_add_dispatch(call, "combine", &dispatch));
     mfai_metal_kernel_define_operands(&dispatch->kernel, p);
     mfai_metal_kernel_define_type(&dispatch->kernel, MFAI_METAL_O, p->out.format);
     mfai_metal_kernel_define(&dispatch->kernel, MFAI_METAL_SIMDGROUPS, MFAI_METAL_COMBINE_SIMDGROUPS);
     mfai_metal_kernel_set_features(&dispatch->kernel, p, MFAI_LOGSUMEXP | MFAI_SINKS);
     dispatch->threads = MFAI_METAL_COMBINE_SIMDGROUPS * MFAI_METAL_SIMD_WIDTH;
     dispatch->threadgroups =
-        (uint64_t)mfai_metal_ceil_div(p->batch * p->heads * p->query_count, MFAI_METAL_COMBINE_SIMDGROUPS);
+        (uint64_t)mfai_ceil_div(p->batch * p->heads * p->query_count, MFAI_METAL_COMBINE_SIMDGROUPS);
     dispatch->work = (uint64_t)(call->params.splits * p->value_dim);
     dispatch->waits = true;
     return MFA_SUCCESS;
@@ -62,9 +63,9 @@ static mfa_status_t add_combine(const mfai_problem_t *p, mfai_metal_call_t *call
 static mfa_status_t make_decode(const mfai_problem_t *p, const mfai_metal_tile_t *tile, mfai_metal_call_t *call) {
     mfa_metal_params *params = &call->params;
     mfai_metal_dispatch_t *dispatch;
-    MFA_TRY(mfai_metal_call_add_dispatch(call, "decode", &dispatch));
+    MFAI_TRY(mfai_metal_call_add_dispatch(call, "decode", &dispatch));
     specialise(dispatch, p, tile);
-    dispatch->query_tiles = mfai_metal_ceil_div(p->group * p->query_count, tile->rows);
+    dispatch->query_tiles = mfai_ceil_div(p->group * p->query_count, tile->rows);
     dispatch->value_blocks = tile->value_blocks;
     const int64_t row_groups = p->batch * p->kv_heads * dispatch->query_tiles * dispatch->value_blocks;
     const mfai_metal_split_t split = mfai_metal_split(tile, row_groups > 0 ? row_groups : 1, p->key_count);
@@ -75,7 +76,7 @@ static mfa_status_t make_decode(const mfai_problem_t *p, const mfai_metal_tile_t
     dispatch->work = tile_work(tile, params->split_keys);
     const int64_t rows = p->batch * p->heads * p->query_count;
     const uint64_t floats = (uint64_t)(rows * params->splits * (p->value_dim + MFA_PARTIAL_EXTRA));
-    MFA_TRY(mfai_metal_call_add_scratch(call, MFA_BUFFER_PARTIALS, floats * sizeof(float)));
+    MFAI_TRY(mfai_metal_call_add_scratch(call, MFA_BUFFER_PARTIALS, floats * sizeof(float)));
     return add_combine(p, call);
 }
 
@@ -84,11 +85,11 @@ static mfa_status_t make_decode(const mfai_problem_t *p, const mfai_metal_tile_t
 mfa_status_t mfai_metal_forward_make(const mfai_metal_device_t *device, const mfai_problem_t *p,
                                      mfai_metal_call_t *call) {
     *call = (mfai_metal_call_t){0};
-    MFA_TRY(mfai_metal_check_process());
-    MFA_TRY(mfai_metal_parameters(p, &call->params));
+    MFAI_TRY(mfai_metal_check_process());
+    MFAI_TRY(mfai_metal_parameters(p, &call->params));
     mfai_metal_add_operands(call, p);
     const mfai_metal_tile_t tile = find_tile(is_decode(p) ? MFAI_METAL_DECODE : MFAI_METAL_FORWARD, device, p);
-    MFA_TRY(is_decode(p) ? make_decode(p, &tile, call) : make_tiled(p, &tile, call));
+    MFAI_TRY(is_decode(p) ? make_decode(p, &tile, call) : make_tiled(p, &tile, call));
     snprintf(call->kernels, sizeof call->kernels, "%s_%s_d%dx%d", is_decode(p) ? "decode+combine" : "forward",
              mfai_formats[p->query.format].name, tile.depth, tile.value_block);
     return MFA_SUCCESS;

@@ -51,7 +51,7 @@ static mfa_status_t allocate(id<MTLDevice> gpu, size_t size, mfai_memory_t *memo
 
 mfa_status_t mfai_metal_memory_open(void *handle, void *data, size_t size, mfai_memory_t *memory) {
     const mfai_metal_device_t *device = handle;
-    MFA_TRY(mfai_metal_check_process());
+    MFAI_TRY(mfai_metal_check_process());
     @autoreleasepool {
         if (data == NULL)
             return allocate(device->gpu, size, memory);
@@ -65,12 +65,12 @@ mfa_status_t mfai_metal_memory_open(void *handle, void *data, size_t size, mfai_
 
 mfa_status_t mfai_metal_memory_adopt(void *handle, void *object, size_t *size, mfai_memory_t *memory) {
     const mfai_metal_device_t *device = handle;
-    MFA_TRY(mfai_metal_check_process());
+    MFAI_TRY(mfai_metal_check_process());
     @autoreleasepool {
         id<NSObject> any = object;
-        MFA_REQUIRE([any respondsToSelector:@selector(contents)], "mtl_buffer is not an id<MTLBuffer>");
+        MFAI_REQUIRE([any respondsToSelector:@selector(contents)], "mtl_buffer is not an id<MTLBuffer>");
         id<MTLBuffer> buffer = object;
-        MFA_REQUIRE([buffer device] == device->gpu, "mtl_buffer is of another Metal device than the context");
+        MFAI_REQUIRE([buffer device] == device->gpu, "mtl_buffer is of another Metal device than the context");
         memory->contents = [buffer contents];
         memory->base = memory->contents;
         if (memory->base == NULL) /* private storage */

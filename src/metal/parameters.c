@@ -8,7 +8,7 @@
 static float normal(float softcap) { return softcap > 0 && softcap < FLT_MIN ? FLT_MIN : softcap; }
 
 mfa_status_t mfai_metal_parameters(const mfai_problem_t *p, mfa_metal_params *params) {
-    MFA_TRY(mfai_check_head_dims("Metal", p));
+    MFAI_TRY(mfai_check_head_dims("Metal", p));
     *params = (mfa_metal_params){.batch = p->batch,
                                  .heads = p->heads,
                                  .kv_heads = p->kv_heads,

@@ -113,7 +113,7 @@ static MTLFunctionConstantValues *constant_values(const mfai_metal_kernel_t *ker
 static mfa_status_t specialise(mfai_metal_pipelines_t *pipelines, id<MTLDevice> gpu, const mfai_metal_kernel_t *kernel,
                                id<MTLFunction> *function) {
     id<MTLLibrary> library = nil;
-    MFA_TRY(find_library(pipelines, gpu, kernel, &library));
+    MFAI_TRY(find_library(pipelines, gpu, kernel, &library));
     NSError *error = nil;
     *function = [[library newFunctionWithName:[NSString stringWithFormat:@"attention_%s", kernel->name]
                                constantValues:constant_values(kernel)
@@ -124,7 +124,7 @@ static mfa_status_t specialise(mfai_metal_pipelines_t *pipelines, id<MTLDevice> 
 static mfa_status_t make(mfai_metal_pipelines_t *pipelines, id<MTLDevice> gpu, const mfai_metal_kernel_t *kernel,
                          id<MTLComputePipelineState> *pipeline) {
     id<MTLFunction> function = nil;
-    MFA_TRY(specialise(pipelines, gpu, kernel, &function));
+    MFAI_TRY(specialise(pipelines, gpu, kernel, &function));
     NSError *error = nil;
     *pipeline = [[gpu newComputePipelineStateWithFunction:function error:&error] autorelease];
     return *pipeline != nil ? MFA_SUCCESS : fail("compilation for the device", kernel, error);
@@ -158,7 +158,7 @@ static mfa_status_t find(mfai_metal_pipelines_t *pipelines, id<MTLDevice> gpu, c
     *pipeline = [pipelines->pipelines objectForKey:key];
     if (*pipeline != nil)
         return MFA_SUCCESS;
-    MFA_TRY(make(pipelines, gpu, kernel, pipeline));
+    MFAI_TRY(make(pipelines, gpu, kernel, pipeline));
     [pipelines->pipelines setObject:*pipeline forKey:key];
     return MFA_SUCCESS;
 }
@@ -185,6 +185,6 @@ mfa_status_t mfai_metal_pipelines_find(mfai_metal_pipelines_t *pipelines, id<MTL
     pthread_mutex_lock(&pipelines->lock);
     const mfa_status_t status = find(pipelines, gpu, kernel, pipeline);
     pthread_mutex_unlock(&pipelines->lock);
-    MFA_TRY(status);
+    MFAI_TRY(status);
     return check_limits(gpu, *pipeline, kernel->name, threads);
 }

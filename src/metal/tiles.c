@@ -1,5 +1,7 @@
 #include "metal/tiles.h"
 
+#include "core/integers.h"
+
 /*
  * A row holds from a GPU family on and for head dimensions up to `most`, the larger of head_dim and value_dim; the
  * first that fits is taken, so newer families and smaller dimensions come first. The last row of a format has no limit:
@@ -92,11 +94,9 @@ static const row_t table[] = {
 
 enum { FRAGMENT = 8, DECODE_CHUNK = 16, FLOAT_BYTES = 4, LEAD_BYTES = 16 };
 
-static int64_t round_up(int64_t x, int64_t to) { return mfai_metal_ceil_div(x, to) * to; }
-
 /* `size` in equal blocks of at most `most`, rounded up to whole matrices. */
 static int block_of(int64_t size, int most, int unit) {
-    return (int)round_up(mfai_metal_ceil_div(size, mfai_metal_ceil_div(size, most)), unit);
+    return (int)mfai_round_up(mfai_ceil_div(size, mfai_ceil_div(size, most)), unit);
 }
 
 static const row_t *find_row(mfai_metal_pass_t pass, int family, int element_size, int64_t dim) {
@@ -154,10 +154,11 @@ mfai_metal_tile_t mfai_metal_tile(mfai_metal_pass_t pass, int family, int elemen
     const int unit = pass == MFAI_METAL_DECODE ? DECODE_CHUNK : FRAGMENT;
     mfai_metal_tile_t tile = {.rows = row->rows, .keys = row->keys, .simdgroups = row->simdgroups};
     tile.resident = row->resident;
-    tile.depth_block = pass == MFAI_METAL_DECODE ? (int)round_up(head_dim, unit) : block_of(head_dim, row->block, unit);
-    tile.depth = (int)round_up(head_dim, tile.depth_block);
+    tile.depth_block =
+        pass == MFAI_METAL_DECODE ? (int)mfai_round_up(head_dim, unit) : block_of(head_dim, row->block, unit);
+    tile.depth = (int)mfai_round_up(head_dim, tile.depth_block);
     tile.value_block = block_of(value_dim, row->block, unit);
-    tile.value_blocks = mfai_metal_ceil_div(value_dim, tile.value_block);
+    tile.value_blocks = mfai_ceil_div(value_dim, tile.value_block);
     tile.registers =
         is_backward(pass) ? backward_registers(pass, &tile, element_size) : registers_of(&tile, element_size);
     tile.threadgroup_bytes = is_backward(pass)           ? backward_threadgroup_bytes(pass, &tile, element_size)
@@ -168,11 +169,11 @@ mfai_metal_tile_t mfai_metal_tile(mfai_metal_pass_t pass, int family, int elemen
 
 mfai_metal_split_t mfai_metal_split(const mfai_metal_tile_t *tile, int64_t threadgroups, int64_t key_count) {
     const int64_t least = (int64_t)tile->keys * tile->simdgroups; /* a tile for each simdgroup */
-    const int64_t wanted = mfai_metal_ceil_div(MFAI_METAL_DECODE_THREADGROUPS, threadgroups);
-    const int64_t most = key_count > least ? mfai_metal_ceil_div(key_count, least) : 1;
-    mfai_metal_split_t split = {
-        .keys = round_up(mfai_metal_ceil_div(key_count, wanted < most ? wanted : most), tile->keys)};
+    const int64_t wanted = mfai_ceil_div(MFAI_METAL_DECODE_THREADGROUPS, threadgroups);
+    const int64_t most = key_count > least ? mfai_ceil_div(key_count, least) : 1;
+    mfai_metal_split_t split = {.keys =
+                                    mfai_round_up(mfai_ceil_div(key_count, wanted < most ? wanted : most), tile->keys)};
     split.keys = split.keys > 0 ? split.keys : tile->keys;
-    split.count = key_count > 0 ? mfai_metal_ceil_div(key_count, split.keys) : 1;
+    split.count = key_count > 0 ? mfai_ceil_div(key_count, split.keys) : 1;
     return split;
 }

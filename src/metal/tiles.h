@@ -14,8 +14,6 @@ typedef enum {
     MFAI_METAL_PASSES
 } mfai_metal_pass_t;
 
-static inline int64_t mfai_metal_ceil_div(int64_t n, int64_t divisor) { return n / divisor + (n % divisor != 0); }
-
 /* The tile of one pass at given head dimensions: macros of the kernel and what they cost. */
 typedef struct {
     int rows, keys;         /* MFA_BQ, MFA_BK */

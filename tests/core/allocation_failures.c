@@ -1,7 +1,8 @@
 /*
- * Calls every function of mfa.h in a thread of its own, as the first that this thread makes, with its n-th allocation failing, for
- * each n until none fails; alone, and with all that follow it. The library is dlopened, as Python does. A call succeeds or says
- * that there is no memory; it writes its outputs whole or not at all; it does not end the process and loses nothing.
+ * Calls every function of mfa.h in a thread of its own, as the first that this thread makes, with its n-th allocation
+ * failing, for each n until none fails; alone, and with all that follow it. The library is dlopened, as Python does. A
+ * call succeeds or says that there is no memory; it writes its outputs whole or not at all; it does not end the process
+ * and loses nothing.
  *
  * usage: allocation_failures LIBRARY; prints the names of the functions called, and how many allocations failed
  */
@@ -107,7 +108,7 @@ static mfa_tensor_t tensor(float *data, size_t count, size_t width) {
     return t;
 }
 
-/* --------------------------------------------------------------------------------------------------------- the calls */
+/* ------------------------------------------------------------------ the calls */
 
 static mfa_status_t do_create(void) {
     mfa_context_t made = NULL;
@@ -251,7 +252,7 @@ static const case_t cases[] = {
 };
 enum { CASES = sizeof cases / sizeof *cases };
 
-/* -------------------------------------------------------------------------------------------------------- the attack */
+/* ------------------------------------------------------------------ the attack */
 
 typedef struct {
     const case_t *c;

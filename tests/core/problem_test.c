@@ -226,7 +226,8 @@ static void test_gradients_want_their_operands(mfa_context_t context) {
     CHECK_FAILS(import(&c), MFA_ERROR_INVALID_ARGS, "flags is 0x1, expected 0");
 }
 
-/* Sizes and strides at the ends of 64 bits, which an empty batch or the undefined behaviour sanitizer would let through. */
+/* Sizes and strides at the ends of 64 bits, which an empty batch or the undefined behaviour sanitizer would let
+   through. */
 static void test_extremes(mfa_context_t context) {
     const int64_t huge = INT64_C(1) << 62;
     INVALID((T(query).shape[0] = 0, T(query).shape[2] = huge), "overflows 64 bits");

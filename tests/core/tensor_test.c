@@ -1,4 +1,5 @@
-/* Views against a look at every element: how far they reach, whether an element shares memory, and what fits a buffer. */
+/* Views against a look at every element: how far they reach, whether an element shares memory, and what fits a
+   buffer. */
 #include "core/tensor.h"
 
 #include <stdlib.h>

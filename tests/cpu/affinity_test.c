@@ -1,5 +1,5 @@
-/* Workers run where their caller may run now: not where the pool's first caller might, and not where they might before somebody
-   narrowed them. */
+/* Workers run where their caller may run now: not where the pool's first caller might, and not where they might before
+   somebody narrowed them. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <pthread.h>
@@ -68,8 +68,8 @@ static void *keep_calling(void *task) {
     return NULL;
 }
 
-/* Narrows all threads while one is in calls. A worker that was narrowed before its caller, and follows that in between, is wide until
-   the next call that it joins, and no longer. */
+/* Narrows all threads while one is in calls. A worker that was narrowed before its caller, and follows that in between,
+   is wide until the next call that it joins, and no longer. */
 static int count_undone(void) {
     int undone = 0;
     for (int round = 0; round < ROUNDS; ++round) {

@@ -1,6 +1,6 @@
-/* Gradients of every precision with causal, window, softcap, masks, sinks, dropout and grouped heads against the definition,
-   for every instance of the kernels this machine has. The Python suite goes much further; this also runs where only C does,
-   as under an emulator, and under the sanitizers. */
+/* Gradients of every precision with causal, window, softcap, masks, sinks, dropout and grouped heads against the
+   definition, for every instance of the kernels this machine has. The Python suite goes much further; this also runs
+   where only C does, as under an emulator, and under the sanitizers. */
 #include "check.h"
 #include "naive_gradients.h"
 

@@ -1,5 +1,5 @@
-/* Results have the same bits whatever the floating-point mode of the caller is, or was when the pool was made, and for any number
-   of threads; and the caller's mode comes back, flags included. */
+/* Results have the same bits whatever the floating-point mode of the caller is, or was when the pool was made, and for
+   any number of threads; and the caller's mode comes back, flags included. */
 #define _GNU_SOURCE
 #include <fenv.h>
 #include <stdlib.h>

@@ -1,6 +1,6 @@
 /*
- * Walks with holes: each pass over a problem whose blocks leave scores out, against the same call with a bool mask that hides
- * as much. What nobody visits is never read, and no sum waits for it. The public interface has no blocks yet.
+ * Walks with holes: each pass over a problem whose blocks leave scores out, against the same call with a bool mask that
+ * hides as much. What nobody visits is never read, and no sum waits for it. The public interface has no blocks yet.
  */
 #include <sys/mman.h>
 #include <unistd.h>

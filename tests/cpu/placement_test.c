@@ -1,4 +1,5 @@
-/* A sleeping thread is moved off the caller's processor, within the caller's mask, and follows the caller's mask afterwards. */
+/* A sleeping thread is moved off the caller's processor, within the caller's mask, and follows the caller's mask
+   afterwards. */
 #define _GNU_SOURCE
 #include "cpu/placement.h"
 

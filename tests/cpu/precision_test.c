@@ -1,5 +1,6 @@
-/* Every precision with causal, window, softcap, masks and grouped heads against the definition, for every instance of the
-   kernels this machine has. The Python suite goes much further; this also runs where only C does, as under an emulator. */
+/* Every precision with causal, window, softcap, masks and grouped heads against the definition, for every instance of
+   the kernels this machine has. The Python suite goes much further; this also runs where only C does, as under an
+   emulator. */
 #include "check.h"
 #include "tensors.h"
 

@@ -1,7 +1,8 @@
 /*
- * Everything at once that a process may do to the library: several threads call it, each with contexts of its own width that come
- * and go, while threads are cancelled in the middle of calls, signals arrive, the process forks, its affinity and the callers'
- * floating-point environments change. Every result must have the same bits as the first, made in peace.
+ * Everything at once that a process may do to the library: several threads call it, each with contexts of its own width
+ * that come and go, while threads are cancelled in the middle of calls, signals arrive, the process forks, its affinity
+ * and the callers' floating-point environments change. Every result must have the same bits as the first, made in
+ * peace.
  *
  *   stress_test [seconds [without]]    without: letters of what to leave out, of f(orks), s(ignals), c(ancellation),
  *                                      a(ffinity), e(nvironment of floating-point)
@@ -247,8 +248,8 @@ static void handle(int number) {
     errno = before;
 }
 
-/* SIGUSR1 has a handler that a thread of the program must run. SIGUSR2 is blocked by all of them and has none: a worker that took
-   it would end the process. */
+/* SIGUSR1 has a handler that a thread of the program must run. SIGUSR2 is blocked by all of them and has none: a worker
+   that took it would end the process. */
 static void *send_signals(void *argument) {
     (void)argument;
     sigset_t blocked;

@@ -1,6 +1,6 @@
 /*
- * The flat calls: any arguments over buffers that may be too small, missing, shared or another context's. Which are right is
- * decided here once more; what is right has the bits of the descriptor call that it stands for.
+ * The flat calls: any arguments over buffers that may be too small, missing, shared or another context's. Which are
+ * right is decided here once more; what is right has the bits of the descriptor call that it stands for.
  */
 #include <math.h>
 #include <stdlib.h>

@@ -1,6 +1,6 @@
 /*
- * Contexts and buffers in any order of making, asking and giving up: options of any value and version, environment variables,
- * sizes, NULLs. Each answer is held against what was asked for.
+ * Contexts and buffers in any order of making, asking and giving up: options of any value and version, environment
+ * variables, sizes, NULLs. Each answer is held against what was asked for.
  */
 #include <stdio.h>
 #include <stdlib.h>

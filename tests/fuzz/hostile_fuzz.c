@@ -1,6 +1,7 @@
 /*
- * Right calls with a few things made wrong: sizes, strides, addresses, precisions, pointers, numbers. Whatever the library accepts
- * must be right by a check of its own here; what it refuses leaves memory alone; and a plan says what the call then does.
+ * Right calls with a few things made wrong: sizes, strides, addresses, precisions, pointers, numbers. Whatever the
+ * library accepts must be right by a check of its own here; what it refuses leaves memory alone; and a plan says what
+ * the call then does.
  */
 #include <inttypes.h>
 #include <math.h>

@@ -1,7 +1,7 @@
 /*
- * A small attention call that is right in every respect, decoded from the fuzzer's bytes: any features together, any strides.
- * Each operand has a block of memory of its own, no longer than it needs, so that AddressSanitizer sees who leaves it; what lies
- * between its elements is NaN and watched.
+ * A small attention call that is right in every respect, decoded from the fuzzer's bytes: any features together, any
+ * strides. Each operand has a block of memory of its own, no longer than it needs, so that AddressSanitizer sees who
+ * leaves it; what lies between its elements is NaN and watched.
  */
 #ifndef FUZZ_PROBLEM_H
 #define FUZZ_PROBLEM_H

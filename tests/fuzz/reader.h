@@ -1,6 +1,6 @@
 /*
- * Values out of the fuzzer's bytes. Each value takes bytes of its own from the front, so that changing or dropping a byte changes
- * one choice, and what is beyond the end reads as 0, which every caller makes its plainest choice.
+ * Values out of the fuzzer's bytes. Each value takes bytes of its own from the front, so that changing or dropping a
+ * byte changes one choice, and what is beyond the end reads as 0, which every caller makes its plainest choice.
  */
 #ifndef FUZZ_READER_H
 #define FUZZ_READER_H

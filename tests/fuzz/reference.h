@@ -1,6 +1,6 @@
 /*
- * Attention and its gradients as include/mfa.h defines them, element by element in double precision, with how far from that
- * float32 arithmetic may be: the bounds of tests/support/tolerance.py and gradient_tolerance.py.
+ * Attention and its gradients as include/mfa.h defines them, element by element in double precision, with how far from
+ * that float32 arithmetic may be: the bounds of tests/support/tolerance.py and gradient_tolerance.py.
  */
 #ifndef FUZZ_REFERENCE_H
 #define FUZZ_REFERENCE_H

@@ -1,6 +1,6 @@
 /*
- * A right call whose structs come from older and newer headers. Each has exactly the memory that its struct_size says, so that
- * AddressSanitizer sees whoever reads beyond.
+ * A right call whose structs come from older and newer headers. Each has exactly the memory that its struct_size says,
+ * so that AddressSanitizer sees whoever reads beyond.
  */
 #include <stddef.h>
 #include <stdlib.h>

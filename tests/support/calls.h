@@ -1,4 +1,5 @@
-/* A context and calls of it that several threads share, for tests of what calls do to threads. Every output has to be 1. */
+/* A context and calls of it that several threads share, for tests of what calls do to threads. Every output has to be
+   1. */
 #ifndef CALLS_H
 #define CALLS_H
 

@@ -1,4 +1,5 @@
-/* Counts failed checks and goes on, so that one run shows them all. A test program ends with `return check_report();`. */
+/* Counts failed checks and goes on, so that one run shows them all. A test program ends with `return
+   check_report();`. */
 #ifndef CHECK_H
 #define CHECK_H
 

@@ -1,4 +1,5 @@
-/* The gradients of an attention call as include/mfa.h defines them, in double precision, for packed tensors of one batch. */
+/* The gradients of an attention call as include/mfa.h defines them, in double precision, for packed tensors of one
+   batch. */
 #ifndef NAIVE_GRADIENTS_H
 #define NAIVE_GRADIENTS_H
 
@@ -29,8 +30,8 @@ static inline naive_gradients_t naive_gradients(const mfa_attention_desc_t *desc
         for (int64_t i = 0; i < nq; ++i) {
             const int64_t kv = h / group;
             const int64_t right = desc->flags & MFA_ATTENTION_CAUSAL ? 0 : -1;
-            const int64_t begin = mfa_rule_key_begin(i, offset, desc->window_left, nkv);
-            const int64_t end = mfa_rule_key_end(i, offset, right, nkv);
+            const mfa_extent extent = {nq, nkv, offset, desc->window_left, right};
+            const int64_t begin = mfa_rule_keys_of_row(extent, i).begin, end = mfa_rule_keys_of_row(extent, i).end;
             const double sink = desc->sinks ? at3(desc->sinks, h, 0, 0) : -INFINITY;
             double most = sink, sum = 0, delta = 0;
             for (int64_t j = begin; j < end; ++j) {
@@ -77,8 +78,8 @@ static inline naive_gradients_t naive_gradients(const mfa_attention_desc_t *desc
     return g;
 }
 
-/* Largest difference between a tensor, packed, and `expected`, relative to the largest expected number, or to 0.1 where that is
-   less: what comes of few random numbers may be a small difference of them. */
+/* Largest difference between a tensor, packed, and `expected`, relative to the largest expected number, or to 0.1 where
+   that is less: what comes of few random numbers may be a small difference of them. */
 static inline double relative_difference(const mfa_tensor_t *tensor, const double *expected) {
     double most = 0, size = 0.1;
     for (int64_t i = 0; i < tensor->shape[1] * tensor->shape[2] * tensor->shape[3]; ++i) {

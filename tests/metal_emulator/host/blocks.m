@@ -1,6 +1,6 @@
-/* The run-time part of blocks, by clang's "Block Implementation Specification". GNUstep's does not recognise the blocks of
-   today's compilers and leaves them on the stack, and libBlocksRuntime does not retain the objects that a block captures;
-   on Apple a copied block does. */
+/* The run-time part of blocks, by clang's "Block Implementation Specification". GNUstep's does not recognise the blocks
+   of today's compilers and leaves them on the stack, and libBlocksRuntime does not retain the objects that a block
+   captures; on Apple a copied block does. */
 #import <Foundation/Foundation.h>
 
 #include <dlfcn.h>

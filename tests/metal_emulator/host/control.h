@@ -10,7 +10,8 @@ extern "C" {
 
 /* ------------------------------------------------------------------ calls that can fail */
 
-/* Every call that Metal allows to fail, in the order made. Run once, count, then run again with each failing in turn. */
+/* Every call that Metal allows to fail, in the order made. Run once, count, then run again with each failing in
+   turn. */
 typedef enum {
     EMU_CALL_DEVICE,         /* MTLCreateSystemDefaultDevice: nil */
     EMU_CALL_QUEUE,          /* newCommandQueue: nil */
@@ -37,8 +38,8 @@ void emu_calls_fail_kind(emu_call_kind kind, size_t number);
 
 /* ------------------------------------------------------------------ objects */
 
-/* How many objects of a Metal class or protocol ("MTLBuffer") exist; NULL: all. Waits for the device to be idle, so that
-   what only a running command buffer holds is not counted. */
+/* How many objects of a Metal class or protocol ("MTLBuffer") exist; NULL: all. Waits for the device to be idle, so
+   that what only a running command buffer holds is not counted. */
 size_t emu_live_count(const char *metal_name);
 
 /* ------------------------------------------------------------------ environment */

@@ -1,5 +1,5 @@
-/* NSErrors, and what becomes of a caller's mistakes. A mistake made while encoding fails the command buffer, whose error
-   tells it; one that no command buffer can carry raises an exception where Metal would assert. All are logged. */
+/* NSErrors, and what becomes of a caller's mistakes. A mistake made while encoding fails the command buffer, whose
+   error tells it; one that no command buffer can carry raises an exception where Metal would assert. All are logged. */
 #import <Metal/Metal.h>
 
 NSError *emu_error(NSErrorDomain domain, NSInteger code, NSString *description);

@@ -3,8 +3,8 @@
 #include "gpu.h"
 #include "settings.h"
 
-/* Sizes are those of machines with 16 GB. The paravirtual GPU is what hosted macOS runners have: ggml's logs of one show
-   no Apple family, no simdgroup functions and this working set (llama.cpp issue 8617). */
+/* Sizes are those of machines with 16 GB. The paravirtual GPU is what hosted macOS runners have: ggml's logs of one
+   show no Apple family, no simdgroup functions and this working set (llama.cpp issue 8617). */
 static const emu_gpu gpus[] = {
     {"apple7", "Apple M1 (emulated)", 7, true, true, 11453251584, 8589934592},
     {"apple8", "Apple M2 (emulated)", 8, true, true, 11453251584, 8589934592},

@@ -1,4 +1,5 @@
-/* Blocks registered with a command buffer. They are no objects in this runtime, so no array of Foundation's holds them. */
+/* Blocks registered with a command buffer. They are no objects in this runtime, so no array of Foundation's holds
+   them. */
 #import <Metal/MTLCommandBuffer.h>
 
 typedef struct {

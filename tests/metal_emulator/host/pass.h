@@ -2,8 +2,8 @@
 
 @class EMUDispatch;
 
-/* What one compute encoder encoded. Dispatches of a concurrent encoder run in any order that its barriers allow, and the
-   emulator takes one that differs from the order of encoding if METAL_EMULATOR_ORDER asks for it. */
+/* What one compute encoder encoded. Dispatches of a concurrent encoder run in any order that its barriers allow, and
+   the emulator takes one that differs from the order of encoding if METAL_EMULATOR_ORDER asks for it. */
 @interface EMUPass : NSObject {
   @private
     MTLDispatchType _type;

@@ -1,4 +1,5 @@
-/* One thread runs the committed command buffers of all queues, each queue's in the order in which they were enqueued. */
+/* One thread runs the committed command buffers of all queues, each queue's in the order in which they were
+   enqueued. */
 #ifndef METAL_EMULATOR_SCHEDULER_H
 #define METAL_EMULATOR_SCHEDULER_H
 
