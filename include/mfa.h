@@ -192,7 +192,8 @@ MFA_API void mfa_destroy_buffer(mfa_buffer_t buffer);
  *
  * Operands are packed, layout [batch, seq, heads, head_dim]; a transposed one is [batch, heads, head_dim, seq].
  * Queries have seq_len_q rows, keys and values seq_len_kv. 0 is allowed for batch_size and both lengths. Error
- * messages call q, k and v query, key and value, as the descriptor does.
+ * messages call q, k and v query, key and value, as the descriptor does, unless the buffer is NULL or a product of
+ * sizes overflows.
  *
  * @param softmax_scale  literal: 0 means 0. Usually 1/sqrt(head_dim).
  * @param causal  row i sees keys up to i + seq_len_kv - seq_len_q (aligned bottom-right)

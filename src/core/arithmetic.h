@@ -8,7 +8,7 @@
 #error "mfa needs IEEE arithmetic: no -ffast-math, -Ofast, -ffinite-math-only or -funsafe-math-optimizations"
 #endif
 
-/* Clang has no macros for the last three, but takes the flags back. */
+/* Clang has no macros for the last three, but takes the flags back; its -fno-honor-nans alone goes unnoticed. */
 #if defined(__clang__)
 #pragma float_control(precise, on)
 #endif

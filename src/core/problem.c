@@ -6,6 +6,9 @@
 #include "core/operands.h"
 #include "core/versioned.h"
 
+/* Beyond this, sums of lengths, offsets and bounds would leave 64 bits. */
+static const int64_t most_rows = INT64_MAX / 8;
+
 /* Sizes come from query, key and value; all else is held against them. */
 static mfa_status_t set_sizes(mfai_problem_t *p) {
     p->batch = p->query.shape[0];
@@ -25,6 +28,10 @@ static mfa_status_t set_sizes(mfai_problem_t *p) {
     MFAI_REQUIRE(p->kv_heads >= 1 && p->heads % p->kv_heads == 0,
                  "key has %" PRId64 " heads, expected a divisor of query's %" PRId64, p->kv_heads, p->heads);
     p->group = p->heads / p->kv_heads;
+    MFAI_REQUIRE(p->query_count <= most_rows, "query has %" PRId64 " rows, expected at most %" PRId64, p->query_count,
+                 most_rows);
+    MFAI_REQUIRE(p->key_count <= most_rows, "key has %" PRId64 " rows, expected at most %" PRId64, p->key_count,
+                 most_rows);
     return MFA_SUCCESS;
 }
 

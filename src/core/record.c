@@ -14,7 +14,7 @@ static mfai_record_t without_message = {NAN, "no memory for a message"};
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static pthread_key_t key;
-static bool has_key; /* atomic: threads may still be calling when the process ends */
+static enum { NONE, OPEN, CLOSED } state; /* of the key; atomic: threads may still be calling when the process ends */
 
 static bool is_own(const mfai_record_t *record) {
     return record != NULL && record != &without_time && record != &without_message;
@@ -25,16 +25,19 @@ static void drop(void *record) {
         free(record);
 }
 
-static void make_key(void) { __atomic_store_n(&has_key, pthread_key_create(&key, drop) == 0, __ATOMIC_RELAXED); }
+static void make_key(void) {
+    if (pthread_key_create(&key, drop) == 0)
+        __atomic_store_n(&state, OPEN, __ATOMIC_RELAXED);
+}
 
 static bool is_open(void) {
     pthread_once(&once, make_key);
-    return __atomic_load_n(&has_key, __ATOMIC_RELAXED);
+    return __atomic_load_n(&state, __ATOMIC_RELAXED) == OPEN;
 }
 
 const mfai_record_t *mfai_record(void) {
     if (!is_open())
-        return &without_message;
+        return __atomic_load_n(&state, __ATOMIC_RELAXED) == CLOSED ? &empty : &without_message;
     const mfai_record_t *record = pthread_getspecific(key);
     return record != NULL ? record : &empty;
 }
@@ -69,11 +72,9 @@ void mfai_record_failure(const char *format, va_list arguments) {
         pthread_setspecific(key, &without_message);
 }
 
-/* When the library is unloaded: no thread that ends later may call `drop`. Threads that live on lose what they have
-   here. */
+/* When the library is unloaded or the process ends: no thread that ends later may call `drop`. What threads that live
+   on have here is lost, not freed: they may still hold their message. */
 __attribute__((destructor)) static void delete_key(void) {
-    if (!__atomic_exchange_n(&has_key, false, __ATOMIC_RELAXED))
-        return;
-    drop(pthread_getspecific(key));
-    pthread_key_delete(key);
+    if (__atomic_exchange_n(&state, CLOSED, __ATOMIC_RELAXED) == OPEN)
+        pthread_key_delete(key);
 }

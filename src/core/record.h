@@ -1,7 +1,8 @@
 /*
  * What a thread may ask about its last calls. Not _Thread_local: where the library is dlopened, a thread's first access
  * would allocate, and glibc ends the process if it cannot. Made at the first call that has something to record, freed
- * when the thread ends; where there is no memory for it, it says so.
+ * when the thread ends. Where there is no memory for it, it says so, if the C library can keep that much: glibc
+ * allocates for the process's 33rd key and later ones.
  */
 #ifndef MFA_CORE_RECORD_H
 #define MFA_CORE_RECORD_H

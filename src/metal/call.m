@@ -12,7 +12,7 @@ static uint64_t aligned(uint64_t bytes) {
 
 mfa_status_t mfai_metal_call_add_dispatch(mfai_metal_call_t *call, const char *name, mfai_metal_dispatch_t **added) {
     if (call->dispatch_count == MFAI_METAL_DISPATCHES)
-        return mfai_fail(MFA_ERROR_UNSUPPORTED, "kernel %s is one more than a Metal call has room for, %d", name,
+        return mfai_fail(MFA_ERROR_EXECUTION_FAILED, "kernel %s is one more than a Metal call has room for, %d", name,
                          MFAI_METAL_DISPATCHES);
     *added = &call->dispatches[call->dispatch_count++];
     **added = (mfai_metal_dispatch_t){.kernel = {.name = name}};
@@ -21,7 +21,7 @@ mfa_status_t mfai_metal_call_add_dispatch(mfai_metal_call_t *call, const char *n
 
 mfa_status_t mfai_metal_call_add_scratch(mfai_metal_call_t *call, unsigned index, uint64_t bytes) {
     if (call->scratch_count == MFAI_METAL_SCRATCHES)
-        return mfai_fail(MFA_ERROR_UNSUPPORTED,
+        return mfai_fail(MFA_ERROR_EXECUTION_FAILED,
                          "the scratch memory of buffer %u is one more than a Metal call has room for, %d", index,
                          MFAI_METAL_SCRATCHES);
     call->scratches[call->scratch_count++] = (mfai_metal_scratch_t){index, bytes};

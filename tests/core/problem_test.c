@@ -234,6 +234,15 @@ static void test_extremes(mfa_context_t context) {
     call c = good(context, MFAI_FORWARD);
     T(query).stride[0] = -(INT64_C(1) << 61);
     CHECK(import(&c) == MFA_SUCCESS); /* two batches, 2^63 bytes apart: odd, but not wrong */
+    /* More keys than sums of lengths and bounds may have; memory is no obstacle where rows repeat. */
+    c = good(context, MFAI_FORWARD);
+    c.absent[number_of("bool_mask")] = c.absent[number_of("additive_mask")] = true;
+    for (int i = number_of("key"); i <= number_of("value"); ++i) {
+        c.tensors[i].shape[0] = c.tensors[i].shape[1] = c.tensors[i].shape[3] = 1;
+        c.tensors[i].shape[2] = INT64_MAX / 4 - 1;
+        c.tensors[i].stride[2] = 0;
+    }
+    CHECK_FAILS(import(&c), MFA_ERROR_INVALID_ARGS, "key has 2305843009213693950 rows, expected at most");
     c = good(context, MFAI_FORWARD);
     T(query).shape[2] = T(out).shape[2] = T(logsumexp).shape[2] = T(additive_mask).shape[2] = 0;
     T(out).data = (char *)DATA(out) + 1; /* an empty tensor's address is never used */
