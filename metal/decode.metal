@@ -149,7 +149,11 @@ attention_decode(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]],
 #pragma unroll
         for (int f = 0; f < KEY_FRAGMENTS; ++f)
             scores[f] = mfa_transpose(scores[f], lane);
-        mfa_score_row(scoring, blocks, state, false, first_key, fragment_column, mask_bias, scores);
+        /* Bounds are cheap to ask key by key, blocks are not. */
+        const mfa_span tile = mfa_span_of(first_key, first_key + MFA_BK);
+        const bool whole = has_blocks && mfa_span_holds(state.keys, tile) &&
+                           mfa_all_blocks_count(blocks, mfa_span_of(state.row, state.row + 1), tile);
+        mfa_score_row(scoring, blocks, state, whole, first_key, fragment_column, mask_bias, scores);
         const uint hidden = mfa_hidden_keys(scores);
         const float correction = mfa_weigh_row(state, scores);
 #pragma unroll

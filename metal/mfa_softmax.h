@@ -51,8 +51,8 @@ inline void mfa_score_row(mfa_scoring scoring, mfa_blocks blocks, mfa_softmax_ro
         for (int i = 0; i < 2; ++i) {
             const mfa_index key = first_key + 8 * f + column + i;
             float bent;
-            const float score =
-                mfa_score(scoring, scores[f][i], mfa_bias(scoring, mask_bias[f][i], state.row, key), bent);
+            const float score = mfa_score(scoring, scores[f][i],
+                                          mfa_bias(scoring, has_mask ? mask_bias[f][i] : 0.0f, state.row, key), bent);
             const bool visible = whole || (key >= state.keys.begin && key < state.keys.end &&
                                            (!has_blocks || mfa_block_counts(blocks, state.row, key)));
             scores[f][i] = visible && !(has_mask && mask_bias[f][i] == -INFINITY) ? score : -INFINITY;

@@ -1,7 +1,8 @@
 """mfa.attention and mfa.plan: every keyword that a descriptor knows."""
 
+from collections.abc import Callable
 from inspect import signature
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
 from mfa import _keywords
 from mfa._call import BackwardCall, ForwardCall
@@ -149,6 +150,8 @@ def attention(
     return ForwardCall(inputs, out=out, out_dtype=out_dtype, return_lse=return_lse).run(context)
 
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 DEFAULTS = {name: attention.__kwdefaults__[name] for name in Keywords.__annotations__}
 
 
@@ -159,7 +162,7 @@ def complete(keywords, function):
     return DEFAULTS | keywords
 
 
-def takes_keywords(function):
+def takes_keywords(function: F) -> F:
     """Give a function with ``**keywords`` the signature that it has in effect, in `attention`'s order."""
     own = signature(function).parameters.values()
     shared = signature(attention).parameters
@@ -167,7 +170,10 @@ def takes_keywords(function):
     keyword_only = [shared[name] for name in DEFAULTS] + [p for p in own if p.kind is p.KEYWORD_ONLY]
     keyword_only.sort(key=lambda p: places.index(p.name) if p.name in places else len(places))
     positional = [p for p in own if p.kind is p.POSITIONAL_OR_KEYWORD]
-    function.__signature__ = signature(function).replace(parameters=positional + keyword_only)
+    parameters = positional + keyword_only
+    function.__signature__ = signature(function).replace(parameters=parameters)
+    returned = {"return": function.__annotations__["return"]}
+    function.__annotations__ = {p.name: p.annotation for p in parameters} | returned
     return function
 
 

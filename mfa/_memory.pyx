@@ -38,7 +38,7 @@ from mfa.c_mfa cimport (
 )
 
 from mfa._messages import because, brief, kind, shown
-from mfa._producers import dlpack_capsule, has_dlpack
+from mfa._producers import dlpack_capsule, has_dlpack, is_elsewhere
 from mfa._tensors import capsule_of, is_tensor, rank
 
 cdef object ndarray = numpy.ndarray
@@ -77,7 +77,7 @@ cdef class Memory:
             return 0
         if is_tensor(array):
             return self.hold_dlpack(capsule_of(array, name, in_place, for_long))
-        if has_dlpack(array):
+        if has_dlpack(array) and not (PyObject_CheckBuffer(array) and is_elsewhere(array)):
             return self.hold_dlpack(dlpack_capsule(array, name))
         if PyObject_CheckBuffer(array):
             self.hold_buffer(array, PyBUF_STRIDES | PyBUF_FORMAT)

@@ -6,6 +6,7 @@ LONGEST = 160
 
 _shortening = reprlib.Repr()
 _shortening.maxstring = _shortening.maxlong = _shortening.maxother = 60
+_shortening.maxtuple = 32  # whole shapes
 
 
 def shown(value):

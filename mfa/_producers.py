@@ -18,6 +18,16 @@ def has_dlpack(array):
         return False
 
 
+def is_elsewhere(array):
+    """Whether its DLPack says that it is not on the CPU, as MLX's do, whose memory the CPU shares."""
+    try:
+        return int(array.__dlpack_device__()[0]) != CPU
+    except MemoryError:
+        raise
+    except Exception:  # dlpack_capsule says what is wrong
+        return False
+
+
 def dlpack_capsule(array, name):
     try:
         device_type, device_id = map(int, array.__dlpack_device__())

@@ -80,12 +80,16 @@ def scaled_dot_product_attention(
         "dropout_p": dropout_p,
         "mask": attn_mask,
     }
-    query, key, value = arrays = known(query, "query"), known(key, "key"), known(value, "value")
+    if type(query) is type(key) is type(value) is numpy.ndarray:  # the usual case, without further questions
+        most_axes = max(query.ndim, key.ndim, value.ndim)
+    else:
+        query, key, value = arrays = known(query, "query"), known(key, "key"), known(value, "value")
+        most_axes = max(map(rank_of, arrays))
     if dropout_p:
         keywords["dropout_seed"] = _draw_seed(query)
-    if max(map(rank_of, arrays)) > 4:
-        return _each_batch(*arrays, enable_gqa, keywords)
-    return ForwardCall(_inputs(*arrays, enable_gqa, keywords)).run()
+    if most_axes > 4:
+        return _each_batch(query, key, value, enable_gqa, keywords)
+    return ForwardCall(_inputs(query, key, value, enable_gqa, keywords)).run()
 
 
 def _inputs(query, key, value, grouped, keywords, planning=False):
@@ -96,7 +100,8 @@ def _draw_seed(like):
     """A number from the generator that the caller of `like`'s library seeds."""
     if is_tensor(like):
         torch = sys.modules["torch"]
-        require_plain(like, "query")  # what is being traced has no numbers to give
+        with torch._C.DisableTorchFunctionSubclass():
+            require_plain(like, "query")  # what is being traced has no numbers to give
         return torch.randint(2**63 - 1, (), dtype=torch.int64, device="cpu").item()
     return int(numpy.random.randint(2**63 - 1, dtype=numpy.int64))
 

@@ -22,8 +22,9 @@ void mfai_gather_row(const mfai_view_t *view, const char *row, char *copy) {
     }
 }
 
-mfai_spaced_rows_t mfai_rows_space(const mfai_view_t *view, int64_t b, int64_t h, int64_t first, mfa_span rows,
-                                   const mfai_rows_room_t *room) {
+/* All but the distance to what is prefetched. */
+static mfai_spaced_rows_t locate(const mfai_view_t *view, int64_t b, int64_t h, int64_t first, mfa_span rows,
+                                 const mfai_rows_room_t *room) {
     mfai_spaced_rows_t spaced = {.first = mfai_view_row(view, b, h, first),
                                  .step = mfai_view_step(view),
                                  .columns = view->shape[3],
@@ -36,6 +37,12 @@ mfai_spaced_rows_t mfai_rows_space(const mfai_view_t *view, int64_t b, int64_t h
         spaced.first = room->copy;
         spaced.step = bytes;
     }
+    return spaced;
+}
+
+mfai_spaced_rows_t mfai_rows_space(const mfai_view_t *view, int64_t b, int64_t h, int64_t first, mfa_span rows,
+                                   const mfai_rows_room_t *room) {
+    mfai_spaced_rows_t spaced = locate(view, b, h, first, rows, room);
     spaced.ahead = mfai_rows_ahead(view) * spaced.step;
     return spaced;
 }
@@ -47,8 +54,8 @@ static void fill(const char **table, mfa_span rows, const mfai_spaced_rows_t *sp
 
 mfai_rows_t mfai_rows_find(const mfai_view_t *view, int64_t b, int64_t h, int64_t first, int64_t count,
                            const mfai_rows_room_t *room) {
-    const mfai_spaced_rows_t spaced = mfai_rows_space(view, b, h, first, mfa_span_of(0, count), room);
-    const int64_t ahead = mfai_rows_ahead(view);
+    const mfai_spaced_rows_t spaced = locate(view, b, h, first, mfa_span_of(0, count), room);
+    const int64_t wanted = mfai_rows_ahead(view), ahead = wanted < count ? wanted : count; /* few rows: a short table */
     const int64_t padded = count + (count % MFAI_ROWS_PADDING == 0 ? 0 : MFAI_ROWS_PADDING);
     fill(room->table, mfa_span_of(0, count), &spaced);
     for (int64_t i = count; i < padded; ++i)

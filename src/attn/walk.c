@@ -22,8 +22,9 @@ static int64_t next_set(const uint32_t *words, int64_t first, int64_t end) {
 
 /* As next_set, where any of the heads and of these rows of blocks has a bit. */
 static int64_t next_visible(const mfai_walk_t *walk, mfa_span block_rows, int64_t first, int64_t end) {
-    for (int64_t head = walk->heads.begin; head < walk->heads.end; ++head)
-        for (int64_t row = block_rows.begin; row < block_rows.end; ++row)
+    const int64_t heads_end = walk->problem->blocks.stride[1] == 0 ? walk->heads.begin + 1 : walk->heads.end;
+    for (int64_t head = walk->heads.begin; head < heads_end && first < end; ++head)
+        for (int64_t row = block_rows.begin; row < block_rows.end && first < end; ++row)
             end = next_set(words_of(walk, head, row), first, end);
     return end;
 }

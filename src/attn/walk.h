@@ -1,6 +1,6 @@
 /*
- * Which tiles of the scores are visited, and in which order: every loop over tiles asks here. Causal and window bounds
- * leave one run of keys to a row, in which the problem's blocks may leave holes.
+ * Which tiles of the scores are visited: every loop over tiles asks here. Causal and window bounds leave one run of keys
+ * to a row, in which the problem's blocks may leave holes.
  */
 #ifndef MFA_ATTN_WALK_H
 #define MFA_ATTN_WALK_H

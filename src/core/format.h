@@ -19,7 +19,7 @@ enum {
 
 typedef struct mfai_format {
     const char *name;
-    int bits;
+    unsigned bits;
     bool is_floating, is_signed;
 } mfai_format_t;
 

@@ -45,7 +45,7 @@ bool mfai_view_extent(const mfai_view_t *view, int64_t *lowest, int64_t *end);
 bool mfai_view_is_on_device(const mfai_view_t *view);
 
 /* Bytes of one element, of a format of whole bytes. */
-static inline int64_t mfai_view_element(const mfai_view_t *view) { return mfai_format_bytes(view->format, 1); }
+static inline int64_t mfai_view_element(const mfai_view_t *view) { return mfai_formats[view->format].bits / 8; }
 
 static inline bool mfai_rows_are_contiguous(const mfai_view_t *view) {
     return view->stride[3] == 1 || view->shape[3] == 1;

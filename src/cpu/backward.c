@@ -18,6 +18,7 @@ enum {
     UNIT_PANELS = 3,        /* of keys: whole register tiles of keys fit in them */
 };
 _Static_assert((int)MFAI_CPU_BACKWARD_KEYS <= (int)MFAI_ROWS_MOST, "rows of one table");
+_Static_assert((int)MFAI_CPU_BACKWARD_ROWS <= (int)MFAI_ROWS_MOST, "rows of one table");
 static const int64_t most_floats = INT64_MAX / 64; /* no machine has so many, and sums of a few stay in 64 bits */
 
 /* One run over the tiles of the scores: for dquery, dkey and dvalue, or for dbias. */

@@ -94,7 +94,7 @@ typedef struct mfai_cpu_backward_job {
     float *taint;     /* likewise: 0, or NaN if dout holds what is not finite */
     float *reference; /* likewise: logsumexp, or +inf where no key is seen */
     float *dquery;    /* for each query row of these heads query_width sums; NULL: added up in the gradient itself */
-    uint32_t *turns;  /* for each batch, head and row block: 1 + the last key block that added to dquery, or 0 */
+    uint32_t *turns;  /* for each batch, head and row block: 1 + the last key block that was visited, or 0 */
 } mfai_cpu_backward_job_t;
 
 typedef void (*mfai_cpu_kernel_task_fn)(void *job, int64_t task, int slot);

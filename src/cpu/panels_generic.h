@@ -59,6 +59,8 @@ static void pack_queries(const mfai_cpu_forward_job_t *job, const mfai_walk_t *w
     }
 }
 
+_Static_assert(MFAI_ROWS_PADDING % VL == 0, "whole vectors of rows in a table");
+
 INLINE void pack_keys_as(const int32_t format, const mfai_rows_t *keys, int64_t words, lane32 *packed) {
     const int64_t used = words_of(keys->columns);
     for (int64_t j = 0; j < keys->count; j += VL) {

@@ -77,5 +77,6 @@ void mfai_metal_kernel_set_features(mfai_metal_kernel_t *kernel, const mfai_prob
         kernel->constants[flags[i].constant] = (features & flags[i].feature) != 0;
     kernel->constants[MFA_CONSTANT_ADDITIVE_MASK] =
         features & MFAI_ADDITIVE_MASK ? mask_kind(&p->additive_mask) : MFA_MASK_NONE;
-    kernel->constants[MFA_CONSTANT_HUGE_SCALE] = isinf(p->softmax_scale * MFA_LOG2_E) != 0;
+    /* Of kernels that score, which know a softcap. */
+    kernel->constants[MFA_CONSTANT_HUGE_SCALE] = used & MFAI_SOFTCAP && isinf(p->softmax_scale * MFA_LOG2_E);
 }

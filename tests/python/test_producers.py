@@ -286,3 +286,20 @@ def test_read_only_producers_are_inputs(axes):
     x = np.ones((1, 1, 3, 2, 4), np.float32)[(0,) * (5 - axes)]
     producer = VersionedProducer(x, flags=READ_ONLY)
     assert np.array_equal(mfa.scaled_dot_product_attention(producer, x, x), x)
+
+
+class SharedWithAGpu(ctypes.c_float * 4 * 2 * 3 * 1):
+    """As MLX's arrays are: DLPack names the GPU, and the buffer protocol has the memory, which both share."""
+
+    def __dlpack_device__(self):
+        return 8, 0
+
+    def __dlpack__(self, **options):
+        raise BufferError("not for the CPU")
+
+
+def test_memory_that_a_gpu_shares_is_taken_by_the_buffer_protocol():
+    x = np.ones((1, 3, 2, 4), np.float32)
+    shared = SharedWithAGpu.from_buffer_copy(x)
+    assert np.array_equal(mfa.attention(shared, x, x), x)
+    assert mfa.Buffer(mfa.Context(), shared).nbytes == x.nbytes

@@ -37,6 +37,14 @@ def test_signature_is_what_the_function_takes(function, arrays, own):
 
 
 @pytest.mark.parametrize("function", [mfa.plan, mfa.attention_backward], ids=lambda f: f.__name__)
+def test_hints_are_those_of_the_signature(function):
+    hints = get_type_hints(function)
+    assert hints.pop("return") in (mfa.Plan, mfa.Gradients)
+    assert hints.keys() == signature(function).parameters.keys()
+    assert get_type_hints(Keywords).items() <= hints.items()
+
+
+@pytest.mark.parametrize("function", [mfa.plan, mfa.attention_backward], ids=lambda f: f.__name__)
 def test_unknown_keywords_are_refused_as_python_does(function):
     arrays = [ONES] * (3 if function is mfa.plan else 6)
     with pytest.raises(TypeError, match=rf"^{function.__name__}\(\) got an unexpected keyword .*'wnidow'"):

@@ -79,6 +79,21 @@ def test_torch_negative_bit(operands):
         mfa.attention(*tensors, out=minus)
 
 
+def test_torch_subclass_that_takes_no_functions(operands):
+    class Mute(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, *_):
+            raise RuntimeError("no function")
+
+    query, key, value = (torch.from_numpy(x) for x in operands)
+    for dropout_p in (0.0, 0.5):
+        torch.manual_seed(3)
+        expected = mfa.scaled_dot_product_attention(query, key, value, dropout_p=dropout_p)
+        torch.manual_seed(3)
+        mute = query.as_subclass(Mute)
+        assert torch.equal(mfa.scaled_dot_product_attention(mute, key, value, dropout_p=dropout_p), expected)
+
+
 @pytest.mark.parametrize("name", ["alibi_slopes", "sinks"])
 def test_torch_negative_bit_of_slopes_and_sinks(operands, name):
     tensors = [torch.from_numpy(x) for x in operands]

@@ -9,6 +9,7 @@ import sys
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import TypeVar, get_type_hints
 
 import pytest
 from support.elf import assert_hardened, assert_no_trace_of_the_build, run_paths
@@ -134,6 +135,13 @@ def test_types_are_known(module, name):
         assert not path.with_suffix(".pyi").exists()
         described = inspect.signature(thing)
         assert all(p.annotation is not p.empty for p in described.parameters.values())
+        # A decorator without types of its own hides those of what it decorates from type checkers.
+        functions = {
+            node.name: node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)
+        }
+        for decorator in getattr(functions.get(name), "decorator_list", ()):
+            decorating = get_type_hints(getattr(module, decorator.id))
+            assert isinstance(decorating.get("return"), TypeVar), decorator.id
         assert inspect.isclass(thing) or described.return_annotation is not described.empty
         return
     stub = path.parent / f"{module.__name__.rpartition('.')[2]}.pyi"
