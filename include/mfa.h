@@ -315,7 +315,6 @@ typedef struct mfa_attention_desc {
     uint32_t reserved;                 /* 0 */
     uint64_t dropout_seed;             /* any; with dropout_offset it names a mask */
     uint64_t dropout_offset;           /* any; for the calls that share a seed, as layers and steps do */
-    const mfa_tensor_t *head_bias;     /* (B or 1, H, 1, 1) FP32, added to all scores of a head; NULL: none */
 } mfa_attention_desc_t;
 
 #define MFA_ATTENTION_DESC_INIT              \
@@ -339,8 +338,7 @@ typedef struct mfa_attention_desc {
      0.0f,                                   \
      0u,                                     \
      0u,                                     \
-     0u,                                     \
-     NULL}
+     0u}
 
 /*
  * The gradients of one attention call. Nothing of size Nq * Nkv is kept between the passes or built here: weights

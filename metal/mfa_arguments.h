@@ -39,20 +39,18 @@ inline mfa_rows<MFA_KV> mfa_value_rows(constant mfa_metal_params &p, mfa_keys ke
     const device uchar *bool_mask [[buffer(MFA_BUFFER_BOOL_MASK), function_constant(has_bool_mask)]],                 \
         const device uchar *additive_mask [[buffer(MFA_BUFFER_ADDITIVE_MASK), function_constant(has_additive_mask)]], \
         const device float *alibi_slopes [[buffer(MFA_BUFFER_ALIBI_SLOPES), function_constant(has_alibi)]],           \
-        const device float *head_bias [[buffer(MFA_BUFFER_HEAD_BIAS), function_constant(has_head_bias)]],             \
         const device mfa_u32 *block_words [[buffer(MFA_BUFFER_BLOCKS), function_constant(has_blocks)]]
-#define MFA_BIASES mfa_biases_of(bool_mask, additive_mask, alibi_slopes, head_bias, block_words)
+#define MFA_BIASES mfa_biases_of(bool_mask, additive_mask, alibi_slopes, block_words)
 
 /* Those that are there. */
 struct mfa_biases {
     const device uchar *bool_mask, *additive_mask;
-    const device float *alibi_slopes, *head_bias;
+    const device float *alibi_slopes;
     const device mfa_u32 *block_words;
 };
 
 inline mfa_biases mfa_biases_of(const device uchar *bool_mask, const device uchar *additive_mask,
-                                const device float *alibi_slopes, const device float *head_bias,
-                                const device mfa_u32 *block_words) {
+                                const device float *alibi_slopes, const device mfa_u32 *block_words) {
     mfa_biases biases;
     if (has_bool_mask)
         biases.bool_mask = bool_mask;
@@ -60,8 +58,6 @@ inline mfa_biases mfa_biases_of(const device uchar *bool_mask, const device ucha
         biases.additive_mask = additive_mask;
     if (has_alibi)
         biases.alibi_slopes = alibi_slopes;
-    if (has_head_bias)
-        biases.head_bias = head_bias;
     if (has_blocks)
         biases.block_words = block_words;
     return biases;

@@ -11,7 +11,6 @@ constant bool has_logsumexp [[function_constant(MFA_CONSTANT_LOGSUMEXP)]];
 constant bool has_bool_mask [[function_constant(MFA_CONSTANT_BOOL_MASK)]];
 constant uint additive_mask_type [[function_constant(MFA_CONSTANT_ADDITIVE_MASK)]];
 constant bool has_alibi [[function_constant(MFA_CONSTANT_ALIBI)]];
-constant bool has_head_bias [[function_constant(MFA_CONSTANT_HEAD_BIAS)]];
 constant bool has_sinks [[function_constant(MFA_CONSTANT_SINKS)]];
 constant bool has_softcap [[function_constant(MFA_CONSTANT_SOFTCAP)]];
 constant bool has_dropout [[function_constant(MFA_CONSTANT_DROPOUT)]];

@@ -48,7 +48,6 @@ typedef struct mfa_metal_params {
     mfa_metal_strides query, key, value, out, logsumexp;
     mfa_metal_strides bool_mask, additive_mask, alibi_slopes; /* stretched to (B, H, Nq, Nkv), slopes to (B, H, 1, 1) */
     mfa_metal_strides blocks;                                 /* (B, H, rows of blocks, words); .column is 1 */
-    mfa_metal_strides head_bias;                              /* (B, H, 1, 1) */
     mfa_metal_strides sinks;                                  /* only .head */
     mfa_metal_strides dout, dquery, dkey, dvalue, dbias, dsinks;
     mfa_metal_strides dbias_size; /* sizes of dbias: full, or 1 where it is summed */
@@ -92,8 +91,7 @@ enum {
     MFA_BUFFER_DVALUE = 15,
     MFA_BUFFER_DBIAS = 16,
     MFA_BUFFER_DSINKS = 17,
-    MFA_BUFFER_BLOCKS = 18,   /* bound if MFA_CONSTANT_BLOCKS */
-    MFA_BUFFER_HEAD_BIAS = 19 /* bound if MFA_CONSTANT_HEAD_BIAS */
+    MFA_BUFFER_BLOCKS = 18 /* bound if MFA_CONSTANT_BLOCKS */
 };
 
 enum { MFA_PARTIAL_EXTRA = 2 };
@@ -124,7 +122,6 @@ enum {
     MFA_CONSTANT_DVALUE = 10,
     MFA_CONSTANT_HUGE_SCALE = 11, /* softmax_scale times log2(e) leaves the range of float */
     MFA_CONSTANT_BLOCKS = 12,
-    MFA_CONSTANT_HEAD_BIAS = 13,
     MFA_CONSTANTS
 };
 

@@ -8,7 +8,7 @@
 
 #include "mfa_walk.h"
 
-constant bool scores_are_natural = has_mask || has_alibi || has_head_bias || has_softcap || has_huge_scale;
+constant bool scores_are_natural = has_mask || has_alibi || has_softcap || has_huge_scale;
 
 inline float mfa_to_natural(float score) { return scores_are_natural ? score : score * MFA_LN_2; }
 inline float mfa_from_natural(float score) { return scores_are_natural ? score : score * MFA_LOG2_E; }
@@ -24,7 +24,7 @@ inline float mfa_weight(float score, float reference) {
 
 /* What the rows of one head share. */
 struct mfa_scoring {
-    float scale, softcap, slope, added;
+    float scale, softcap, slope;
     mfa_index offset;
 };
 
@@ -33,7 +33,6 @@ inline mfa_scoring mfa_scoring_of(constant mfa_metal_params &p, mfa_biases biase
     scoring.scale = mfa_from_natural(p.softmax_scale);
     scoring.softcap = has_softcap ? p.softcap : 0.0f;
     scoring.slope = has_alibi ? biases.alibi_slopes[mfa_place(p.alibi_slopes, batch, head, 0)] : 0.0f;
-    scoring.added = has_head_bias ? biases.head_bias[mfa_place(p.head_bias, batch, head, 0)] : 0.0f;
     scoring.offset = mfa_extent_of(p, batch).offset;
     return scoring;
 }
@@ -49,7 +48,7 @@ inline float mfa_bias(mfa_scoring scoring, float mask_bias, mfa_index row, mfa_i
     float bias = has_mask ? mask_bias : 0.0f;
     if (has_alibi)
         bias += mfa_rule_alibi(scoring.slope, row, scoring.offset, key);
-    return has_head_bias ? bias + scoring.added : bias;
+    return bias;
 }
 
 /* softcap(scale q.k) + bias. `bent` becomes the tanh of a softcap, if there is one. */
@@ -59,7 +58,7 @@ inline float mfa_score(mfa_scoring scoring, float product, float bias, thread fl
         bent = precise::tanh(score / scoring.softcap);
         score = mfa_bend(score, scoring.softcap, bent);
     }
-    return has_mask || has_alibi || has_head_bias ? score + bias : score;
+    return has_mask || has_alibi ? score + bias : score;
 }
 
 /* One row of the masks, read where it lies. */

@@ -29,7 +29,6 @@ class Keywords(TypedDict, total=False):
     mask: Any
     bias: Any
     alibi_slopes: Any
-    head_bias: Any
     sinks: Any
     dropout_p: float
     dropout_seed: int
@@ -51,7 +50,6 @@ def attention(
     mask: Any = None,
     bias: Any = None,
     alibi_slopes: Any = None,
-    head_bias: Any = None,
     sinks: Any = None,
     dropout_p: float = 0.0,
     dropout_seed: int = 0,
@@ -99,8 +97,6 @@ def attention(
     bias : array or None, default None
         Added to the scores as a floating `mask` is; for use beside a bool `mask`.
     alibi_slopes : array (H) or (B, H) of float32, or None, default None
-    head_bias : array (H) or (B, H), floating, or None, default None
-        Added to all scores of a head.
     sinks : array (H), floating, or None, default None
         One more logit a head, in the softmax's denominator and the logsumexp only. Used as float32.
     dropout_p : float, default 0.0

@@ -102,9 +102,6 @@ cdef class Inputs:
         if keywords["alibi_slopes"] is not None:
             slopes = self.load_heads(keywords["alibi_slopes"], "alibi_slopes", ONLY_FLOAT32, 2)
             self.desc.alibi_slopes = &slopes.tensor
-        if keywords["head_bias"] is not None:
-            added = self.load_heads(keywords["head_bias"], "head_bias", AS_FLOAT32, 2)
-            self.desc.head_bias = &added.tensor
         if keywords["sinks"] is not None:
             self.sinks = self.load_heads(keywords["sinks"], "sinks", AS_FLOAT32, 1)
             self.desc.sinks = &self.sinks.tensor

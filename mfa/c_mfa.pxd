@@ -148,7 +148,6 @@ cdef extern from "mfa.h" nogil:
         uint32_t reserved
         uint64_t dropout_seed
         uint64_t dropout_offset
-        const mfa_tensor_t *head_bias
 
     ctypedef struct mfa_attention_backward_desc_t:
         uint32_t struct_size

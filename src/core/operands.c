@@ -48,7 +48,6 @@ const mfai_operand_t mfai_operands[MFAI_OPERANDS] = {
     {"additive_mask", FORWARD(additive_mask), FLOATING, {B1, H1, NQ1, NKV1},  NULL,            {IN,   IN},   NULL},
     {"alibi_slopes",  FORWARD(alibi_slopes),  FP32,     {B1, H, ONE, ONE},    NULL,            {IN,   IN},   NULL},
     {"sinks",         FORWARD(sinks),         FP32,     {ONE, H, ONE, ONE},   NULL,            {IN,   IN},   NULL},
-    {"head_bias",     FORWARD(head_bias),     FP32,     {B1, H, ONE, ONE},    NULL,            {IN,   IN},   NULL},
     {"dout",          BACKWARD(dout),         FLOATING, {0},                  "out",           {NO,   NEED}, NULL},
     {"dquery",        BACKWARD(dquery),       FLOATING, {0},                  "query",         {NO,   OUT},  NULL},
     {"dkey",          BACKWARD(dkey),         FLOATING, {0},                  "key",           {NO,   OUT},  NULL},

@@ -41,7 +41,7 @@ typedef struct mfai_operand {
     const char *when_missing; /* behind "NAME is NULL", where more than that helps */
 } mfai_operand_t;
 
-enum { MFAI_OPERANDS = 16 };
+enum { MFAI_OPERANDS = 15 };
 extern const mfai_operand_t mfai_operands[MFAI_OPERANDS];
 
 static inline bool mfai_is_written(int use) { return use == MFAI_WRITE || use == MFAI_WRITE_ALWAYS; }

@@ -84,8 +84,7 @@ void mfai_problem_find_features(mfai_problem_t *p) {
     p->features |= (p->logsumexp.present ? MFAI_LOGSUMEXP : 0) | (p->bool_mask.present ? MFAI_BOOL_MASK : 0) |
                    (p->additive_mask.present ? MFAI_ADDITIVE_MASK : 0) | (p->alibi_slopes.present ? MFAI_ALIBI : 0) |
                    (p->sinks.present ? MFAI_SINKS : 0) | (p->softcap > 0 ? MFAI_SOFTCAP : 0) |
-                   (p->dropout_p > 0 ? MFAI_DROPOUT : 0) | (p->blocks.present ? MFAI_BLOCKS : 0) |
-                   (p->head_bias.present ? MFAI_HEAD_BIAS : 0);
+                   (p->dropout_p > 0 ? MFAI_DROPOUT : 0) | (p->blocks.present ? MFAI_BLOCKS : 0);
 }
 
 /* What the descriptor of the forward pass says, which every pass has. */

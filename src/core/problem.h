@@ -20,10 +20,8 @@ enum {
     MFAI_DROPOUT = 1 << 6,
     MFAI_EXACT_WEIGHTS = 1 << 7, /* softmax weights stay float32 */
     MFAI_BLOCKS = 1 << 8,
-    MFAI_HEAD_BIAS = 1 << 9,
 
-    MFAI_BIASES = MFAI_BOOL_MASK | MFAI_ADDITIVE_MASK | MFAI_ALIBI | MFAI_BLOCKS |
-                  MFAI_HEAD_BIAS /* added to scores, one by one */
+    MFAI_BIASES = MFAI_BOOL_MASK | MFAI_ADDITIVE_MASK | MFAI_ALIBI | MFAI_BLOCKS /* added to scores, one by one */
 };
 
 typedef struct mfai_problem {
@@ -33,7 +31,7 @@ typedef struct mfai_problem {
     int64_t query_count, key_count, head_dim, value_dim;
     /* Operands, as src/core/operands.c has them; along an axis on which one repeats, its size is 1 and its stride 0. */
     mfai_view_t query, key, value, out, logsumexp;
-    mfai_view_t bool_mask, additive_mask, alibi_slopes, sinks, head_bias;
+    mfai_view_t bool_mask, additive_mask, alibi_slopes, sinks;
     mfai_view_t dout, dquery, dkey, dvalue, dbias,
         dsinks; /* of a backward call; gradients not present are not wanted */
     /* Blocks of the scores that count: mfa_rules.h, MFA_BLOCK_BITS. (B or 1, H or 1, rows of blocks, words), the words

@@ -72,11 +72,6 @@ static unsigned fill_bias_row(const mfai_walk_t *walk, int64_t h, int64_t row, m
     } else {
         memset(bias, 0, (size_t)count * sizeof *bias);
     }
-    if (p->head_bias.present) {
-        const float added = *(const float *)mfai_view_row(&p->head_bias, b, h, 0);
-        for (int64_t j = 0; j < count; ++j)
-            bias[j] += added;
-    }
     if (p->additive_mask.present)
         add_mask_row(&p->additive_mask, mask_row(&p->additive_mask, b, h, row, key), count, bias);
     if (p->bool_mask.present)

@@ -68,15 +68,10 @@ static unsigned mask_kind(const mfai_view_t *mask) {
 void mfai_metal_kernel_set_features(mfai_metal_kernel_t *kernel, const mfai_problem_t *p, unsigned used) {
     static const struct {
         unsigned feature, constant;
-    } flags[] = {{MFAI_LOGSUMEXP, MFA_CONSTANT_LOGSUMEXP},
-                 {MFAI_BOOL_MASK, MFA_CONSTANT_BOOL_MASK},
-                 {MFAI_ALIBI, MFA_CONSTANT_ALIBI},
-                 {MFAI_SINKS, MFA_CONSTANT_SINKS},
-                 {MFAI_SOFTCAP, MFA_CONSTANT_SOFTCAP},
-                 {MFAI_DROPOUT, MFA_CONSTANT_DROPOUT},
-                 {MFAI_BLOCKS, MFA_CONSTANT_BLOCKS},
-                 {MFAI_HEAD_BIAS, MFA_CONSTANT_HEAD_BIAS},
-                 {MFAI_EXACT_WEIGHTS, MFA_CONSTANT_EXACT_WEIGHTS}};
+    } flags[] = {{MFAI_LOGSUMEXP, MFA_CONSTANT_LOGSUMEXP}, {MFAI_BOOL_MASK, MFA_CONSTANT_BOOL_MASK},
+                 {MFAI_ALIBI, MFA_CONSTANT_ALIBI},         {MFAI_SINKS, MFA_CONSTANT_SINKS},
+                 {MFAI_SOFTCAP, MFA_CONSTANT_SOFTCAP},     {MFAI_DROPOUT, MFA_CONSTANT_DROPOUT},
+                 {MFAI_BLOCKS, MFA_CONSTANT_BLOCKS},       {MFAI_EXACT_WEIGHTS, MFA_CONSTANT_EXACT_WEIGHTS}};
     const unsigned features = p->features & used;
     for (size_t i = 0; i < sizeof flags / sizeof *flags; ++i)
         kernel->constants[flags[i].constant] = (features & flags[i].feature) != 0;

@@ -20,7 +20,6 @@ static const binding_t bindings[] = {
     BINDING(bool_mask, MFA_BUFFER_BOOL_MASK, false),
     BINDING(additive_mask, MFA_BUFFER_ADDITIVE_MASK, false),
     BINDING(alibi_slopes, MFA_BUFFER_ALIBI_SLOPES, false),
-    BINDING(head_bias, MFA_BUFFER_HEAD_BIAS, false),
     BINDING(sinks, MFA_BUFFER_SINKS, false),
     BINDING(dout, MFA_BUFFER_DOUT, true),
     BINDING(dquery, MFA_BUFFER_DQUERY, true),
