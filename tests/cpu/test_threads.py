@@ -11,22 +11,13 @@ import time
 
 import numpy as np
 import pytest
+from support.attending import compute
 
 import mfa
 
 linux_only = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="needs Linux's /proc or affinity"
 )
-
-
-def operands():
-    rng = np.random.default_rng(5)
-    return tuple(rng.standard_normal((1, 300, 4, 32), dtype=np.float32) for _ in range(3))
-
-
-def compute(num_threads):
-    with mfa.Context(num_threads=num_threads) as context:
-        return mfa.attention(*operands(), causal=True, context=context)
 
 
 def run_in_fork(work):
