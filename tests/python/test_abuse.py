@@ -6,9 +6,12 @@ Functions and parameters are those of `mfa.__all__` and of the signatures, so th
 import array
 import ast
 import collections
+import dataclasses
 import faulthandler
+import importlib
 import inspect
 import itertools
+import pkgutil
 import re
 import sys
 import types
@@ -66,12 +69,9 @@ def signature_of(function):
     ]
 
 
-# Records take whatever they are given.
-PUBLIC = [
-    function
-    for function in map(mfa.__dict__.get, mfa.__all__)
-    if function not in (mfa.ContextInfo, mfa.Gradients, mfa.Plan, mfa.MFAError)
-]
+# They take whatever they are given.
+RECORDS = (mfa.ContextInfo, mfa.Gradients, mfa.Plan, mfa.MFAError)
+PUBLIC = [function for function in map(mfa.__dict__.get, mfa.__all__) if function not in RECORDS]
 PARAMETERS = [(function, parameter.name) for function in PUBLIC for parameter in signature_of(function)]
 
 
@@ -326,10 +326,27 @@ def test_hostile_values(function, name):
     assert wrong == {}
 
 
-def test_everything_public_is_attacked():
-    assert {function.__name__ for function, _ in PARAMETERS} >= {
-        name for name in mfa.__all__ if name.islower() and signature_of(getattr(mfa, name))
+def public_names(module):
+    return {
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and getattr(value, "__module__", "").partition(".")[0] == "mfa"
     }
+
+
+def test_everything_public_is_attacked():
+    """`__all__`, where the functions are from, leaves out nothing that modules show, and all are attacked."""
+    names = {info.name for info in pkgutil.iter_modules(mfa.__path__) if not info.name.startswith("_")}
+    modules = [mfa, *(importlib.import_module(f"mfa.{name}") for name in names - {"libmfa"})]
+    # `__version__` is what the function library_version says.
+    assert set.union(*map(public_names, modules)) - {"library_version"} == set(mfa.__all__)
+    assert all(
+        issubclass(record, tuple | Exception) or dataclasses.is_dataclass(record) for record in RECORDS
+    )
+    with_parameters = {function for function, _ in PARAMETERS}
+    for function in set(PUBLIC) - with_parameters:
+        with pytest.raises(TypeError):
+            function(None)
 
 
 def test_plain_arguments_are_taken():
