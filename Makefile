@@ -90,7 +90,11 @@ write_if_changed = @mkdir -p $(@D) && echo $(call quote,$(1)) | cmp -s - $@ || e
 FORCE:
 
 $(OUT)/flags: FORCE
-	$(call write_if_changed,$(CC) $(C_FLAGS) $(SHARED_FLAGS) $(LDFLAGS))
+	$(call write_if_changed,$(CC) $(C_FLAGS))
+
+# Apart, as on macOS they say where the library will be: another PREFIX only links anew.
+$(OUT)/link_flags: FORCE
+	$(call write_if_changed,$(CC) $(SHARED_FLAGS) $(LDFLAGS))
 
 # So that a source deleted or added rebuilds the library.
 $(OUT)/objects: FORCE
@@ -111,7 +115,7 @@ $(OUT)/metal_sources.c: $(wildcard metal/*)
 $(OUT)/metal_sources.o: $(OUT)/metal_sources.c $(OUT)/flags
 	$(CC) $(C_FLAGS) -c $< -o $@
 
-$(SHARED): $(OBJECTS) $(OUT)/objects $(METAL_EMULATOR_LIBRARY)
+$(SHARED): $(OBJECTS) $(OUT)/objects $(OUT)/link_flags $(METAL_EMULATOR_LIBRARY)
 	$(CC) $(SHARED_FLAGS) -pthread $(LDFLAGS) -o $@ $(OBJECTS) $(METAL_LIBS) -lm
 	ln -sf $(@F) $(OUT)/$(SONAME)
 	ln -sf $(SONAME) $(OUT)/$(LINK_NAME)
@@ -128,7 +132,7 @@ ifeq ($(METAL),none)
 $(SPECIALISATIONS):
 	@echo "make: METAL is 'none', and this is about Metal: apple, or emulator" >&2; exit 1
 else
-$(SPECIALISATIONS): tests/metal/specialisations.m $(STATIC)
+$(SPECIALISATIONS): tests/metal/specialisations.m $(STATIC) $(OUT)/link_flags
 	$(OBJC) $(METAL_OBJCFLAGS) $(C_FLAGS) $(OBJC_FLAGS) $< -o $@ $(STATIC) $(LDFLAGS) $(METAL_LIBS) -lm
 endif
 

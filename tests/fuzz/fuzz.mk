@@ -14,14 +14,14 @@ $(OUT)/src/cpu/isa_%.o: private OPTIMISE += -mllvm -asan-instrumentation-with-ca
 # Arithmetic on every element, which has no guidance to give; instrumented, it would take most of the time.
 $(OUT)/tests/fuzz/reference.o: private OPTIMISE := -O2
 
-$(FUZZ_PROGRAMS): $(OUT)/%: $(OUT)/tests/fuzz/%_fuzz.o $(FUZZ_HARNESS) $(STATIC)
-	$(CC) -fsanitize=fuzzer,address,undefined -pthread $(LDFLAGS) -o $@ $^ -lm
+$(FUZZ_PROGRAMS): $(OUT)/%: $(OUT)/tests/fuzz/%_fuzz.o $(FUZZ_HARNESS) $(STATIC) $(OUT)/link_flags
+	$(CC) -fsanitize=fuzzer,address,undefined -pthread $(LDFLAGS) -o $@ $(filter %.o %.a,$^) -lm
 
 # Not fuzzed, but clang's AddressSanitizer is the one that survives a fork.
 STRESS := $(OUT)/stress
 
-$(STRESS): tests/cpu/stress_test.c $(STATIC)
-	$(CC) $(C_FLAGS) -Itests/support -fsanitize=address,undefined $(LDFLAGS) -o $@ $^ -lm
+$(STRESS): tests/cpu/stress_test.c tests/support/check.h $(STATIC) $(OUT)/link_flags
+	$(CC) $(C_FLAGS) -Itests/support -fsanitize=address,undefined $(LDFLAGS) -o $@ $(filter %.c %.a,$^) -lm
 
 fuzz-programs: $(FUZZ_PROGRAMS) $(STRESS)
 
