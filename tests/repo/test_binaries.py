@@ -1,5 +1,6 @@
 """What is built: hardened, without the builder's folders, and only with IEEE arithmetic."""
 
+import os
 import re
 import sys
 
@@ -53,6 +54,8 @@ def test_library_has_no_thread_local_storage():
 @pytest.mark.parametrize("source", SOURCES)
 def test_build_that_breaks_arithmetic_is_refused(compiler, flag, source):
     program = require_tool(*COMPILERS[compiler])
+    if compiler == "gcc" and "__clang__" in run(program, "-dM", "-E", "-x", "c", os.devnull):
+        pytest.skip("gcc is clang by another name here, which has no macro for some of these flags")
     plain = [program, "-O1", *CORE, *INCLUDES, "-fsyntax-only"]
     run(*plain, ROOT / source)
     with pytest.raises(AssertionError, match="mfa needs IEEE arithmetic"):
