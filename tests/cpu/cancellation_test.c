@@ -66,7 +66,7 @@ int main(void) {
     calls = open_calls(3);
     static const int types[] = {
         PTHREAD_CANCEL_DEFERRED,
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) /* whose own code does not survive it */
+#if !HAS_ADDRESS_SANITIZER && !HAS_THREAD_SANITIZER /* whose own code does not survive it */
         PTHREAD_CANCEL_ASYNCHRONOUS,
 #endif
     };

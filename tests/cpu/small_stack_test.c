@@ -6,7 +6,7 @@
 #include "calls.h"
 
 static size_t least_stack(void) {
-#if defined(__SANITIZE_ADDRESS__)
+#if HAS_ADDRESS_SANITIZER
     return 1 << 20; /* frames are larger then */
 #endif
 #if defined(_SC_THREAD_STACK_MIN)
