@@ -258,8 +258,11 @@ static void *send_signals(void *argument) {
     while (!is_over()) {
         kill(getpid(), signals % 2 ? SIGUSR1 : SIGUSR2);
         count(&signals);
-        const struct timespec patience = {0, 1000000};
-        sigtimedwait(&blocked, NULL, &patience);
+        rest(1000);
+        sigset_t pending;
+        int taken;
+        if (sigpending(&pending) == 0 && sigismember(&pending, SIGUSR2))
+            sigwait(&blocked, &taken);
     }
     return NULL;
 }
@@ -331,8 +334,8 @@ static void *move(void *argument) {
 static void read_arguments(int argc, char **argv) {
     double seconds = argc > 1 ? atof(argv[1]) : 3;
     const char *without = argc > 2 ? argv[2] : "";
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-    /* gcc's: the first cannot follow a child of several threads; the second's own locks are not free there. */
+#if HAS_THREAD_SANITIZER || (HAS_ADDRESS_SANITIZER && !defined(__clang__))
+    /* The first cannot follow a child of several threads; the second's own locks, with gcc, are not free there. */
     without = argc > 2 ? argv[2] : "f";
 #endif
     with_forks = strchr(without, 'f') == NULL;
