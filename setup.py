@@ -176,7 +176,8 @@ def extension(path):
         f"mfa.{path.stem}",
         [str(path.relative_to(ROOT))],
         include_dirs=["include"],
-        extra_compile_args=[*COMMON_FLAGS, *environment_flags("CFLAGS")],
+        # Where there are CFLAGS, even empty ones, setuptools leaves out Python's own, -O3 among them.
+        extra_compile_args=[*flags("RELEASE"), "-fwrapv", *COMMON_FLAGS, *environment_flags("CFLAGS")],
         extra_link_args=[f"-Wl,-rpath,{origin}", *LINK_FLAGS],
         depends=relative(ROOT.glob("mfa/*.pxd")),
     )

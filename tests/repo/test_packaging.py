@@ -3,6 +3,7 @@
 import ast
 import inspect
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import TypeVar, get_type_hints
 
 import pytest
 from support.elf import assert_hardened, assert_no_trace_of_the_build, run_paths
+from support.flags import flags
 from support.source_tree import ROOT
 
 import mfa
@@ -117,6 +119,20 @@ def test_wheel_has_library_header_declarations_and_stubs(wheel):
     assert modules <= built
     assert not [name for name in names if name.endswith((".c", ".pyx"))]
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+
+
+@pytest.mark.parametrize("cflags", [None, "", "-g"])
+def test_modules_are_optimised_whatever_cflags_say(cflags, monkeypatch):
+    """setuptools takes CFLAGS, even empty ones as `make` passes on, in place of Python's own flags."""
+    made = []
+    monkeypatch.setattr("setuptools.setup", lambda **options: made.extend(options["ext_modules"]))
+    monkeypatch.delenv("CFLAGS", raising=False)
+    if cflags is not None:
+        monkeypatch.setenv("CFLAGS", cflags)
+    monkeypatch.chdir(ROOT)
+    runpy.run_path(str(ROOT / "setup.py"))
+    assert made
+    assert all(set(flags("RELEASE")) <= set(extension.extra_compile_args) for extension in made)
 
 
 def public_names():
