@@ -8,6 +8,7 @@
 
 #include "check.h"
 #include "core/context.h"
+#include "core/integers.h"
 #include "core/operands.h"
 #include "emulator.h"
 #include "metal/device.h"
@@ -51,8 +52,6 @@ typedef struct {
 /* How a call is told what to hide. */
 typedef enum { BY_MASK, BY_BLOCKS_BESIDE_A_MASK, BY_BLOCKS } way_t;
 
-static int64_t ceil_div(int64_t n, int64_t divisor) { return (n + divisor - 1) / divisor; }
-
 static mfa_tensor_t tensor(void *data, int64_t heads, int64_t rows, int64_t columns) {
     mfa_tensor_t t = MFA_TENSOR_INIT;
     const int64_t shape[4] = {BATCH, heads, rows, columns};
@@ -85,18 +84,18 @@ static bool counts(const case_t *c, int64_t batch, int64_t head, int64_t row, in
 }
 
 static void fill_words(const case_t *c, uint32_t *words) {
-    const int64_t block_rows = ceil_div(c->queries, c->block_rows);
+    const int64_t block_rows = mfai_ceil_div(c->queries, c->block_rows);
     memset(words, 0, sizeof(uint32_t[MOST_WORDS]));
     for (int64_t number = 0; number < (c->shared ? 1 : BATCH * HEADS); ++number)
         for (int64_t row = 0; row < block_rows; ++row)
-            for (int64_t column = 0; column < ceil_div(KEYS, c->block_keys); ++column)
+            for (int64_t column = 0; column < mfai_ceil_div(KEYS, c->block_keys); ++column)
                 if (block_counts(c, number, row, column))
                     words[(number * block_rows + row) * words_of() + column / MFA_BLOCK_BITS] |=
                         1u << column % MFA_BLOCK_BITS;
 }
 
 static mfai_view_t view_blocks(const case_t *c, uint32_t *words) {
-    const int64_t block_rows = ceil_div(c->queries, c->block_rows), head = block_rows * words_of();
+    const int64_t block_rows = mfai_ceil_div(c->queries, c->block_rows), head = block_rows * words_of();
     return (mfai_view_t){
         .present = true,
         .format = MFAI_FORMAT_UINT32,
