@@ -75,7 +75,8 @@ typedef int32_t mfa_precision_t;
 #define MFA_PRECISION_FP32 2
 #define MFA_PRECISION_INT8 3
 #define MFA_PRECISION_INT4 4
-#define MFA_PRECISION_BOOL 5 /* one byte an element, 0 is false; masks only */
+#define MFA_PRECISION_BOOL 5  /* one byte an element, 0 is false; masks only */
+#define MFA_PRECISION_INT32 6 /* lengths, indices and positions only */
 
 /* --------------------------------------------------------------- handles */
 
@@ -265,17 +266,120 @@ typedef struct mfa_tensor {
 #define MFA_ALIGN_TOP_LEFT 1     /* offset 0 (PyTorch's scaled_dot_product_attention) */
 #define MFA_ALIGN_BOTTOM_RIGHT 2 /* offset Nkv - Nq (FlashAttention) */
 
+/*
+ * Sequences of lengths of their own. There are B of them, each with Nq_b queries and Nkv_b keys, and all else is said of
+ * one sequence: row i and key j count from its first ones, BOTTOM_RIGHT is offset Nkv_b - Nq_b, masks have the sizes
+ * (B, H, Nq, Nkv) of the longest, and (b, h, i, j) names a weight to dropout. Members may be NULL.
+ *
+ * Rows of out, logsumexp and gradients that belong to no sequence become 0, and -inf in logsumexp. Keys and values that
+ * belong to none are never read. A list that the CPU cannot read, in a Metal buffer in private storage, is not checked:
+ * kernels cut what it says to what is there.
+ */
+typedef struct mfa_sequences {
+    uint32_t struct_size;
+    uint32_t reserved; /* 0 */
+    const mfa_tensor_t
+        *query_starts;              /* (1, 1, 1, B + 1) INT32, from 0, ascending, at most T: queries are packed. query,
+                                          out, logsumexp and their gradients are (1, H, T, ...), and those of b are rows
+                                          query_starts[b] .. query_starts[b + 1] - 1 */
+    const mfa_tensor_t *key_starts; /* likewise of key, value and their gradients, (1, Hkv, T, ...) */
+    const mfa_tensor_t *query_lengths; /* (1, 1, 1, B) INT32: how many of a sequence's queries are there; NULL: all */
+    const mfa_tensor_t *key_lengths;   /* (1, 1, 1, B) INT32: likewise of keys, left padding included */
+    const mfa_tensor_t *left_padding; /* (1, 1, 1, B) INT32: so many of a sequence's first keys are not there, and key 0
+                                          is the one behind them; NULL: none */
+    const mfa_tensor_t *key_batches;  /* (1, 1, 1, B) INT32: the batch of key and value, (C, Hkv, Nkv, ...), that each
+                                          sequence has; NULL: its own. Not with key_starts or pages */
+    int64_t most_queries;             /* no sequence has more; 0: as the lists say, or the operands where the CPU cannot
+                                          read them */
+    int64_t most_keys;
+} mfa_sequences_t;
+
+#define MFA_SEQUENCES_INIT {(uint32_t)sizeof(mfa_sequences_t), 0u, NULL, NULL, NULL, NULL, NULL, NULL, 0, 0}
+
+/*
+ * Keys and values in pages: key is (pages, Hkv, R, D) and value (pages, Hkv, R, Dv), and row r of sequence b lies in
+ * page page_table[b][r / R], at row r % R. Entries that no length reaches are never read. Gradients of keys and values
+ * are laid out as they are; a backward call needs pages that no two sequences share.
+ */
+typedef struct mfa_pages {
+    uint32_t struct_size;
+    uint32_t reserved;              /* 0 */
+    const mfa_tensor_t *page_table; /* (1, 1, B, n) INT32 */
+} mfa_pages_t;
+
+#define MFA_PAGES_INIT {(uint32_t)sizeof(mfa_pages_t), 0u, NULL}
+
+/*
+ * Blocks of the scores that count, block_rows queries by block_keys keys each, as FlexAttention's BlockMask lists them;
+ * the last of either axis may be ragged. All others are hidden and never visited, in either pass. Lists are given as
+ * either kv_num_blocks and kv_indices, full_... or not, or as block_mask. With R = ceil(Nq / block_rows) and
+ * C = ceil(Nkv / block_keys), B and H each the full size or 1:
+ */
+typedef struct mfa_blocks {
+    uint32_t struct_size;
+    uint32_t reserved; /* 0 */
+    int64_t block_rows, block_keys;
+    const mfa_tensor_t *kv_num_blocks;      /* (B, H, R, 1) INT32: in a row of blocks, how many count */
+    const mfa_tensor_t *kv_indices;         /* (B, H, R, n) INT32: which; what lies beyond that number is never read */
+    const mfa_tensor_t *full_kv_num_blocks; /* likewise, further blocks in which bool_mask is not looked at */
+    const mfa_tensor_t *full_kv_indices;
+    const mfa_tensor_t *block_mask;   /* (B, H, R, C) BOOL: true counts; in place of the lists */
+    const mfa_tensor_t *masks;        /* (n, 1, block_rows, block_keys) BOOL: masks for single blocks */
+    const mfa_tensor_t *mask_indices; /* as kv_indices: which of them hides pairs in a block, true = attend; -1: none */
+} mfa_blocks_t;
+
+#define MFA_BLOCKS_INIT {(uint32_t)sizeof(mfa_blocks_t), 0u, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL}
+
+/*
+ * New rows for the cache that key and value are. Before anything else, sequence b's are written behind its key_lengths[b]
+ * rows, which then count: its keys are key_lengths[b] + Nnew_b. An error leaves the cache as it was. Forward only.
+ *
+ * With rotary tables, queries and new keys are turned first (queries not in place): columns c and c + R / 2 of the first
+ * R, or 2c and 2c + 1 if interleaved, by the angle whose cosine and sine are in column c of the position's row. New key i
+ * has position P_b + i, P_b = rotary_positions[b] or key_lengths[b]; query i has P_b + i if the call is causal or has a
+ * window or chunks, else P_b.
+ */
+typedef struct mfa_append {
+    uint32_t struct_size;
+    uint32_t flags;                       /* MFA_APPEND_... or 0 */
+    const mfa_tensor_t *key;              /* (B, Hkv, Nnew, D), as key; packed: (1, Hkv, T, D) */
+    const mfa_tensor_t *value;            /* (B, Hkv, Nnew, Dv) */
+    const mfa_tensor_t *starts;           /* (1, 1, 1, B + 1) INT32: new rows are packed; NULL: they are not */
+    const mfa_tensor_t *rotary_cos;       /* (1, 1, positions, R / 2), FP32 or as query; NULL: nothing is turned */
+    const mfa_tensor_t *rotary_sin;       /* likewise */
+    const mfa_tensor_t *rotary_positions; /* (1, 1, 1, B) INT32; NULL: key_lengths */
+} mfa_append_t;
+
+#define MFA_APPEND_INTERLEAVED 1u /* pairs of columns are neighbours (GPT-J); else half of R apart (GPT-NeoX) */
+
+#define MFA_APPEND_INIT {(uint32_t)sizeof(mfa_append_t), 0u, NULL, NULL, NULL, NULL, NULL, NULL}
+
+/*
+ * Factors of stored values, one for a batch and key/value head: a query counts as query times its group's factor, and so
+ * on. Forward only.
+ */
+typedef struct mfa_scales {
+    uint32_t struct_size;
+    uint32_t reserved;         /* 0 */
+    const mfa_tensor_t *query; /* (B or 1, Hkv or 1, 1, 1) FP32; NULL: 1 */
+    const mfa_tensor_t *key;
+    const mfa_tensor_t *value;
+} mfa_scales_t;
+
+#define MFA_SCALES_INIT {(uint32_t)sizeof(mfa_scales_t), 0u, NULL, NULL, NULL}
+
 #define MFA_ATTENTION_CAUSAL 1u        /* row i sees no key after i + offset */
 #define MFA_ATTENTION_LITERAL_SCALE 2u /* softmax_scale 0 means 0, not the default */
 
 /*
  * One attention call. With B batches, H query heads, Hkv key/value heads (H a multiple of Hkv), Nq and Nkv rows:
  *
- *   score(i, j) = softcap(softmax_scale * q_i . k_j) - alibi_slope * |i + offset - j| + additive_mask(i, j)
+ *   score(i, j) = softcap(softmax_scale * (q_i . k_j + qv_i . v_j)) - alibi_slope * |i + offset - j|
+ *                 + additive_mask(i, j)
  *   out_i = sum over visible j of dropout(softmax_j(score(i, j))) * v_j
  *
- * A key j is visible to row i if it lies inside causal and window bounds, bool_mask is true there and additive_mask is
- * not exactly -inf there. A row with no visible key, or with no score above -inf, gives output 0 and logsumexp -inf, or
+ * A key j is visible to row i if it lies inside causal and window bounds and in the chunk of key i + offset, in a block
+ * that counts, bool_mask is true there and additive_mask is not exactly -inf there. A row with no visible key, or with no score above -inf, gives output 0 and logsumexp -inf, or
  * the head's sink where there are sinks. Query head h reads key/value head h / (H / Hkv). NaN in a visible score
  * reaches its row; what a row cannot see does not, except that a non-finite value may spread to the rows of the tile
  * that it lies in.
@@ -315,6 +419,15 @@ typedef struct mfa_attention_desc {
     uint32_t reserved;                 /* 0 */
     uint64_t dropout_seed;             /* any; with dropout_offset it names a mask */
     uint64_t dropout_offset;           /* any; for the calls that share a seed, as layers and steps do */
+    const mfa_tensor_t *query_value;   /* (B, H, Nq, Dv) as query: qv, as in absorbed MLA; the default scale is then
+                                          1/sqrt(D + Dv). Forward only; NULL: none */
+    int64_t chunk;                     /* keys are cut into chunks of so many, and row i sees that of key i + offset;
+                                          0: off */
+    const mfa_sequences_t *sequences;  /* NULL, as those that follow: none */
+    const mfa_pages_t *pages;
+    const mfa_blocks_t *blocks;
+    const mfa_append_t *append;
+    const mfa_scales_t *scales;
 } mfa_attention_desc_t;
 
 #define MFA_ATTENTION_DESC_INIT              \
@@ -338,7 +451,14 @@ typedef struct mfa_attention_desc {
      0.0f,                                   \
      0u,                                     \
      0u,                                     \
-     0u}
+     0u,                                     \
+     NULL,                                   \
+     0,                                      \
+     NULL,                                   \
+     NULL,                                   \
+     NULL,                                   \
+     NULL,                                   \
+     NULL}
 
 /*
  * The gradients of one attention call. Nothing of size Nq * Nkv is kept between the passes or built here: weights

@@ -44,14 +44,26 @@ static inline mfa_span mfa_span_tiles(mfa_span span, mfa_index size) {
 typedef struct {
     mfa_index query_count, key_count;
     mfa_index offset, left, right;
+    mfa_index chunk; /* keys come in chunks of so many, and a row sees that of its own place; 0: off */
 } mfa_extent;
 
 static inline mfa_index mfa_rule_clamp(mfa_index x, mfa_index most) { return x < 0 ? 0 : x > most ? most : x; }
 
-/* The keys that causal and window bounds let a row see. */
+/* Where the chunk of a place, which may be negative, begins. */
+static inline mfa_index mfa_rule_chunk_begin(mfa_index chunk, mfa_index place) {
+    return (place >= 0 ? place / chunk : -((-place - 1) / chunk) - 1) * chunk;
+}
+
+/* The keys that causal, window and chunk bounds let a row see. */
 static inline mfa_span mfa_rule_keys_of_row(mfa_extent e, mfa_index row) {
-    return mfa_span_of(e.left < 0 ? 0 : mfa_rule_clamp(row + e.offset - e.left, e.key_count),
-                       e.right < 0 ? e.key_count : mfa_rule_clamp(row + e.offset + e.right + 1, e.key_count));
+    const mfa_span keys =
+        mfa_span_of(e.left < 0 ? 0 : mfa_rule_clamp(row + e.offset - e.left, e.key_count),
+                    e.right < 0 ? e.key_count : mfa_rule_clamp(row + e.offset + e.right + 1, e.key_count));
+    if (e.chunk == 0)
+        return keys;
+    const mfa_index begin = mfa_rule_chunk_begin(e.chunk, row + e.offset);
+    return mfa_span_cut(keys,
+                        mfa_span_of(mfa_rule_clamp(begin, e.key_count), mfa_rule_clamp(begin + e.chunk, e.key_count)));
 }
 
 /* The keys that some of the rows see, and those that lie between. Later rows see later keys. */
@@ -74,8 +86,13 @@ static inline mfa_span mfa_rule_rows_some_see(mfa_extent e, mfa_span keys) {
     const mfa_span existing = mfa_span_cut(keys, mfa_span_of(0, e.key_count));
     if (mfa_span_is_empty(existing))
         return mfa_span_of(0, 0);
-    return mfa_span_of(e.right < 0 ? 0 : mfa_rule_clamp(existing.begin - e.offset - e.right, e.query_count),
-                       e.left < 0 ? e.query_count : mfa_rule_clamp(existing.end - e.offset + e.left, e.query_count));
+    const mfa_span rows =
+        mfa_span_of(e.right < 0 ? 0 : mfa_rule_clamp(existing.begin - e.offset - e.right, e.query_count),
+                    e.left < 0 ? e.query_count : mfa_rule_clamp(existing.end - e.offset + e.left, e.query_count));
+    if (e.chunk == 0)
+        return rows;
+    return mfa_span_cut(rows, mfa_span_of(mfa_rule_chunk_begin(e.chunk, existing.begin) - e.offset,
+                                          mfa_rule_chunk_begin(e.chunk, existing.end - 1) + e.chunk - e.offset));
 }
 
 /*

@@ -34,6 +34,7 @@ cdef extern from "mfa.h" nogil:
         MFA_PRECISION_INT8
         MFA_PRECISION_INT4
         MFA_PRECISION_BOOL
+        MFA_PRECISION_INT32
 
     struct mfa_context:
         pass
@@ -123,8 +124,56 @@ cdef extern from "mfa.h" nogil:
         MFA_ALIGN_TOP_LEFT
         MFA_ALIGN_BOTTOM_RIGHT
 
+    const uint32_t MFA_APPEND_INTERLEAVED
     const uint32_t MFA_ATTENTION_CAUSAL
     const uint32_t MFA_ATTENTION_LITERAL_SCALE
+
+    ctypedef struct mfa_sequences_t:
+        uint32_t struct_size
+        uint32_t reserved
+        const mfa_tensor_t *query_starts
+        const mfa_tensor_t *key_starts
+        const mfa_tensor_t *query_lengths
+        const mfa_tensor_t *key_lengths
+        const mfa_tensor_t *left_padding
+        const mfa_tensor_t *key_batches
+        int64_t most_queries
+        int64_t most_keys
+
+    ctypedef struct mfa_pages_t:
+        uint32_t struct_size
+        uint32_t reserved
+        const mfa_tensor_t *page_table
+
+    ctypedef struct mfa_blocks_t:
+        uint32_t struct_size
+        uint32_t reserved
+        int64_t block_rows
+        int64_t block_keys
+        const mfa_tensor_t *kv_num_blocks
+        const mfa_tensor_t *kv_indices
+        const mfa_tensor_t *full_kv_num_blocks
+        const mfa_tensor_t *full_kv_indices
+        const mfa_tensor_t *block_mask
+        const mfa_tensor_t *masks
+        const mfa_tensor_t *mask_indices
+
+    ctypedef struct mfa_append_t:
+        uint32_t struct_size
+        uint32_t flags
+        const mfa_tensor_t *key
+        const mfa_tensor_t *value
+        const mfa_tensor_t *starts
+        const mfa_tensor_t *rotary_cos
+        const mfa_tensor_t *rotary_sin
+        const mfa_tensor_t *rotary_positions
+
+    ctypedef struct mfa_scales_t:
+        uint32_t struct_size
+        uint32_t reserved
+        const mfa_tensor_t *query
+        const mfa_tensor_t *key
+        const mfa_tensor_t *value
 
     ctypedef struct mfa_attention_desc_t:
         uint32_t struct_size
@@ -148,6 +197,13 @@ cdef extern from "mfa.h" nogil:
         uint32_t reserved
         uint64_t dropout_seed
         uint64_t dropout_offset
+        const mfa_tensor_t *query_value
+        int64_t chunk
+        const mfa_sequences_t *sequences
+        const mfa_pages_t *pages
+        const mfa_blocks_t *blocks
+        const mfa_append_t *append
+        const mfa_scales_t *scales
 
     ctypedef struct mfa_attention_backward_desc_t:
         uint32_t struct_size
@@ -221,6 +277,31 @@ cdef extern from *:
         mfa_attention_backward_desc_t initial = MFA_ATTENTION_BACKWARD_DESC_INIT;
         return initial;
     }
+    static inline mfa_sequences_t mfa_sequences_init(void)
+    {
+        mfa_sequences_t initial = MFA_SEQUENCES_INIT;
+        return initial;
+    }
+    static inline mfa_pages_t mfa_pages_init(void)
+    {
+        mfa_pages_t initial = MFA_PAGES_INIT;
+        return initial;
+    }
+    static inline mfa_blocks_t mfa_blocks_init(void)
+    {
+        mfa_blocks_t initial = MFA_BLOCKS_INIT;
+        return initial;
+    }
+    static inline mfa_append_t mfa_append_init(void)
+    {
+        mfa_append_t initial = MFA_APPEND_INIT;
+        return initial;
+    }
+    static inline mfa_scales_t mfa_scales_init(void)
+    {
+        mfa_scales_t initial = MFA_SCALES_INIT;
+        return initial;
+    }
     static inline mfa_plan_t mfa_plan_init(void)
     {
         mfa_plan_t initial = MFA_PLAN_INIT;
@@ -232,4 +313,9 @@ cdef extern from *:
     mfa_tensor_t mfa_tensor_init() noexcept nogil
     mfa_attention_desc_t mfa_attention_desc_init() noexcept nogil
     mfa_attention_backward_desc_t mfa_attention_backward_desc_init() noexcept nogil
+    mfa_sequences_t mfa_sequences_init() noexcept nogil
+    mfa_pages_t mfa_pages_init() noexcept nogil
+    mfa_blocks_t mfa_blocks_init() noexcept nogil
+    mfa_append_t mfa_append_init() noexcept nogil
+    mfa_scales_t mfa_scales_init() noexcept nogil
     mfa_plan_t mfa_plan_init() noexcept nogil

@@ -42,8 +42,22 @@ typedef struct {
     const char *zeros; /* a row of them */
 } mfai_spaced_rows_t;
 
+/* Where row `row` of sequence b lies. */
+static inline mfai_place_t mfai_layout_place(const mfai_layout_t *layout, int64_t b, int64_t row) {
+    mfai_place_t at = {b, row};
+    if (layout->places != NULL)
+        at = (mfai_place_t){layout->places[b].batch, layout->places[b].row + row};
+    if (layout->pages != NULL)
+        at = (mfai_place_t){layout->pages[b * layout->page_sequence + at.row / layout->page_rows * layout->page_entry],
+                            at.row % layout->page_rows};
+    return at;
+}
+
 static inline char *mfai_view_row(const mfai_view_t *view, int64_t b, int64_t h, int64_t row) {
-    const int64_t element = b * view->stride[0] + h * view->stride[1] + row * view->stride[2];
+    mfai_place_t at = {b, row};
+    if (view->layout != NULL)
+        at = mfai_layout_place(view->layout, b, row);
+    const int64_t element = at.batch * view->stride[0] + h * view->stride[1] + at.row * view->stride[2];
     return view->data + element * mfai_view_element(view);
 }
 

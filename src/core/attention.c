@@ -65,7 +65,9 @@ static mfa_status_t run_pass(mfa_context_t context, mfai_pass_t pass, const void
     MFAI_ENTRY;
     call_t call;
     MFAI_TRY(import(context, pass, desc, &call.problem));
-    return run(context, &call);
+    const mfa_status_t status = run(context, &call);
+    mfai_problem_release(&call.problem);
+    return status;
 }
 
 static mfa_status_t plan_pass(mfa_context_t context, mfai_pass_t pass, const void *desc, mfa_plan_t *plan) {
@@ -73,6 +75,7 @@ static mfa_status_t plan_pass(mfa_context_t context, mfai_pass_t pass, const voi
     call_t call;
     MFAI_TRY(import(context, pass, desc, &call.problem));
     const mfa_status_t status = choose(context, &call);
+    mfai_problem_release(&call.problem);
     if (status != MFA_SUCCESS) {
         call.plan.status = status;
         copy_message(call.plan.reason, sizeof call.plan.reason);
@@ -89,7 +92,9 @@ static mfa_status_t encode_pass(mfa_context_t context, mfai_pass_t pass, const v
                          context->backend->name);
     mfai_problem_t problem;
     MFAI_TRY(import(context, pass, desc, &problem));
-    return context->backend->encode(context->device, &problem, target);
+    const mfa_status_t status = context->backend->encode(context->device, &problem, target);
+    mfai_problem_release(&problem);
+    return status;
 }
 
 mfa_status_t mfa_attention_forward_desc(mfa_context_t context, const mfa_attention_desc_t *desc) {

@@ -11,6 +11,7 @@ enum {
     MFAI_FORMAT_INT8 = MFA_PRECISION_INT8,
     MFAI_FORMAT_INT4 = MFA_PRECISION_INT4,
     MFAI_FORMAT_BOOL = MFA_PRECISION_BOOL,
+    MFAI_FORMAT_INT32 = MFA_PRECISION_INT32,
     MFAI_FORMAT_UINT8,
     MFAI_FORMAT_UINT4,
     MFAI_FORMAT_UINT32,
@@ -25,11 +26,11 @@ typedef struct mfai_format {
 
 /* Here, so that what a constant format has is a constant in the kernels. */
 static const mfai_format_t mfai_formats[MFAI_FORMATS] = {
-    [MFAI_FORMAT_FP16] = {"FP16", 16, true, true},       [MFAI_FORMAT_BF16] = {"BF16", 16, true, true},
-    [MFAI_FORMAT_FP32] = {"FP32", 32, true, true},       [MFAI_FORMAT_INT8] = {"INT8", 8, false, true},
-    [MFAI_FORMAT_INT4] = {"INT4", 4, false, true},       [MFAI_FORMAT_BOOL] = {"BOOL", 8, false, false},
-    [MFAI_FORMAT_UINT8] = {"UINT8", 8, false, false},    [MFAI_FORMAT_UINT4] = {"UINT4", 4, false, false},
-    [MFAI_FORMAT_UINT32] = {"UINT32", 32, false, false},
+    [MFAI_FORMAT_FP16] = {"FP16", 16, true, true},    [MFAI_FORMAT_BF16] = {"BF16", 16, true, true},
+    [MFAI_FORMAT_FP32] = {"FP32", 32, true, true},    [MFAI_FORMAT_INT8] = {"INT8", 8, false, true},
+    [MFAI_FORMAT_INT4] = {"INT4", 4, false, true},    [MFAI_FORMAT_BOOL] = {"BOOL", 8, false, false},
+    [MFAI_FORMAT_INT32] = {"INT32", 32, false, true}, [MFAI_FORMAT_UINT8] = {"UINT8", 8, false, false},
+    [MFAI_FORMAT_UINT4] = {"UINT4", 4, false, false}, [MFAI_FORMAT_UINT32] = {"UINT32", 32, false, false},
 };
 
 /* Bytes of `count` elements side by side; the last byte may be partly used. */

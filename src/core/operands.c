@@ -4,28 +4,45 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "core/integers.h"
 #include "core/overlap.h"
 
-#define FORWARD(member) MFAI_FORWARD, offsetof(mfa_attention_desc_t, member), offsetof(mfai_problem_t, member)
-#define BACKWARD(member) \
-    MFAI_BACKWARD, offsetof(mfa_attention_backward_desc_t, member), offsetof(mfai_problem_t, member)
+#define OF(desc, type, member, view) MFAI_DESC_##desc, offsetof(mfa_##type##_t, member), offsetof(mfai_problem_t, view)
+#define FORWARD(member) OF(FORWARD, attention_desc, member, member)
+#define BACKWARD(member) OF(BACKWARD, attention_backward_desc, member, member)
+#define SEQUENCES(member) OF(SEQUENCES, sequences, member, member)
+#define BLOCKS(member) OF(BLOCKS, blocks, member, member)
 
 enum {
     ONE = MFAI_ONE,
     B = MFAI_BATCH,
     H = MFAI_HEADS,
     HKV = MFAI_KV_HEADS,
-    NQ = MFAI_QUERIES,
-    NKV = MFAI_KEYS,
+    QB = MFAI_QUERY_BATCH,
+    NQ = MFAI_QUERY_ROWS,
+    KB = MFAI_KEY_BATCH,
+    NKV = MFAI_KEY_ROWS,
     D = MFAI_HEAD_DIM,
     DV = MFAI_VALUE_DIM,
     B1 = MFAI_BATCH | MFAI_OR_ONE,
     H1 = MFAI_HEADS | MFAI_OR_ONE,
+    HKV1 = MFAI_KV_HEADS | MFAI_OR_ONE,
     NQ1 = MFAI_QUERIES | MFAI_OR_ONE,
     NKV1 = MFAI_KEYS | MFAI_OR_ONE,
+    ANY = MFAI_ANY,
+    STARTS = MFAI_STARTS,
+    NB = MFAI_NEW_BATCH,
+    NN = MFAI_NEW_ROWS,
+    RN = MFAI_ROTARY_ROWS,
+    RD = MFAI_ROTARY_COLUMNS,
+    R = MFAI_BLOCK_LINES,
+    C = MFAI_BLOCK_COLUMNS,
+    BR = MFAI_BLOCK_ROWS,
+    BK = MFAI_BLOCK_KEYS,
 
     BOOLEAN = MFAI_FORMAT_BIT(MFAI_FORMAT_BOOL),
     FP32 = MFAI_FORMAT_BIT(MFAI_FORMAT_FP32),
+    INT32 = MFAI_FORMAT_BIT(MFAI_FORMAT_INT32),
     FLOATING = MFAI_FLOATING,
 
     NO = MFAI_UNUSED,
@@ -38,16 +55,50 @@ enum {
 /* clang-format off */
 const mfai_operand_t mfai_operands[MFAI_OPERANDS] = {
     /* name            described by             formats   shape                 as                forward backward */
-    {"query",         FORWARD(query),         FLOATING, {B, H, NQ, D},        NULL,            {NEED, NEED}, NULL},
-    {"key",           FORWARD(key),           FLOATING, {B, HKV, NKV, D},     NULL,            {NEED, NEED}, NULL},
-    {"value",         FORWARD(value),         FLOATING, {B, HKV, NKV, DV},    NULL,            {NEED, NEED}, NULL},
-    {"out",           FORWARD(out),           FLOATING, {B, H, NQ, DV},       NULL,            {GIVE, NEED}, NULL},
-    {"logsumexp",     FORWARD(logsumexp),     FP32,     {B, H, NQ, ONE},      NULL,            {OUT,  NEED},
+    {"query",         FORWARD(query),         FLOATING, {QB, H, NQ, D},       NULL,            {NEED, NEED}, NULL},
+    {"key",           FORWARD(key),           FLOATING, {KB, HKV, NKV, D},    NULL,            {NEED, NEED}, NULL},
+    {"value",         FORWARD(value),         FLOATING, {KB, HKV, NKV, DV},   NULL,            {NEED, NEED}, NULL},
+    {"out",           FORWARD(out),           FLOATING, {QB, H, NQ, DV},      NULL,            {GIVE, NEED}, NULL},
+    {"logsumexp",     FORWARD(logsumexp),     FP32,     {QB, H, NQ, ONE},     NULL,            {OUT,  NEED},
      ", expected what the forward call wrote"},
     {"bool_mask",     FORWARD(bool_mask),     BOOLEAN,  {B1, H1, NQ1, NKV1},  NULL,            {IN,   IN},   NULL},
     {"additive_mask", FORWARD(additive_mask), FLOATING, {B1, H1, NQ1, NKV1},  NULL,            {IN,   IN},   NULL},
     {"alibi_slopes",  FORWARD(alibi_slopes),  FP32,     {B1, H, ONE, ONE},    NULL,            {IN,   IN},   NULL},
     {"sinks",         FORWARD(sinks),         FP32,     {ONE, H, ONE, ONE},   NULL,            {IN,   IN},   NULL},
+    {"query_value",   FORWARD(query_value),   FLOATING, {QB, H, NQ, DV},      NULL,            {IN,   NO},   NULL},
+    {"sequences.query_starts",    SEQUENCES(query_starts),    INT32, {ONE, ONE, ONE, STARTS}, NULL, {IN, IN}, NULL},
+    {"sequences.key_starts",      SEQUENCES(key_starts),      INT32, {ONE, ONE, ONE, STARTS}, NULL, {IN, IN}, NULL},
+    {"sequences.query_lengths",   SEQUENCES(query_lengths),   INT32, {ONE, ONE, ONE, B},      NULL, {IN, IN}, NULL},
+    {"sequences.key_lengths",     SEQUENCES(key_lengths),     INT32, {ONE, ONE, ONE, B},      NULL, {IN, IN}, NULL},
+    {"sequences.left_padding",    SEQUENCES(left_padding),    INT32, {ONE, ONE, ONE, B},      NULL, {IN, IN}, NULL},
+    {"sequences.key_batches",     SEQUENCES(key_batches),     INT32, {ONE, ONE, ONE, B},      NULL, {IN, IN}, NULL},
+    {"pages.page_table",          OF(PAGES, pages, page_table, page_table), INT32, {ONE, ONE, B, ANY}, NULL,
+     {NEED, NEED}, NULL},
+    {"blocks.kv_num_blocks",      BLOCKS(kv_num_blocks),      INT32, {B1, H1, R, ONE},        NULL, {IN, IN}, NULL},
+    {"blocks.kv_indices",         BLOCKS(kv_indices),         INT32, {B1, H1, R, ANY},        NULL, {IN, IN}, NULL},
+    {"blocks.full_kv_num_blocks", BLOCKS(full_kv_num_blocks), INT32, {B1, H1, R, ONE},        NULL, {IN, IN}, NULL},
+    {"blocks.full_kv_indices",    BLOCKS(full_kv_indices),    INT32, {B1, H1, R, ANY},        NULL, {IN, IN}, NULL},
+    {"blocks.block_mask",         BLOCKS(block_mask),         BOOLEAN, {B1, H1, R, C},        NULL, {IN, IN}, NULL},
+    {"blocks.masks",              BLOCKS(masks),              BOOLEAN, {ANY, ONE, BR, BK},    NULL, {IN, IN}, NULL},
+    {"blocks.mask_indices",       BLOCKS(mask_indices),       INT32, {B1, H1, R, ANY},        NULL, {IN, IN}, NULL},
+    {"append.key",                OF(APPEND, append, key, new_key),         FLOATING, {NB, HKV, NN, D},  NULL,
+     {NEED, NO}, NULL},
+    {"append.value",              OF(APPEND, append, value, new_value),     FLOATING, {NB, HKV, NN, DV}, NULL,
+     {NEED, NO}, NULL},
+    {"append.starts",             OF(APPEND, append, starts, new_starts),   INT32, {ONE, ONE, ONE, STARTS}, NULL,
+     {IN, NO}, NULL},
+    {"append.rotary_cos",         OF(APPEND, append, rotary_cos, rotary_cos), FLOATING, {ONE, ONE, RN, RD}, NULL,
+     {IN, NO}, NULL},
+    {"append.rotary_sin",         OF(APPEND, append, rotary_sin, rotary_sin), FLOATING, {0}, "append.rotary_cos",
+     {IN, NO}, NULL},
+    {"append.rotary_positions",   OF(APPEND, append, rotary_positions, rotary_positions), INT32, {ONE, ONE, ONE, B},
+     NULL, {IN, NO}, NULL},
+    {"scales.query",              OF(SCALES, scales, query, query_scale),   FP32, {B1, HKV1, ONE, ONE}, NULL, {IN, NO},
+     NULL},
+    {"scales.key",                OF(SCALES, scales, key, key_scale),       FP32, {B1, HKV1, ONE, ONE}, NULL, {IN, NO},
+     NULL},
+    {"scales.value",              OF(SCALES, scales, value, value_scale),   FP32, {B1, HKV1, ONE, ONE}, NULL, {IN, NO},
+     NULL},
     {"dout",          BACKWARD(dout),         FLOATING, {0},                  "out",           {NO,   NEED}, NULL},
     {"dquery",        BACKWARD(dquery),       FLOATING, {0},                  "query",         {NO,   OUT},  NULL},
     {"dkey",          BACKWARD(dkey),         FLOATING, {0},                  "key",           {NO,   OUT},  NULL},
@@ -60,10 +111,22 @@ const mfai_operand_t mfai_operands[MFAI_OPERANDS] = {
 #define FOR_EACH(operand) \
     for (const mfai_operand_t *operand = mfai_operands; operand < mfai_operands + MFAI_OPERANDS; ++operand)
 
+/* Only those that a struct of the call's has; most calls have few of the structs. */
+#define FOR_EACH_DESCRIBED(operand, problem) \
+    FOR_EACH(operand)                        \
+    if ((problem)->described >> operand->described_by & 1)
+
 static bool is_needed(int use) { return use == MFAI_READ_ALWAYS || use == MFAI_WRITE_ALWAYS; }
 
-mfa_status_t mfai_operands_import(mfa_context_t context, mfai_pass_t described_by, const void *desc,
+mfai_use_t mfai_operand_use(const mfai_operand_t *operand, const mfai_problem_t *problem) {
+    const bool is_cache =
+        operand->view == offsetof(mfai_problem_t, key) || operand->view == offsetof(mfai_problem_t, value);
+    return is_cache && problem->new_key.present ? MFAI_UPDATE : (mfai_use_t)operand->use[problem->pass];
+}
+
+mfa_status_t mfai_operands_import(mfa_context_t context, mfai_desc_t described_by, const void *desc,
                                   mfai_problem_t *problem) {
+    problem->described |= 1u << described_by;
     FOR_EACH(operand) {
         if (operand->described_by != described_by)
             continue;
@@ -87,12 +150,25 @@ static const mfai_view_t *find(const char *name, const mfai_problem_t *problem) 
 static int64_t size_of(const mfai_problem_t *p, int size) {
     const int64_t sizes[] = {[MFAI_ONE] = 1,
                              [MFAI_BATCH] = p->batch,
+                             [MFAI_STARTS] = p->batch + 1,
                              [MFAI_HEADS] = p->heads,
                              [MFAI_KV_HEADS] = p->kv_heads,
                              [MFAI_QUERIES] = p->query_count,
                              [MFAI_KEYS] = p->key_count,
+                             [MFAI_QUERY_BATCH] = p->query.shape[0],
+                             [MFAI_QUERY_ROWS] = p->query.shape[2],
+                             [MFAI_KEY_BATCH] = p->key.shape[0],
+                             [MFAI_KEY_ROWS] = p->key.shape[2],
                              [MFAI_HEAD_DIM] = p->head_dim,
-                             [MFAI_VALUE_DIM] = p->value_dim};
+                             [MFAI_VALUE_DIM] = p->value_dim,
+                             [MFAI_NEW_BATCH] = p->new_key.shape[0],
+                             [MFAI_NEW_ROWS] = p->new_key.shape[2],
+                             [MFAI_ROTARY_ROWS] = p->rotary_cos.shape[2],
+                             [MFAI_ROTARY_COLUMNS] = p->rotary_cos.shape[3],
+                             [MFAI_BLOCK_LINES] = p->block_rows > 0 ? mfai_ceil_div(p->query_count, p->block_rows) : 0,
+                             [MFAI_BLOCK_COLUMNS] = p->block_keys > 0 ? mfai_ceil_div(p->key_count, p->block_keys) : 0,
+                             [MFAI_BLOCK_ROWS] = p->block_rows,
+                             [MFAI_BLOCK_KEYS] = p->block_keys};
     return sizes[size & ~MFAI_OR_ONE];
 }
 
@@ -108,27 +184,27 @@ static mfa_status_t check_shape(const mfai_operand_t *operand, const mfai_proble
     int64_t shape[4];
     unsigned may_be_one = 0;
     for (int axis = 0; axis < 4; ++axis) {
-        shape[axis] = size_of(problem, operand->shape[axis]);
+        shape[axis] = operand->shape[axis] == MFAI_ANY ? view->shape[axis] : size_of(problem, operand->shape[axis]);
         may_be_one |= operand->shape[axis] & MFAI_OR_ONE ? 1u << axis : 0;
     }
     return mfai_view_expect(operand->name, view, shape, may_be_one);
 }
 
 mfa_status_t mfai_operands_check_shapes(const mfai_problem_t *problem) {
-    FOR_EACH(operand)
+    FOR_EACH_DESCRIBED(operand, problem)
     MFAI_TRY(check_shape(operand, problem));
     return MFA_SUCCESS;
 }
 
 mfa_status_t mfai_operands_check_results(const mfai_problem_t *problem) {
-    FOR_EACH(result) {
-        if (!mfai_is_written(result->use[problem->pass]))
+    FOR_EACH_DESCRIBED(result, problem) {
+        if (!mfai_is_written(mfai_operand_use(result, problem)))
             continue;
         const mfai_view_t *view = mfai_operand_view(result, problem);
         MFAI_TRY(mfai_view_expect_injective(result->name, view));
-        FOR_EACH(other) {
+        FOR_EACH_DESCRIBED(other, problem) {
             /* Of two results, the first names the second. */
-            const bool compared = other > result || !mfai_is_written(other->use[problem->pass]);
+            const bool compared = other > result || !mfai_is_written(mfai_operand_use(other, problem));
             MFAI_REQUIRE(other == result || !compared || !mfai_views_overlap(view, mfai_operand_view(other, problem)),
                          "%s overlaps %s in memory, expected memory of its own", result->name, other->name);
         }
@@ -137,7 +213,7 @@ mfa_status_t mfai_operands_check_results(const mfai_problem_t *problem) {
 }
 
 bool mfai_problem_is_on_device(const mfai_problem_t *problem) {
-    FOR_EACH(operand)
+    FOR_EACH_DESCRIBED(operand, problem)
     if (mfai_view_is_on_device(mfai_operand_view(operand, problem)))
         return true;
     return false;

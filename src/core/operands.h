@@ -13,25 +13,51 @@ typedef enum {
     MFAI_READ, /* if it is there */
     MFAI_READ_ALWAYS,
     MFAI_WRITE, /* if it is there */
-    MFAI_WRITE_ALWAYS
+    MFAI_WRITE_ALWAYS,
+    MFAI_UPDATE /* read and written */
 } mfai_use_t;
+
+/* The structs of mfa.h that have operands. */
+typedef enum {
+    MFAI_DESC_FORWARD,
+    MFAI_DESC_BACKWARD,
+    MFAI_DESC_SEQUENCES,
+    MFAI_DESC_PAGES,
+    MFAI_DESC_BLOCKS,
+    MFAI_DESC_APPEND,
+    MFAI_DESC_SCALES
+} mfai_desc_t;
 
 /* Sizes that shapes are made of. Those that may be 1, which repeats the operand, are marked with MFAI_OR_ONE. */
 enum {
     MFAI_ONE,
+    MFAI_ANY, /* whatever it is */
     MFAI_BATCH,
+    MFAI_STARTS, /* one more */
     MFAI_HEADS,
     MFAI_KV_HEADS,
-    MFAI_QUERIES,
+    MFAI_QUERIES, /* of the longest sequence */
     MFAI_KEYS,
+    MFAI_QUERY_BATCH, /* as query has it, and so on: with sequences and pages other sizes */
+    MFAI_QUERY_ROWS,
+    MFAI_KEY_BATCH,
+    MFAI_KEY_ROWS,
     MFAI_HEAD_DIM,
     MFAI_VALUE_DIM,
-    MFAI_OR_ONE = 16
+    MFAI_NEW_BATCH, /* as append.key has it */
+    MFAI_NEW_ROWS,
+    MFAI_ROTARY_ROWS, /* as append.rotary_cos has it */
+    MFAI_ROTARY_COLUMNS,
+    MFAI_BLOCK_LINES, /* rows and columns of blocks, and of a block */
+    MFAI_BLOCK_COLUMNS,
+    MFAI_BLOCK_ROWS,
+    MFAI_BLOCK_KEYS,
+    MFAI_OR_ONE = 64
 };
 
 typedef struct mfai_operand {
     const char *name;
-    mfai_pass_t described_by; /* the pass whose descriptor has it */
+    mfai_desc_t described_by; /* the struct that has it */
     size_t tensor;            /* offset of its pointer there */
     size_t view;              /* offset in mfai_problem_t */
     unsigned formats;         /* it may have */
@@ -41,17 +67,22 @@ typedef struct mfai_operand {
     const char *when_missing; /* behind "NAME is NULL", where more than that helps */
 } mfai_operand_t;
 
-enum { MFAI_OPERANDS = 15 };
+enum { MFAI_OPERANDS = 39 };
 extern const mfai_operand_t mfai_operands[MFAI_OPERANDS];
 
-static inline bool mfai_is_written(int use) { return use == MFAI_WRITE || use == MFAI_WRITE_ALWAYS; }
+static inline bool mfai_is_written(int use) {
+    return use == MFAI_WRITE || use == MFAI_WRITE_ALWAYS || use == MFAI_UPDATE;
+}
 
 static inline const mfai_view_t *mfai_operand_view(const mfai_operand_t *operand, const mfai_problem_t *problem) {
     return (const mfai_view_t *)((const char *)problem + operand->view);
 }
 
-/* Imports the operands that one descriptor has into the problem. */
-mfa_status_t mfai_operands_import(mfa_context_t context, mfai_pass_t described_by, const void *desc,
+/* What the problem's pass does with an operand. */
+mfai_use_t mfai_operand_use(const mfai_operand_t *operand, const mfai_problem_t *problem);
+
+/* Imports the operands that one struct has into the problem. */
+mfa_status_t mfai_operands_import(mfa_context_t context, mfai_desc_t described_by, const void *desc,
                                   mfai_problem_t *problem);
 
 /* Checks every operand's shape against the problem's sizes. */

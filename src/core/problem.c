@@ -4,19 +4,17 @@
 #include <math.h>
 
 #include "core/operands.h"
+#include "core/sequences.h"
 #include "core/versioned.h"
 
 /* Beyond this, sums of lengths, offsets and bounds would leave 64 bits. */
 static const int64_t most_rows = INT64_MAX / 8;
 
 /* Sizes come from query, key and value; all else is held against them. */
-static mfa_status_t set_sizes(mfai_problem_t *p) {
-    p->batch = p->query.shape[0];
+static mfa_status_t set_sizes(const mfa_sequences_t *sequences, mfai_problem_t *p) {
     p->heads = p->query.shape[1];
-    p->query_count = p->query.shape[2];
     p->head_dim = p->query.shape[3];
     p->kv_heads = p->key.shape[1];
-    p->key_count = p->key.shape[2];
     p->value_dim = p->value.shape[3];
     MFAI_REQUIRE(p->key.format == p->query.format, "key.precision is %s, expected query's, %s",
                  mfai_formats[p->key.format].name, mfai_formats[p->query.format].name);
@@ -28,6 +26,7 @@ static mfa_status_t set_sizes(mfai_problem_t *p) {
     MFAI_REQUIRE(p->kv_heads >= 1 && p->heads % p->kv_heads == 0,
                  "key has %" PRId64 " heads, expected a divisor of query's %" PRId64, p->kv_heads, p->heads);
     p->group = p->heads / p->kv_heads;
+    MFAI_TRY(mfai_sequences_set_sizes(sequences, p));
     MFAI_REQUIRE(p->query_count <= most_rows, "query has %" PRId64 " rows, expected at most %" PRId64, p->query_count,
                  most_rows);
     MFAI_REQUIRE(p->key_count <= most_rows, "key has %" PRId64 " rows, expected at most %" PRId64, p->key_count,
@@ -40,16 +39,20 @@ static int64_t clamp_bound(int64_t bound, int64_t most) { return bound < most ? 
 
 static mfa_status_t set_key_range(const mfa_attention_desc_t *desc, mfai_problem_t *p) {
     const bool causal = desc->flags & MFA_ATTENTION_CAUSAL;
-    const bool needed = causal || desc->window_left >= 0 || desc->window_right >= 0 || p->alibi_slopes.present;
+    const bool needed =
+        causal || desc->window_left >= 0 || desc->window_right >= 0 || desc->chunk > 0 || p->alibi_slopes.present;
     MFAI_REQUIRE(desc->alignment >= MFA_ALIGN_NONE && desc->alignment <= MFA_ALIGN_BOTTOM_RIGHT,
                  "alignment is %d, not an MFA_ALIGN_...", desc->alignment);
-    MFAI_REQUIRE(!needed || desc->alignment != MFA_ALIGN_NONE,
-                 "alignment is MFA_ALIGN_NONE, but a causal mask, window or ALiBi needs TOP_LEFT or BOTTOM_RIGHT");
+    MFAI_REQUIRE(
+        !needed || desc->alignment != MFA_ALIGN_NONE,
+        "alignment is MFA_ALIGN_NONE, but a causal mask, window, chunk or ALiBi needs TOP_LEFT or BOTTOM_RIGHT");
     MFAI_REQUIRE(desc->window_left >= -1, "window_left is %" PRId64 ", expected -1 (unbounded) or more",
                  desc->window_left);
     MFAI_REQUIRE(desc->window_right >= -1, "window_right is %" PRId64 ", expected -1 (unbounded) or more",
                  desc->window_right);
-    p->offset = desc->alignment == MFA_ALIGN_BOTTOM_RIGHT ? p->key_count - p->query_count : 0;
+    MFAI_REQUIRE(desc->chunk >= 0, "chunk is %" PRId64 ", expected 0 (off) or more", desc->chunk);
+    p->is_bottom_right = desc->alignment == MFA_ALIGN_BOTTOM_RIGHT;
+    p->chunk = clamp_bound(desc->chunk, p->key_count + p->query_count + 1);
     p->window_left = clamp_bound(desc->window_left, p->key_count + p->query_count);
     p->window_right = causal ? 0 : clamp_bound(desc->window_right, p->key_count + p->query_count);
     return MFA_SUCCESS;
@@ -63,8 +66,8 @@ static mfa_status_t set_scores(const mfa_attention_desc_t *desc, mfai_problem_t 
     const int32_t weights = desc->intermediate_precision;
     MFAI_REQUIRE(weights >= MFA_PRECISION_DEFAULT && weights <= MFA_PRECISION_FP32,
                  "intermediate_precision is %d, expected MFA_PRECISION_DEFAULT, FP16, BF16 or FP32", weights);
-    p->softmax_scale =
-        desc->softmax_scale == 0 && !literal ? (float)(1 / sqrt((double)p->head_dim)) : desc->softmax_scale;
+    const double columns = (double)p->head_dim + (p->query_value.present ? (double)p->value_dim : 0);
+    p->softmax_scale = desc->softmax_scale == 0 && !literal ? (float)(1 / sqrt(columns)) : desc->softmax_scale;
     p->softcap = desc->softcap;
     p->features |= weights == MFA_PRECISION_FP32 ? MFAI_EXACT_WEIGHTS : 0;
     return MFA_SUCCESS;
@@ -84,7 +87,54 @@ void mfai_problem_find_features(mfai_problem_t *p) {
     p->features |= (p->logsumexp.present ? MFAI_LOGSUMEXP : 0) | (p->bool_mask.present ? MFAI_BOOL_MASK : 0) |
                    (p->additive_mask.present ? MFAI_ADDITIVE_MASK : 0) | (p->alibi_slopes.present ? MFAI_ALIBI : 0) |
                    (p->sinks.present ? MFAI_SINKS : 0) | (p->softcap > 0 ? MFAI_SOFTCAP : 0) |
-                   (p->dropout_p > 0 ? MFAI_DROPOUT : 0) | (p->blocks.present ? MFAI_BLOCKS : 0);
+                   (p->dropout_p > 0 ? MFAI_DROPOUT : 0) | (p->blocks.present || p->block_rows > 0 ? MFAI_BLOCKS : 0) |
+                   (p->page_table.present ? MFAI_PAGES : 0) | (p->chunk > 0 ? MFAI_CHUNK : 0) |
+                   (p->new_key.present ? MFAI_APPEND : 0) | (p->rotary_cos.present ? MFAI_ROTARY : 0) |
+                   (p->query_value.present ? MFAI_QUERY_VALUE : 0) |
+                   (p->query_scale.present || p->key_scale.present || p->value_scale.present ? MFAI_SCALES : 0);
+}
+
+/* One of the descriptor's own structs, imported as `known`, and its operands. */
+#define IMPORT_PART(desc, member, NAME, part, known)                                                              \
+    do {                                                                                                          \
+        MFAI_TRY(mfai_struct_import(#member, (desc)->member, MFAI_##NAME##_FIRST_SIZE, sizeof(known), &(known))); \
+        MFAI_TRY(mfai_operands_import(context, part, &(known), problem));                                         \
+    } while (0)
+
+static mfa_status_t import_parts(mfa_context_t context, const mfa_attention_desc_t *desc, mfa_sequences_t *sequences,
+                                 mfai_problem_t *problem) {
+    if (desc->sequences != NULL) {
+        IMPORT_PART(desc, sequences, SEQUENCES, MFAI_DESC_SEQUENCES, *sequences);
+        MFAI_REQUIRE(sequences->reserved == 0, "sequences.reserved is %u, expected 0", sequences->reserved);
+    }
+    if (desc->pages != NULL) {
+        mfa_pages_t pages = MFA_PAGES_INIT;
+        IMPORT_PART(desc, pages, PAGES, MFAI_DESC_PAGES, pages);
+        MFAI_REQUIRE(pages.reserved == 0, "pages.reserved is %u, expected 0", pages.reserved);
+    }
+    if (desc->blocks != NULL) {
+        mfa_blocks_t blocks = MFA_BLOCKS_INIT;
+        IMPORT_PART(desc, blocks, BLOCKS, MFAI_DESC_BLOCKS, blocks);
+        MFAI_REQUIRE(blocks.reserved == 0, "blocks.reserved is %u, expected 0", blocks.reserved);
+        MFAI_REQUIRE(blocks.block_rows > 0, "blocks.block_rows is %" PRId64 ", expected 1 or more", blocks.block_rows);
+        MFAI_REQUIRE(blocks.block_keys > 0, "blocks.block_keys is %" PRId64 ", expected 1 or more", blocks.block_keys);
+        problem->block_rows = blocks.block_rows;
+        problem->block_keys = blocks.block_keys;
+    }
+    if (desc->append != NULL) {
+        mfa_append_t append = MFA_APPEND_INIT;
+        IMPORT_PART(desc, append, APPEND, MFAI_DESC_APPEND, append);
+        MFAI_REQUIRE((append.flags & ~MFA_APPEND_INTERLEAVED) == 0,
+                     "append.flags is 0x%x, which has bits this library does not know (known: 0x%x)", append.flags,
+                     MFA_APPEND_INTERLEAVED);
+        problem->is_interleaved = append.flags & MFA_APPEND_INTERLEAVED;
+    }
+    if (desc->scales != NULL) {
+        mfa_scales_t scales = MFA_SCALES_INIT;
+        IMPORT_PART(desc, scales, SCALES, MFAI_DESC_SCALES, scales);
+        MFAI_REQUIRE(scales.reserved == 0, "scales.reserved is %u, expected 0", scales.reserved);
+    }
+    return MFA_SUCCESS;
 }
 
 /* What the descriptor of the forward pass says, which every pass has. */
@@ -95,8 +145,10 @@ static mfa_status_t import_forward(mfa_context_t context, const char *name, cons
     const uint32_t known = MFA_ATTENTION_CAUSAL | MFA_ATTENTION_LITERAL_SCALE;
     MFAI_REQUIRE((desc.flags & ~known) == 0, "flags is 0x%x, which has bits this library does not know (known: 0x%x)",
                  desc.flags, known);
-    MFAI_TRY(mfai_operands_import(context, MFAI_FORWARD, &desc, problem));
-    MFAI_TRY(set_sizes(problem));
+    MFAI_TRY(mfai_operands_import(context, MFAI_DESC_FORWARD, &desc, problem));
+    mfa_sequences_t sequences = MFA_SEQUENCES_INIT;
+    MFAI_TRY(import_parts(context, &desc, &sequences, problem));
+    MFAI_TRY(set_sizes(desc.sequences != NULL ? &sequences : NULL, problem));
     MFAI_TRY(set_key_range(&desc, problem));
     MFAI_TRY(set_scores(&desc, problem));
     MFAI_TRY(set_dropout(&desc, problem));
@@ -110,15 +162,23 @@ static mfa_status_t import_backward(mfa_context_t context, const mfa_attention_b
     MFAI_TRY(mfai_struct_import("desc", caller, MFAI_BACKWARD_DESC_FIRST_SIZE, sizeof desc, &desc));
     MFAI_REQUIRE(desc.flags == 0, "flags is 0x%x, expected 0", desc.flags);
     MFAI_TRY(import_forward(context, "forward", desc.forward, problem));
-    return mfai_operands_import(context, MFAI_BACKWARD, &desc, problem);
+    return mfai_operands_import(context, MFAI_DESC_BACKWARD, &desc, problem);
 }
 
-mfa_status_t mfai_problem_import(mfa_context_t context, mfai_pass_t pass, const void *desc, mfai_problem_t *problem) {
-    *problem = (mfai_problem_t){.pass = pass};
+static mfa_status_t import(mfa_context_t context, mfai_pass_t pass, const void *desc, mfai_problem_t *problem) {
     if (pass == MFAI_BACKWARD)
         MFAI_TRY(import_backward(context, desc, problem));
     else
         MFAI_TRY(import_forward(context, "desc", desc, problem));
+    mfai_sequences_lay_out(problem);
     MFAI_TRY(mfai_operands_check_shapes(problem));
     return mfai_operands_check_results(problem);
+}
+
+mfa_status_t mfai_problem_import(mfa_context_t context, mfai_pass_t pass, const void *desc, mfai_problem_t *problem) {
+    *problem = (mfai_problem_t){.pass = pass};
+    const mfa_status_t status = import(context, pass, desc, problem);
+    if (status != MFA_SUCCESS)
+        mfai_problem_release(problem);
+    return status;
 }

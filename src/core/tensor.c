@@ -68,7 +68,7 @@ mfa_status_t mfai_view_import(const char *name, mfa_context_t context, const mfa
     MFAI_TRY(mfai_struct_import(name, tensor, MFAI_TENSOR_FIRST_SIZE, sizeof known, &known));
     view->present = true;
     view->format = known.precision;
-    MFAI_REQUIRE(known.precision >= 0 && known.precision <= MFA_PRECISION_BOOL,
+    MFAI_REQUIRE(known.precision >= 0 && known.precision <= MFA_PRECISION_INT32,
                  "%s.precision is %d, not an MFA_PRECISION_...", name, known.precision);
     MFAI_REQUIRE(formats & MFAI_FORMAT_BIT(known.precision), "%s.precision is %s, which it cannot be", name,
                  mfai_formats[known.precision].name);

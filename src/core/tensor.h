@@ -6,13 +6,27 @@
 #include "core/format.h"
 #include "core/status.h"
 
+/* Where the first row of a sequence lies. */
+typedef struct mfai_place {
+    int64_t batch, row;
+} mfai_place_t;
+
+/* How the rows of sequences lie in an operand of one side, queries or keys. */
+typedef struct mfai_layout {
+    const mfai_place_t *places; /* of each sequence; NULL: batch b, row 0 */
+    const int32_t *pages;       /* row r lies in batch pages[b * page_sequence + r / page_rows * page_entry], at row
+                                   r % page_rows; NULL: where the first row does, behind it */
+    int64_t page_sequence, page_entry, page_rows;
+} mfai_layout_t;
+
 typedef struct mfai_view {
     bool present;
     int32_t format;      /* MFAI_FORMAT_... */
     char *data;          /* address of element 0, 0, 0, 0; may be NULL if the view is empty */
     mfa_buffer_t buffer; /* where data lies, or NULL for memory of the caller's */
     int64_t shape[4];
-    int64_t stride[4]; /* in elements; 0 along axes of size 1 */
+    int64_t stride[4];           /* in elements; 0 along axes of size 1 */
+    const mfai_layout_t *layout; /* NULL: sequence b is batch b, from row 0 on */
 } mfai_view_t;
 
 /* Tells the address of memory that only a device can reach from those of the process, which has none in this half. Such

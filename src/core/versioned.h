@@ -15,7 +15,12 @@ enum {
     MFAI_TENSOR_FIRST_SIZE = MFAI_UP_TO(mfa_tensor_t, stride),
     MFAI_ATTENTION_DESC_FIRST_SIZE = MFAI_UP_TO(mfa_attention_desc_t, window_right),
     MFAI_BACKWARD_DESC_FIRST_SIZE = MFAI_UP_TO(mfa_attention_backward_desc_t, dsinks),
-    MFAI_PLAN_FIRST_SIZE = MFAI_UP_TO(mfa_plan_t, reason)
+    MFAI_PLAN_FIRST_SIZE = MFAI_UP_TO(mfa_plan_t, reason),
+    MFAI_SEQUENCES_FIRST_SIZE = MFAI_UP_TO(mfa_sequences_t, most_keys),
+    MFAI_PAGES_FIRST_SIZE = MFAI_UP_TO(mfa_pages_t, page_table),
+    MFAI_BLOCKS_FIRST_SIZE = MFAI_UP_TO(mfa_blocks_t, mask_indices),
+    MFAI_APPEND_FIRST_SIZE = MFAI_UP_TO(mfa_append_t, rotary_positions),
+    MFAI_SCALES_FIRST_SIZE = MFAI_UP_TO(mfa_scales_t, value)
 };
 
 /*

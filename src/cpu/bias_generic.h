@@ -68,7 +68,7 @@ static unsigned fill_bias_row(const mfai_walk_t *walk, int64_t h, int64_t row, m
         const mfai_view_t *slopes = &p->alibi_slopes;
         float slope = ((const float *)slopes->data)[b * slopes->stride[0] + h * slopes->stride[1]];
         for (int64_t j = 0; j < count; ++j)
-            bias[j] = mfa_rule_alibi(slope, row, p->offset, key + j);
+            bias[j] = mfa_rule_alibi(slope, row, walk->extent.offset, key + j);
     } else {
         memset(bias, 0, (size_t)count * sizeof *bias);
     }

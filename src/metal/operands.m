@@ -56,6 +56,6 @@ static void add(mfai_metal_call_t *call, const mfai_problem_t *problem, const mf
 void mfai_metal_add_operands(mfai_metal_call_t *call, const mfai_problem_t *problem) {
     static const mfai_operand_t blocks = {.name = "blocks", .view = offsetof(mfai_problem_t, blocks)};
     for (int i = 0; i < MFAI_OPERANDS; ++i)
-        add(call, problem, &mfai_operands[i], mfai_operands[i].use[problem->pass]);
+        add(call, problem, &mfai_operands[i], mfai_operand_use(&mfai_operands[i], problem));
     add(call, problem, &blocks, MFAI_READ);
 }

@@ -2,6 +2,7 @@
 
 #include <float.h>
 
+#include "attn/extent.h"
 #include "core/limits.h"
 
 /* GPUs take a denormal number for 0, and a softcap divides. */
@@ -17,7 +18,7 @@ mfa_status_t mfai_metal_parameters(const mfai_problem_t *p, mfa_metal_params *pa
                                  .key_count = p->key_count,
                                  .head_dim = p->head_dim,
                                  .value_dim = p->value_dim,
-                                 .offset = p->offset,
+                                 .offset = mfai_extent_of(p, 0).offset,
                                  .window_left = p->window_left,
                                  .window_right = p->window_right,
                                  .block_rows = p->block_rows,

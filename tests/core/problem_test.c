@@ -90,7 +90,7 @@ static void test_normalised(mfa_context_t context) {
     CHECK(import(&c) == MFA_SUCCESS);
     CHECK(problem.batch == 2 && problem.heads == 4 && problem.kv_heads == 2 && problem.group == 2);
     CHECK(problem.query_count == 3 && problem.key_count == 5 && problem.head_dim == 8 && problem.value_dim == 6);
-    CHECK(problem.softmax_scale == 0.353553390f && problem.offset == 2 && problem.window_left == -1 &&
+    CHECK(problem.softmax_scale == 0.353553390f && problem.is_bottom_right && problem.window_left == -1 &&
           problem.window_right == -1);
     CHECK(problem.bool_mask.shape[0] == 1 && problem.bool_mask.stride[0] == 0 && problem.bool_mask.stride[2] == 0);
     CHECK(problem.additive_mask.shape[3] == 1 && problem.additive_mask.stride[3] == 0 &&
@@ -103,7 +103,8 @@ static void test_normalised(mfa_context_t context) {
     c.desc.window_right = INT64_MAX;
     c.desc.intermediate_precision = MFA_PRECISION_FP32;
     CHECK(import(&c) == MFA_SUCCESS);
-    CHECK(problem.softmax_scale == 0 && problem.offset == 0 && problem.window_right == 0 && problem.window_left >= 8);
+    CHECK(problem.softmax_scale == 0 && !problem.is_bottom_right && problem.window_right == 0 &&
+          problem.window_left >= 8);
     CHECK(problem.features & MFAI_EXACT_WEIGHTS);
 }
 

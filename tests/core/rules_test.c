@@ -6,7 +6,8 @@
 static bool sees(mfa_extent e, mfa_index row, mfa_index key) {
     const mfa_index at = row + e.offset;
     return row >= 0 && row < e.query_count && key >= 0 && key < e.key_count && (e.left < 0 || key >= at - e.left) &&
-           (e.right < 0 || key <= at + e.right);
+           (e.right < 0 || key <= at + e.right) &&
+           (e.chunk == 0 || (key + 64 * e.chunk) / e.chunk == (at + 64 * e.chunk) / e.chunk);
 }
 
 static bool in(mfa_span span, mfa_index x) { return x >= span.begin && x < span.end; }
@@ -90,6 +91,7 @@ int main(void) {
             for (mfa_index offset = -7; offset < 8; ++offset)
                 for (mfa_index left = -1; left < 5; ++left)
                     for (mfa_index right = -1; right < 5; ++right)
-                        check_extent((mfa_extent){queries, keys, offset, left, right});
+                        for (mfa_index chunk = 0; chunk < 5; ++chunk)
+                            check_extent((mfa_extent){queries, keys, offset, left, right, chunk});
     return check_report();
 }

@@ -69,7 +69,7 @@ static void check_problem(int64_t queries, int64_t keys, int64_t block_rows, int
     for (int bounds = 0; bounds < 3; ++bounds) {
         p.window_right = bounds > 0 ? 0 : -1;
         p.window_left = bounds > 1 ? 3 : -1;
-        p.offset = bounds > 1 ? keys - queries : 0;
+        p.is_bottom_right = bounds > 1;
         for (int64_t heads = 1; heads <= HEADS; ++heads) {
             const mfai_walk_t walk = mfai_walk_of(&p, 0, mfa_span_of(heads - 1, HEADS));
             for (int64_t row = 0; row < queries; row += 7)

@@ -30,7 +30,7 @@ static inline naive_gradients_t naive_gradients(const mfa_attention_desc_t *desc
         for (int64_t i = 0; i < nq; ++i) {
             const int64_t kv = h / group;
             const int64_t right = desc->flags & MFA_ATTENTION_CAUSAL ? 0 : -1;
-            const mfa_extent extent = {nq, nkv, offset, desc->window_left, right};
+            const mfa_extent extent = {nq, nkv, offset, desc->window_left, right, desc->chunk};
             const int64_t begin = mfa_rule_keys_of_row(extent, i).begin, end = mfa_rule_keys_of_row(extent, i).end;
             const double sink = desc->sinks ? at3(desc->sinks, h, 0, 0) : -INFINITY;
             double most = sink, sum = 0, delta = 0;
