@@ -49,6 +49,11 @@ typedef struct mfa_metal_params {
     mfa_metal_strides bool_mask, additive_mask, alibi_slopes; /* stretched to (B, H, Nq, Nkv), slopes to (B, H, 1, 1) */
     mfa_metal_strides blocks;                                 /* (B, H, rows of blocks, words); .column is 1 */
     mfa_metal_strides sinks;                                  /* only .head */
+    mfa_metal_strides kv_num_blocks, kv_indices, full_kv_num_blocks, full_kv_indices, block_mask, mask_indices;
+    mfa_metal_strides masks; /* .batch: from mask to mask */
+    mfa_metal_strides query_starts, key_starts, query_lengths, key_lengths, left_padding, key_batches, page_table;
+    mfa_metal_strides query_value, query_scale, key_scale, value_scale;
+    mfa_metal_strides new_key, new_value, new_starts, rotary_cos, rotary_sin, rotary_positions;
     mfa_metal_strides dout, dquery, dkey, dvalue, dbias, dsinks;
     mfa_metal_strides dbias_size; /* sizes of dbias: full, or 1 where it is summed */
 
@@ -70,6 +75,8 @@ _Static_assert(offsetof(mfa_metal_params, dropout_key) + sizeof(mfa_philox_key) 
                "no padding");
 #endif
 
+/* One kernel has 31 of them at the most. What only forward calls have and what only backward calls have share numbers,
+   and so do the lists of blocks, which a kernel of their own reads, with what no other kernel does without. */
 enum {
     MFA_BUFFER_PARAMS = 0,
     MFA_BUFFER_QUERY = 1,
@@ -91,7 +98,34 @@ enum {
     MFA_BUFFER_DVALUE = 15,
     MFA_BUFFER_DBIAS = 16,
     MFA_BUFFER_DSINKS = 17,
-    MFA_BUFFER_BLOCKS = 18 /* bound if MFA_CONSTANT_BLOCKS */
+    MFA_BUFFER_BLOCKS = 18, /* bound if MFA_CONSTANT_BLOCKS */
+    MFA_BUFFER_MASKS = 19,
+
+    MFA_BUFFER_KV_NUM_BLOCKS = 1, /* lists of blocks: bound where they are read, and nothing else but scratch memory */
+    MFA_BUFFER_KV_INDICES = 2,
+    MFA_BUFFER_FULL_KV_NUM_BLOCKS = 3,
+    MFA_BUFFER_FULL_KV_INDICES = 4,
+    MFA_BUFFER_BLOCK_MASK = 5,
+    MFA_BUFFER_MASK_INDICES = 6,
+
+    MFA_BUFFER_QUERY_STARTS = 20, /* sequences and pages */
+    MFA_BUFFER_KEY_STARTS = 21,
+    MFA_BUFFER_QUERY_LENGTHS = 22,
+    MFA_BUFFER_KEY_LENGTHS = 23,
+    MFA_BUFFER_LEFT_PADDING = 24,
+    MFA_BUFFER_KEY_BATCHES = 25,
+    MFA_BUFFER_PAGE_TABLE = 26,
+
+    MFA_BUFFER_QUERY_VALUE = 11, /* forward only; 12 is free there */
+    MFA_BUFFER_QUERY_SCALE = 13,
+    MFA_BUFFER_KEY_SCALE = 14,
+    MFA_BUFFER_VALUE_SCALE = 15,
+    MFA_BUFFER_NEW_KEY = 16,
+    MFA_BUFFER_NEW_VALUE = 17,
+    MFA_BUFFER_NEW_STARTS = 27,
+    MFA_BUFFER_ROTARY_COS = 28,
+    MFA_BUFFER_ROTARY_SIN = 29,
+    MFA_BUFFER_ROTARY_POSITIONS = 30
 };
 
 enum { MFA_PARTIAL_EXTRA = 2 };

@@ -25,6 +25,7 @@ typedef struct {
     uint64_t threadgroups;                        /* 0: nothing to do */
     uint64_t work;                                /* multiplications that a threadgroup does, about */
     bool waits;                                   /* for what the dispatches before it wrote */
+    bool reads_lists;                             /* of blocks, and no other operand */
 } mfai_metal_dispatch_t;
 
 typedef struct {
@@ -34,6 +35,7 @@ typedef struct {
     mfai_metal_access_t access;
     mfa_metal_strides *strides; /* in the params */
     bool has_rows;              /* MFA_CONSTANT_VECTORS speaks of it */
+    bool lists_blocks;
 } mfai_metal_operand_use_t;
 
 typedef struct {

@@ -124,10 +124,12 @@ static void bind_one(id<MTLComputeCommandEncoder> encoder, id<MTLBuffer> buffer,
         [encoder setBytes:nothing length:sizeof nothing atIndex:index];
 }
 
+/* What a dispatch reads and writes. */
 static void bind_all(id<MTLComputeCommandEncoder> encoder, const mfai_metal_call_t *call,
-                     const resources_t *resources) {
+                     const mfai_metal_dispatch_t *dispatch, const resources_t *resources) {
     for (int i = 0; i < call->operand_count; ++i)
-        bind_one(encoder, resources->operands[i].buffer, resources->operands[i].offset, call->operands[i].index);
+        if (call->operands[i].lists_blocks == dispatch->reads_lists)
+            bind_one(encoder, resources->operands[i].buffer, resources->operands[i].offset, call->operands[i].index);
     uint64_t offset = 0;
     for (int i = 0; i < call->scratch_count; ++i) {
         const mfai_metal_scratch_t *scratch = &call->scratches[i];
@@ -147,14 +149,15 @@ typedef struct {
 } encoding_t;
 
 /* Makes room for a dispatch of so much work. What a caller's command buffer gets to do is the caller's business. */
-static mfa_status_t make_room(encoding_t *e, uint64_t work, id<MTLComputePipelineState> pipeline) {
+static mfa_status_t make_room(encoding_t *e, const mfai_metal_dispatch_t *dispatch, uint64_t work,
+                              id<MTLComputePipelineState> pipeline) {
     const bool fits = work <= e->device->most_work && e->work <= e->device->most_work - work;
     if (e->commands->queue == nil || e->work == 0 || fits) {
         e->work += work;
         return MFA_SUCCESS;
     }
     MFAI_TRY(mfai_metal_commands_renew(e->commands));
-    bind_all(e->commands->encoder, e->call, e->resources);
+    bind_all(e->commands->encoder, e->call, dispatch, e->resources);
     [e->commands->encoder setComputePipelineState:pipeline];
     e->work = work;
     return MFA_SUCCESS;
@@ -172,7 +175,7 @@ static mfa_status_t encode_dispatch(encoding_t *e, const mfai_metal_dispatch_t *
     const uint64_t fitting = smaller(e->device->most_work / work, UINT32_MAX), most = fitting > 0 ? fitting : 1;
     for (uint64_t first = 0; first < dispatch->threadgroups; first += most) {
         const uint64_t count = smaller(most, dispatch->threadgroups - first);
-        MFAI_TRY(make_room(e, count * work, pipeline));
+        MFAI_TRY(make_room(e, dispatch, count * work, pipeline));
         params->first_threadgroup = (mfa_index)first;
         [e->commands->encoder setBytes:params length:sizeof *params atIndex:MFA_BUFFER_PARAMS];
         [e->commands->encoder dispatchThreadgroups:MTLSizeMake(count, 1, 1)
@@ -183,13 +186,17 @@ static mfa_status_t encode_dispatch(encoding_t *e, const mfai_metal_dispatch_t *
 
 /* Fails only with command buffers of its own. */
 static mfa_status_t encode(encoding_t e) {
-    bind_all(e.commands->encoder, e.call, e.resources);
+    const mfai_metal_dispatch_t *bound = NULL;
     for (int i = 0; i < e.call->dispatch_count; ++i) {
         if (e.resources->pipelines[i] == nil)
             continue;
-        if (e.call->dispatches[i].waits)
+        const mfai_metal_dispatch_t *dispatch = &e.call->dispatches[i];
+        if (bound == NULL || bound->reads_lists != dispatch->reads_lists)
+            bind_all(e.commands->encoder, e.call, dispatch, e.resources);
+        bound = dispatch;
+        if (dispatch->waits)
             mfai_metal_commands_barrier(e.commands);
-        MFAI_TRY(encode_dispatch(&e, &e.call->dispatches[i], e.resources->pipelines[i]));
+        MFAI_TRY(encode_dispatch(&e, dispatch, e.resources->pipelines[i]));
     }
     return MFA_SUCCESS;
 }

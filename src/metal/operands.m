@@ -5,11 +5,12 @@
 typedef struct {
     size_t view, strides; /* offsets in problem and params */
     unsigned index;
-    bool has_rows;
+    bool has_rows, lists_blocks;
 } binding_t;
 
 #define BINDING(member, index, has_rows) \
-    {offsetof(mfai_problem_t, member), offsetof(mfa_metal_params, member), index, has_rows}
+    {offsetof(mfai_problem_t, member), offsetof(mfa_metal_params, member), index, has_rows, false}
+#define LIST(member, index) {offsetof(mfai_problem_t, member), offsetof(mfa_metal_params, member), index, false, true}
 
 static const binding_t bindings[] = {
     BINDING(query, MFA_BUFFER_QUERY, true),
@@ -28,6 +29,30 @@ static const binding_t bindings[] = {
     BINDING(dbias, MFA_BUFFER_DBIAS, false),
     BINDING(dsinks, MFA_BUFFER_DSINKS, false),
     BINDING(blocks, MFA_BUFFER_BLOCKS, false),
+    LIST(kv_num_blocks, MFA_BUFFER_KV_NUM_BLOCKS),
+    LIST(kv_indices, MFA_BUFFER_KV_INDICES),
+    LIST(full_kv_num_blocks, MFA_BUFFER_FULL_KV_NUM_BLOCKS),
+    LIST(full_kv_indices, MFA_BUFFER_FULL_KV_INDICES),
+    LIST(block_mask, MFA_BUFFER_BLOCK_MASK),
+    LIST(mask_indices, MFA_BUFFER_MASK_INDICES),
+    BINDING(masks, MFA_BUFFER_MASKS, false),
+    BINDING(query_starts, MFA_BUFFER_QUERY_STARTS, false),
+    BINDING(key_starts, MFA_BUFFER_KEY_STARTS, false),
+    BINDING(query_lengths, MFA_BUFFER_QUERY_LENGTHS, false),
+    BINDING(key_lengths, MFA_BUFFER_KEY_LENGTHS, false),
+    BINDING(left_padding, MFA_BUFFER_LEFT_PADDING, false),
+    BINDING(key_batches, MFA_BUFFER_KEY_BATCHES, false),
+    BINDING(page_table, MFA_BUFFER_PAGE_TABLE, false),
+    BINDING(query_value, MFA_BUFFER_QUERY_VALUE, true),
+    BINDING(query_scale, MFA_BUFFER_QUERY_SCALE, false),
+    BINDING(key_scale, MFA_BUFFER_KEY_SCALE, false),
+    BINDING(value_scale, MFA_BUFFER_VALUE_SCALE, false),
+    BINDING(new_key, MFA_BUFFER_NEW_KEY, true),
+    BINDING(new_value, MFA_BUFFER_NEW_VALUE, true),
+    BINDING(new_starts, MFA_BUFFER_NEW_STARTS, false),
+    BINDING(rotary_cos, MFA_BUFFER_ROTARY_COS, false),
+    BINDING(rotary_sin, MFA_BUFFER_ROTARY_SIN, false),
+    BINDING(rotary_positions, MFA_BUFFER_ROTARY_POSITIONS, false),
 };
 _Static_assert(sizeof bindings / sizeof *bindings == MFAI_METAL_OPERANDS, "a row for each operand");
 
@@ -50,6 +75,7 @@ static void add(mfai_metal_call_t *call, const mfai_problem_t *problem, const mf
         .access = mfai_is_written(use) ? MFAI_METAL_WRITE : MFAI_METAL_READ,
         .strides = (mfa_metal_strides *)((char *)&call->params + binding->strides),
         .has_rows = binding->has_rows,
+        .lists_blocks = binding->lists_blocks,
     };
 }
 
