@@ -147,6 +147,13 @@ static const mfai_view_t *find(const char *name, const mfai_problem_t *problem) 
     return mfai_operand_view(operand, problem);
 }
 
+/* Batches of key and value: pages and lists of batches name some of any number. */
+static int64_t key_batch(const mfai_problem_t *p) {
+    if (p->page_table.present || p->key_batches.present)
+        return p->key.shape[0];
+    return p->key_starts.present ? 1 : p->batch;
+}
+
 static int64_t size_of(const mfai_problem_t *p, int size) {
     const int64_t sizes[] = {[MFAI_ONE] = 1,
                              [MFAI_BATCH] = p->batch,
@@ -155,9 +162,9 @@ static int64_t size_of(const mfai_problem_t *p, int size) {
                              [MFAI_KV_HEADS] = p->kv_heads,
                              [MFAI_QUERIES] = p->query_count,
                              [MFAI_KEYS] = p->key_count,
-                             [MFAI_QUERY_BATCH] = p->query.shape[0],
+                             [MFAI_QUERY_BATCH] = p->query_starts.present ? 1 : p->batch,
                              [MFAI_QUERY_ROWS] = p->query.shape[2],
-                             [MFAI_KEY_BATCH] = p->key.shape[0],
+                             [MFAI_KEY_BATCH] = key_batch(p),
                              [MFAI_KEY_ROWS] = p->key.shape[2],
                              [MFAI_HEAD_DIM] = p->head_dim,
                              [MFAI_VALUE_DIM] = p->value_dim,

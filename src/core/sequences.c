@@ -190,8 +190,6 @@ mfa_status_t mfai_sequences_set_sizes(const mfa_sequences_t *sequences, mfai_pro
     if (!has_lists)
         return MFA_SUCCESS;
     MFAI_REQUIRE(p->batch >= 0, "sequences.query_starts is empty, expected one entry more than there are sequences");
-    MFAI_REQUIRE(!p->query_starts.present || p->query.shape[0] == 1,
-                 "query has batch %" PRId64 ", expected 1 with sequences.query_starts", p->query.shape[0]);
     MFAI_REQUIRE(!p->key_starts.present || !(p->page_table.present || p->key_batches.present),
                  "sequences.key_starts is set beside %s, expected one of them",
                  p->page_table.present ? "pages" : "sequences.key_batches");
@@ -199,10 +197,6 @@ mfa_status_t mfai_sequences_set_sizes(const mfa_sequences_t *sequences, mfai_pro
                  "sequences.key_batches is set beside pages, expected one of them");
     MFAI_REQUIRE(!p->page_table.present || p->key.shape[2] > 0 || p->key_count == 0,
                  "key has pages of 0 rows, expected 1 or more");
-    const bool any_batch = p->page_table.present || p->key_batches.present;
-    const int64_t key_batch = p->key_starts.present ? 1 : p->batch;
-    MFAI_REQUIRE(any_batch || p->key.shape[0] == key_batch, "key has batch %" PRId64 ", expected %" PRId64,
-                 p->key.shape[0], key_batch);
     p->features |= MFAI_SEQUENCES;
     int64_t most_queries = p->query.shape[2];
     int64_t most_keys = p->page_table.present ? p->page_table.shape[3] * p->key.shape[2] : p->key.shape[2];

@@ -33,18 +33,28 @@ static void pack(mfa_tensor_t *tensor, int64_t b, int64_t h, int64_t n, int64_t 
     memcpy(tensor->stride, stride, sizeof stride);
 }
 
+/* Of the descriptors themselves; the structs that they point to have tests of their own. */
+static bool is_tested(const mfai_operand_t *operand, mfai_pass_t pass) {
+    return operand->described_by <= MFAI_DESC_BACKWARD && operand->use[pass] != MFAI_UNUSED;
+}
+
 static int32_t first_format(unsigned formats) { return __builtin_ctz(formats); }
 
 /* B = 2, H = 4, Hkv = 2, Nq = 3, Nkv = 5, D = 8, Dv = 6; masks are broadcast. */
 static call good(mfa_context_t context, mfai_pass_t pass) {
-    static const int64_t sizes[] = {[MFAI_ONE] = 1,     [MFAI_BATCH] = 2, [MFAI_HEADS] = 4,    [MFAI_KV_HEADS] = 2,
-                                    [MFAI_QUERIES] = 3, [MFAI_KEYS] = 5,  [MFAI_HEAD_DIM] = 8, [MFAI_VALUE_DIM] = 6};
+    static const int64_t sizes[] = {
+        [MFAI_ONE] = 1,       [MFAI_BATCH] = 2,    [MFAI_HEADS] = 4,       [MFAI_KV_HEADS] = 2,
+        [MFAI_QUERIES] = 3,   [MFAI_KEYS] = 5,     [MFAI_QUERY_BATCH] = 2, [MFAI_QUERY_ROWS] = 3,
+        [MFAI_KEY_BATCH] = 2, [MFAI_KEY_ROWS] = 5, [MFAI_HEAD_DIM] = 8,    [MFAI_VALUE_DIM] = 6};
     call c = {.context = context,
               .pass = pass,
               .desc = MFA_ATTENTION_DESC_INIT,
               .backward = MFA_ATTENTION_BACKWARD_DESC_INIT};
     for (int i = 0; i < MFAI_OPERANDS; ++i) {
         const mfai_operand_t *operand = &mfai_operands[i];
+        c.absent[i] = !is_tested(operand, pass);
+        if (c.absent[i])
+            continue;
         const uint8_t *shape = mfai_operands[operand->like ? number_of(operand->like) : i].shape;
         int64_t n[4];
         for (int axis = 0; axis < 4; ++axis)
@@ -68,7 +78,9 @@ static mfai_problem_t problem;
 
 static mfa_status_t import(call *c) {
     for (int i = 0; i < MFAI_OPERANDS; ++i) {
-        char *desc = mfai_operands[i].described_by == MFAI_FORWARD ? (char *)&c->desc : (char *)&c->backward;
+        if (mfai_operands[i].described_by > MFAI_DESC_BACKWARD)
+            continue;
+        char *desc = mfai_operands[i].described_by == MFAI_DESC_FORWARD ? (char *)&c->desc : (char *)&c->backward;
         const mfa_tensor_t *tensor = c->absent[i] ? NULL : &c->tensors[i];
         memcpy(desc + mfai_operands[i].tensor, &tensor, sizeof tensor);
     }
@@ -90,12 +102,15 @@ static void test_normalised(mfa_context_t context) {
     CHECK(import(&c) == MFA_SUCCESS);
     CHECK(problem.batch == 2 && problem.heads == 4 && problem.kv_heads == 2 && problem.group == 2);
     CHECK(problem.query_count == 3 && problem.key_count == 5 && problem.head_dim == 8 && problem.value_dim == 6);
-    CHECK(problem.softmax_scale == 0.353553390f && problem.is_bottom_right && problem.window_left == -1 &&
+    CHECK(problem.softmax_scale == 0.267261242f && problem.is_bottom_right && problem.window_left == -1 &&
           problem.window_right == -1);
     CHECK(problem.bool_mask.shape[0] == 1 && problem.bool_mask.stride[0] == 0 && problem.bool_mask.stride[2] == 0);
     CHECK(problem.additive_mask.shape[3] == 1 && problem.additive_mask.stride[3] == 0 &&
           problem.additive_mask.stride[2] == 1);
-    CHECK(problem.features == (MFAI_LOGSUMEXP | MFAI_BOOL_MASK | MFAI_ADDITIVE_MASK | MFAI_ALIBI | MFAI_SINKS));
+    CHECK(problem.features ==
+          (MFAI_LOGSUMEXP | MFAI_BOOL_MASK | MFAI_ADDITIVE_MASK | MFAI_ALIBI | MFAI_SINKS | MFAI_QUERY_VALUE));
+    c.absent[number_of("query_value")] = true;
+    CHECK(import(&c) == MFA_SUCCESS && problem.softmax_scale == 0.353553390f);
 
     c.desc.flags = MFA_ATTENTION_CAUSAL | MFA_ATTENTION_LITERAL_SCALE;
     c.desc.alignment = MFA_ALIGN_TOP_LEFT;
@@ -160,15 +175,13 @@ static void test_refused(mfa_context_t context) {
     CHECK_FAILS(mfai_problem_import(context, MFAI_FORWARD, &empty, &problem), MFA_ERROR_INVALID_ARGS, "query is NULL");
 }
 
-static bool is_used(const mfai_operand_t *operand, mfai_pass_t pass) { return operand->use[pass] != MFAI_UNUSED; }
-
 /* What holds of every operand, by its row in the table. */
 static void test_each_operand(mfa_context_t context, mfai_pass_t pass) {
     call c = good(context, pass);
     CHECK(import(&c) == MFA_SUCCESS);
     for (int i = 0; i < MFAI_OPERANDS; ++i) {
         const mfai_operand_t *operand = &mfai_operands[i];
-        if (!is_used(operand, pass))
+        if (!is_tested(operand, pass))
             continue;
         const bool needed = operand->use[pass] == MFAI_READ_ALWAYS || operand->use[pass] == MFAI_WRITE_ALWAYS;
         char text[64];
@@ -200,7 +213,7 @@ static void test_each_operand(mfa_context_t context, mfai_pass_t pass) {
             }
 
         for (int other = 0; other < MFAI_OPERANDS && mfai_is_written(operand->use[pass]); ++other) {
-            if (other == i || !is_used(&mfai_operands[other], pass))
+            if (other == i || !is_tested(&mfai_operands[other], pass))
                 continue;
             c = good(context, pass);
             c.tensors[i].data = memory[other];
@@ -245,7 +258,8 @@ static void test_extremes(mfa_context_t context) {
     }
     CHECK_FAILS(import(&c), MFA_ERROR_INVALID_ARGS, "key has 2305843009213693950 rows, expected at most");
     c = good(context, MFAI_FORWARD);
-    T(query).shape[2] = T(out).shape[2] = T(logsumexp).shape[2] = T(additive_mask).shape[2] = 0;
+    T(query).shape[2] = T(query_value).shape[2] = T(out).shape[2] = T(logsumexp).shape[2] = 0;
+    T(additive_mask).shape[2] = 0;
     T(out).data = (char *)DATA(out) + 1; /* an empty tensor's address is never used */
     CHECK(import(&c) == MFA_SUCCESS);
 }

@@ -16,9 +16,14 @@ FIRST_SIZES = {
     "mfa_attention_desc_t": 112,
     "mfa_attention_backward_desc_t": 64,
     "mfa_plan_t": 376,
+    "mfa_sequences_t": 72,
+    "mfa_pages_t": 16,
+    "mfa_blocks_t": 80,
+    "mfa_append_t": 56,
+    "mfa_scales_t": 32,
 }
 SUCCESS, INVALID_ARGS = 0, 1
-FP32 = 2
+FP32, INT32 = 2, 6
 
 
 def layout():
@@ -76,13 +81,15 @@ class Caller:
         return Struct(name, self.sizes[name], **values)
 
     def tensor(self, array):
-        return self.make(
+        tensor = self.make(
             "mfa_tensor_t",
-            precision=FP32,
+            precision=INT32 if array.dtype == np.int32 else FP32,
             data=array.ctypes.data,
             shape=np.array(array.shape, np.int64).tobytes(),
             stride=(np.array(array.strides, np.int64) // array.itemsize).tobytes(),
         )
+        tensor.kept.append(array)
+        return tensor
 
     def call(self, function, *arguments):
         addresses = [ctypes.c_void_p(x.address if isinstance(x, Struct) else x) for x in arguments]
@@ -126,6 +133,27 @@ class Caller:
             self.check(self.call(f"mfa_attention_{name}_plan", context, descriptor, self.make("mfa_plan_t")))
         expected = mfa.attention(self.operand, self.operand, self.operand, layout="bhsd")
         np.testing.assert_array_equal(out, expected)
+        self.plan_with_parts(context, operands | window)
+
+    def plan_with_parts(self, context, values):
+        """The structs that a descriptor points to, over a cache of one page."""
+        key, value = (self.tensor(np.zeros((1, 1, 16, 4), np.float32)) for _ in range(2))
+        lengths, table, one = (np.full((1, 1, 1, 1), number, np.int32) for number in (6, 0, 1))
+        parts = {
+            "sequences": self.make("mfa_sequences_t", key_lengths=self.tensor(lengths)),
+            "pages": self.make("mfa_pages_t", page_table=self.tensor(table)),
+            "blocks": self.make(
+                "mfa_blocks_t",
+                block_rows=16,
+                block_keys=16,
+                kv_num_blocks=self.tensor(one),
+                kv_indices=self.tensor(table),
+            ),
+            "append": self.make("mfa_append_t", key=values["query"], value=values["query"]),
+            "scales": self.make("mfa_scales_t", query=self.tensor(np.ones((1, 1, 1, 1), np.float32))),
+        }
+        desc = self.make("mfa_attention_desc_t", **values | {"key": key, "value": value}, **parts)
+        self.check(self.call("mfa_attention_forward_plan", context, desc, self.make("mfa_plan_t")))
 
 
 @pytest.mark.parametrize(("struct", "size"), SIZES)
