@@ -9,6 +9,7 @@ cdef enum Elements:
     FLOATS_OR_BOOL
     ONLY_FLOAT32
     AS_FLOAT32  # any floating ones, converted
+    ONLY_INT32
 
 
 cdef class Operand(Memory):

@@ -14,6 +14,7 @@ from mfa.c_mfa cimport (
     MFA_PRECISION_DEFAULT,
     MFA_PRECISION_FP16,
     MFA_PRECISION_FP32,
+    MFA_PRECISION_INT32,
     mfa_tensor_init,
     mfa_tensor_t,
 )
@@ -28,15 +29,17 @@ cdef dict DTYPE_NAMES = {
     MFA_PRECISION_FP16: "float16",
     MFA_PRECISION_BF16: "bfloat16",
     MFA_PRECISION_BOOL: "bool",
+    MFA_PRECISION_INT32: "int32",
 }
 cdef dict EXPECTED_DTYPES = {
     FLOATS: "float32, float16 or bfloat16 in native byte order",
     FLOATS_OR_BOOL: "float32, float16 or bfloat16 or bool in native byte order",
     ONLY_FLOAT32: "float32 in native byte order",
     AS_FLOAT32: "a floating one",
+    ONLY_INT32: "int32 in native byte order",
 }
 # Of arrays with a number for each head; others say how many axes they have.
-cdef dict EXPECTED_AXES = {1: "(heads)", 2: "(heads) or (batch, heads)"}
+cdef dict EXPECTED_AXES = {(1, 1): "(heads)", (1, 2): "(heads) or (batch, heads)"}
 
 
 cdef str dtype_name(int precision):
@@ -136,6 +139,8 @@ cdef class Operand(Memory):
 cdef bint accepts(Elements accepted, int precision) noexcept:
     if accepted == ONLY_FLOAT32 or accepted == AS_FLOAT32:
         return precision == MFA_PRECISION_FP32
+    if accepted == ONLY_INT32 or precision == MFA_PRECISION_INT32:
+        return accepted == ONLY_INT32 and precision == MFA_PRECISION_INT32
     if precision == MFA_PRECISION_BOOL:
         return accepted == FLOATS_OR_BOOL
     return precision != MFA_PRECISION_DEFAULT
@@ -162,8 +167,8 @@ cdef Operand load_operand(
         dtype = DTYPE_NAMES.get(operand.precision) or brief(str(operand.dtype()))
         raise TypeError(f"{name}: dtype {dtype}, expected {EXPECTED_DTYPES[accepted]}")
     if not min_ndim <= operand.ndim <= max_ndim:
-        expected = EXPECTED_AXES.get(max_ndim)
-        if expected is None:
+        expected = EXPECTED_AXES.get((min_ndim, max_ndim))
+        if expected is None or accepted == ONLY_INT32:
             expected = f"{min_ndim}" if min_ndim == max_ndim else f"{min_ndim} to {max_ndim}"
         if operand.ndim > 4 and max_ndim == 4:
             expected = "at most 4"

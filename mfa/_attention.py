@@ -33,6 +33,27 @@ class Keywords(TypedDict, total=False):
     dropout_p: float
     dropout_seed: int
     dropout_offset: int
+    cu_seqlens_q: Any
+    cu_seqlens_k: Any
+    seqused_q: Any
+    seqused_k: Any
+    max_seqlen_q: int | None
+    max_seqlen_k: int | None
+    leftpad_k: Any
+    cache_batch_idx: Any
+    page_table: Any
+    attention_chunk: int
+    qv: Any
+    q_descale: Any
+    k_descale: Any
+    v_descale: Any
+    k_new: Any
+    v_new: Any
+    cu_seqlens_k_new: Any
+    rotary_cos: Any
+    rotary_sin: Any
+    rotary_positions: Any
+    rotary_interleaved: bool
     intermediate_precision: Literal["float32"] | None
 
 
@@ -54,6 +75,27 @@ def attention(
     dropout_p: float = 0.0,
     dropout_seed: int = 0,
     dropout_offset: int = 0,
+    cu_seqlens_q: Any = None,
+    cu_seqlens_k: Any = None,
+    seqused_q: Any = None,
+    seqused_k: Any = None,
+    max_seqlen_q: int | None = None,
+    max_seqlen_k: int | None = None,
+    leftpad_k: Any = None,
+    cache_batch_idx: Any = None,
+    page_table: Any = None,
+    attention_chunk: int = 0,
+    qv: Any = None,
+    q_descale: Any = None,
+    k_descale: Any = None,
+    v_descale: Any = None,
+    k_new: Any = None,
+    v_new: Any = None,
+    cu_seqlens_k_new: Any = None,
+    rotary_cos: Any = None,
+    rotary_sin: Any = None,
+    rotary_positions: Any = None,
+    rotary_interleaved: bool = True,
     intermediate_precision: Literal["float32"] | None = None,
     out: Any = None,
     out_dtype: Any = None,
@@ -106,6 +148,49 @@ def attention(
         0 to 2**64 - 1. They name a mask: which (batch, head, row, column) is dropped follows from them alone,
         by Philox4x32-10 (Salmon et al., 2011), on every backend and for any number of threads. Layers and
         steps that share a seed are told apart by the offset.
+    cu_seqlens_q : array (B + 1) of int32, or None, default None
+        Queries are packed: query is (T, H, D), and sequence b has its rows ``cu_seqlens_q[b]`` up to
+        ``cu_seqlens_q[b + 1]``, not included. It begins with 0, does not descend and ends at T or before. The
+        result is (T, H, Dv), its logsumexp (H, T).
+    cu_seqlens_k : array (B + 1) of int32, or None, default None
+        Likewise of key (T, Hkv, D) and value (T, Hkv, Dv).
+    seqused_q, seqused_k : array (B) of int32, or None, default None
+        So many of a sequence's rows are there, of those that are packed or in its batch, from the first one.
+        None is all.
+    max_seqlen_q, max_seqlen_k : int or None, default None
+        No sequence has more rows. `mask` and `bias` have these sizes; None is that of the longest sequence.
+    leftpad_k : array (B) of int32, or None, default None
+        So many of a sequence's first keys are not there, and its key 0 is the one behind them. `seqused_k`
+        counts them.
+    cache_batch_idx : array (B) of int32, or None, default None
+        The batch of key and value that each sequence has. None is its own.
+    page_table : array (B, pages of a sequence) of int32, or None, default None
+        Keys and values are in pages: key is (pages, page size, Hkv, D), and key j of sequence b is row
+        ``j % page_size`` of page ``page_table[b, j // page_size]``, counted from before `leftpad_k`. Entries
+        that no length reaches may hold anything.
+    attention_chunk : int, default 0
+        Keys are cut into chunks of so many, and row i sees only those in the chunk of key ``i + offset``. 0
+        is off.
+    qv : array (B, Nq, H, Dv), dtype as query, or None, default None
+        ``qv value^T`` is added to ``query key^T``, as in multi-head latent attention. The default of
+        `softmax_scale` is then ``1 / sqrt(D + Dv)``.
+    q_descale, k_descale, v_descale : array (B, Hkv) of float32, or None, default None
+        What query, key and value are multiplied by, for each sequence and key/value head; either axis may be
+        1. `q_descale` scales all queries of the head's group.
+    k_new : array (B, Nnew, Hkv, D), dtype as query, or None, default None
+    v_new : array (B, Nnew, Hkv, Dv), dtype as query, or None, default None
+        Written into key and value first, behind the ``seqused_k[b]`` rows of each sequence, which then has so
+        many more. key and value must be writable; after an error they are as before.
+    cu_seqlens_k_new : array (B + 1) of int32, or None, default None
+        New keys are packed: `k_new` is (T, Hkv, D), `v_new` (T, Hkv, Dv).
+    rotary_cos, rotary_sin : array (positions, R / 2) of float32 or as query, or None, default None
+        Turn the first R of the D elements of queries and new keys, by the angle in the position's row. New
+        key i is at position ``seqused_k[b] + i``, and so is query i if the call is causal or has a window or
+        chunks; otherwise every query is at ``seqused_k[b]``.
+    rotary_positions : array (B) of int32, or None, default None
+        Positions to start from, in place of `seqused_k`.
+    rotary_interleaved : bool, default True
+        Elements 2c and 2c + 1 are turned together, else c and ``c + R / 2``.
     intermediate_precision : {None, "float32"}, default None
         "float32" forbids rounding the softmax weights to the inputs' dtype before they multiply `value`. Sums
         are float32 always.
@@ -137,7 +222,11 @@ def attention(
     Notes
     -----
     May be called from any number of threads; the GIL is released while it computes. No argument is changed
-    other than `out`, whose contents after an error are undefined.
+    other than `out`, whose contents after an error are undefined, and key and value where `k_new` is written
+    into them.
+
+    With lists of lengths all is said of one sequence: rows and keys count from its first ones. Rows of the
+    result that belong to no sequence are 0, their logsumexp -inf; keys that belong to none are never read.
 
     Examples
     --------
@@ -192,7 +281,7 @@ def plan(
 ) -> Plan:
     """Say how `attention` would run with the same arguments, without running it.
 
-    Contents of the arrays do not matter and are not read.
+    Contents of the arrays do not matter and are not read, but for those of int32.
 
     Parameters
     ----------

@@ -49,6 +49,11 @@ def attention_backward(
         As `attention` was given them.
     dropout_p, dropout_seed, dropout_offset
         As `attention` was given them: the same weights are dropped again.
+    cu_seqlens_q, ..., page_table, attention_chunk
+        As `attention` was given them. dout and out have the shape of the result then, lse that of the
+        logsumexp. No two sequences may share a page or a batch of keys.
+    qv, q_descale, ..., rotary_interleaved
+        Expected at their defaults: there are no gradients of such calls.
     intermediate_precision : {None, "float32"}, default None
         "float32" forbids rounding weights and their gradients to the inputs' dtype before they multiply. Sums
         are float32 always.
@@ -66,7 +71,7 @@ def attention_backward(
         Named tuple of new arrays, each a torch tensor if what it is the gradient of is one, else an ndarray:
 
         dq, dk, dv
-            Shapes of query, key and value.
+            Shapes of query, key and value; 0 in what no length reaches.
         dbias
             Gradient of the additive array, be it `bias` or a floating `mask`, in the shape that it was given
             in: summed over what it is broadcast along. float32 if `out_dtype` is, else of that array's dtype.

@@ -77,7 +77,7 @@ cdef class Call:
             else:
                 status = mfa_attention_forward_desc(handle, &self.desc)
         context.release()
-        return check(status)
+        return check(status, self.inputs.names)
 
     def plan(self, Context context=None):
         """Say how run() would go."""
@@ -93,7 +93,7 @@ cdef class Call:
             else:
                 status = mfa_attention_forward_plan(handle, &self.desc, &plan)
         context.release()
-        check(status)
+        check(status, self.inputs.names)
         return Plan(
             status=plan.status,
             backend="metal" if plan.backend == MFA_BACKEND_METAL else "cpu",
@@ -128,7 +128,6 @@ cdef class ForwardCall(Call):
             self, Inputs inputs not None, *, object out=None, object out_dtype=None, object return_lse=False):
         cdef int out_precision = _keywords.out_dtype(out_dtype)
         cdef bint want_logsumexp = _keywords.flag(return_lse, "return_lse")
-        cdef int64_t *query = inputs.query.tensor.shape
         cdef int ndim = len(inputs.shape)
         self.inputs = inputs
         self.desc = inputs.desc
@@ -147,7 +146,7 @@ cdef class ForwardCall(Call):
         self.desc.out = &self.out.tensor
         if want_logsumexp:
             self.logsumexp = self.new_result(
-                inputs.query.array, (query[0], query[1], query[2]), MFA_PRECISION_FP32)
+                inputs.query.array, inputs.logsumexp_shape(), MFA_PRECISION_FP32)
             self.logsumexp.append_unit_axes(1)
             self.desc.logsumexp = &self.logsumexp.tensor
 
@@ -156,6 +155,9 @@ cdef class ForwardCall(Call):
         self.compute(context)
         if not self.owns_out:
             note_write(self.out.array)
+        if self.inputs.appends:
+            note_write(self.inputs.key.array)
+            note_write(self.inputs.value.array)
         return self.out.array if self.logsumexp is None else (self.out.array, self.logsumexp.array)
 
 
@@ -181,6 +183,9 @@ cdef class BackwardCall(Call):
         cdef int out_precision = _keywords.out_dtype(out_dtype)
         cdef frozenset names = _keywords.wanted(wanted)
         cdef Operand bias = inputs.additive_mask
+        if inputs.forward_only is not None:
+            raise ValueError(
+                f"{inputs.forward_only}: given, expected None, as there are no gradients of calls with it")
         self.inputs = inputs
         self.desc = inputs.desc
         self.backward = mfa_attention_backward_desc_init()
@@ -216,23 +221,21 @@ cdef class BackwardCall(Call):
             if precision == MFA_PRECISION_DEFAULT:
                 precision = inputs.query.tensor.precision
             return self.new_rows(inputs.query.array, inputs.shape, precision)
-        operand = inputs.load_rows(array, name, 4, 4)
+        operand = inputs.load_rows(array, name, inputs.query.ndim, inputs.query.ndim)
         inputs.require_shape_of_out(operand)
         return operand
 
     cdef Operand load_logsumexp(self, object array):
         cdef Inputs inputs = self.inputs
-        cdef int64_t *query = inputs.query.tensor.shape
-        cdef tuple expected = (query[0], query[1], query[2])
+        cdef tuple expected = inputs.logsumexp_shape()
+        cdef int ndim = len(expected)
         cdef Operand operand
-        cdef int64_t *extent
         if array is None and inputs.planning:
             operand = self.new_result(inputs.query.array, expected, MFA_PRECISION_FP32)
         else:
-            operand = inputs.load(array, "lse", ONLY_FLOAT32, 3, 3)
-        extent = operand.tensor.shape
-        if extent[1] != query[0] or extent[2] != query[1] or extent[3] != query[2]:
-            raise ValueError(f"lse: shape {(extent[1], extent[2], extent[3])}, expected {expected}")
+            operand = inputs.load(array, "lse", ONLY_FLOAT32, ndim, ndim)
+        if operand.given_shape() != expected:
+            raise ValueError(f"lse: shape {operand.given_shape()}, expected {expected}")
         operand.append_unit_axes(1)
         return operand
 
@@ -240,7 +243,7 @@ cdef class BackwardCall(Call):
         cdef int64_t *extent = operand.tensor.shape
         if precision == MFA_PRECISION_DEFAULT:
             precision = operand.tensor.precision
-        shape = self.inputs.caller_shape(extent[0], extent[1], extent[2], extent[3], 4)
+        shape = self.inputs.caller_shape(extent[0], extent[1], extent[2], extent[3], operand.ndim)
         return self.new_rows(operand.array, shape, precision)
 
     cdef Operand new_bias_gradient(self, Operand bias, int precision):

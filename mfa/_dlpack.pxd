@@ -10,6 +10,7 @@ cdef enum:
 
     kDLCPU = 1
 
+    kDLInt = 0
     kDLFloat = 2
     kDLBfloat = 4
     kDLBool = 6

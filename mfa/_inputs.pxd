@@ -1,20 +1,42 @@
 from libc.stdint cimport int64_t, uintptr_t
 
 from mfa._arrays cimport Elements, Operand
-from mfa.c_mfa cimport mfa_attention_desc_t
+from mfa.c_mfa cimport (
+    mfa_append_t,
+    mfa_attention_desc_t,
+    mfa_pages_t,
+    mfa_scales_t,
+    mfa_sequences_t,
+    mfa_tensor_t,
+)
 
 
 cdef class Inputs:
     cdef readonly tuple shape
     cdef bint heads_first, planning
+    cdef bint has_lists  # sequences have lengths or places of their own
+    cdef bint appends  # key and value are written
     cdef uintptr_t nowhere
     cdef dict names
     cdef list kept
+    cdef str forward_only  # an argument given that no backward pass knows; None without
+    cdef int64_t batch, key_batch  # sequences; what key and value have along that axis
     cdef Operand query, key, value
     cdef Operand additive_mask, sinks  # None without
     cdef mfa_attention_desc_t desc  # without results
+    cdef mfa_sequences_t sequences
+    cdef mfa_pages_t pages
+    cdef mfa_append_t append
+    cdef mfa_scales_t scales
 
     cdef int add_masks(self, object mask, object bias) except -1
+    cdef int add_sequences(self, dict keywords) except -1
+    cdef int add_pages(self, object page_table) except -1
+    cdef int add_forward_only(self, dict keywords) except -1
+    cdef int add_append(self, dict keywords) except -1
+    cdef int add_rotary(self, dict keywords) except -1
+    cdef const mfa_tensor_t *list_of(self, dict keywords, str argument, int64_t length) except? NULL
+    cdef const mfa_tensor_t *scale_of(self, dict keywords, str argument) except? NULL
     cdef str name_of(self, str argument)
     cdef uintptr_t stand_in(self) noexcept
     cdef Operand load(
@@ -25,7 +47,9 @@ cdef class Inputs:
     cdef Operand load_heads(self, object array, str argument, Elements accepted, int max_ndim)
     cdef int broadcast_axis(self, int axis) except -1
     cdef int require_operands_that_fit(self, bint grouped) except -1
+    cdef int require_dtype_of_query(self, Operand operand) except -1
     cdef int require_rows(
         self, Operand operand, int64_t batch, int64_t heads, int64_t rows, int64_t dim) except -1
     cdef int require_shape_of_out(self, Operand operand) except -1
+    cdef tuple logsumexp_shape(self)
     cdef tuple caller_shape(self, int64_t batch, int64_t heads, int64_t rows, int64_t dim, int ndim)

@@ -7,22 +7,31 @@ from mfa._arrays cimport (
     FLOATS,
     FLOATS_OR_BOOL,
     ONLY_FLOAT32,
+    ONLY_INT32,
     Elements,
     Operand,
     dtype_name,
     load_operand,
 )
 from mfa.c_mfa cimport (
+    MFA_APPEND_INTERLEAVED,
     MFA_ATTENTION_CAUSAL,
     MFA_ATTENTION_LITERAL_SCALE,
     MFA_PRECISION_BOOL,
+    MFA_PRECISION_FP32,
+    mfa_append_init,
     mfa_attention_desc_init,
+    mfa_pages_init,
+    mfa_scales_init,
+    mfa_sequences_init,
     mfa_tensor_t,
 )
 
 from mfa._keywords import (
     causal_alignment,
+    count,
     dropout_p,
+    flag,
     heads_first,
     intermediate_precision,
     real,
@@ -37,6 +46,13 @@ cdef uintptr_t NOWHERE = (<uintptr_t> 1) << 63
 cdef uintptr_t APART = (<uintptr_t> 1) << 57
 
 cdef dict NO_NAMES = {}
+# Without them a call is one of its batches, each with all rows that are there.
+cdef tuple LISTS = (
+    "cu_seqlens_q", "cu_seqlens_k", "seqused_q", "seqused_k", "leftpad_k", "cache_batch_idx", "max_seqlen_q",
+    "max_seqlen_k")
+cdef tuple APPENDED = ("k_new", "v_new", "cu_seqlens_k_new", "rotary_cos", "rotary_sin", "rotary_positions")
+cdef tuple DESCALES = ("q_descale", "k_descale", "v_descale")
+cdef tuple FORWARD_ONLY = ("qv", *DESCALES, *APPENDED)
 
 
 cdef class Inputs:
@@ -66,6 +82,8 @@ cdef class Inputs:
     def __cinit__(
             self, object query, object key, object value, dict keywords not None, *, dict names=NO_NAMES,
             bint loose=False, bint grouped=True, bint planning=False):
+        cdef int query_ndim = 4 if keywords["cu_seqlens_q"] is None else 3
+        cdef int key_ndim = 4 if keywords["cu_seqlens_k"] is None else 3
         cdef int min_ndim = 2 if loose else 4
         cdef Operand slopes
         self.names = names
@@ -86,18 +104,26 @@ cdef class Inputs:
         self.desc.dropout_seed = word(keywords["dropout_seed"], "dropout_seed")
         self.desc.dropout_offset = word(keywords["dropout_offset"], "dropout_offset")
         self.desc.intermediate_precision = intermediate_precision(keywords["intermediate_precision"])
+        self.desc.chunk = count(keywords["attention_chunk"], self.name_of("attention_chunk"))
 
-        self.query = self.load_rows(query, "query", min_ndim, 4)
-        self.key = self.load_rows(key, "key", min_ndim, 4)
-        self.value = self.load_rows(value, "value", min_ndim, 4)
+        self.forward_only = first_given(keywords, FORWARD_ONLY)
+        self.appends = self.forward_only is not None and first_given(keywords, APPENDED) is not None
+        self.query = self.load_rows(query, "query", min(min_ndim, query_ndim), query_ndim)
+        self.key = self.load_rows(key, "key", min(min_ndim, key_ndim), key_ndim, self.appends)
+        self.value = self.load_rows(value, "value", min(min_ndim, key_ndim), key_ndim, self.appends)
         if loose:
             self.broadcast_axis(0)
             if not grouped:
                 self.broadcast_axis(1)
+        self.batch = self.query.tensor.shape[0]
+        self.key_batch = self.query.tensor.shape[0]
+        self.add_sequences(keywords)
         self.require_operands_that_fit(grouped)
         self.desc.query = &self.query.tensor
         self.desc.key = &self.key.tensor
         self.desc.value = &self.value.tensor
+        if self.forward_only is not None:
+            self.add_forward_only(keywords)
         self.add_masks(keywords["mask"], keywords["bias"])
         if keywords["alibi_slopes"] is not None:
             slopes = self.load_heads(keywords["alibi_slopes"], "alibi_slopes", ONLY_FLOAT32, 2)
@@ -107,7 +133,8 @@ cdef class Inputs:
             self.desc.sinks = &self.sinks.tensor
         self.shape = self.caller_shape(
             self.query.tensor.shape[0], self.query.tensor.shape[1], self.query.tensor.shape[2],
-            self.value.tensor.shape[3], max(self.query.ndim, self.key.ndim, self.value.ndim))
+            self.value.tensor.shape[3],
+            max(self.query.ndim, self.key.ndim, self.value.ndim) if loose else query_ndim)
 
     cdef int add_masks(self, object mask, object bias) except -1:
         cdef Operand operand
@@ -125,6 +152,154 @@ cdef class Inputs:
             self.desc.additive_mask = &self.additive_mask.tensor
         return 0
 
+    cdef int add_sequences(self, dict keywords) except -1:
+        """Lists of lengths and places. Those of the queries say how many sequences there are."""
+        cdef Operand starts
+        cdef int64_t entries
+        cdef bint is_paged = keywords["page_table"] is not None
+        if not is_paged and first_given(keywords, LISTS) is None:
+            return 0
+        self.has_lists = True
+        self.sequences = mfa_sequences_init()
+        self.desc.sequences = &self.sequences
+        require_one_of(self, keywords, "cu_seqlens_k", "page_table")
+        require_one_of(self, keywords, "cu_seqlens_k", "cache_batch_idx")
+        require_one_of(self, keywords, "page_table", "cache_batch_idx")
+        if keywords["cu_seqlens_q"] is not None:
+            starts = self.load(keywords["cu_seqlens_q"], "cu_seqlens_q", ONLY_INT32, 1, 1)
+            entries = starts.tensor.shape[3]
+            if entries == 0:
+                raise ValueError(f"{starts.name}: is empty, expected one entry more than there are sequences")
+            self.batch = entries - 1
+            self.sequences.query_starts = &starts.tensor
+        self.sequences.key_starts = self.list_of(keywords, "cu_seqlens_k", self.batch + 1)
+        self.sequences.query_lengths = self.list_of(keywords, "seqused_q", self.batch)
+        self.sequences.key_lengths = self.list_of(keywords, "seqused_k", self.batch)
+        self.sequences.left_padding = self.list_of(keywords, "leftpad_k", self.batch)
+        self.sequences.key_batches = self.list_of(keywords, "cache_batch_idx", self.batch)
+        if keywords["max_seqlen_q"] is not None:
+            self.sequences.most_queries = count(keywords["max_seqlen_q"], self.name_of("max_seqlen_q"))
+        if keywords["max_seqlen_k"] is not None:
+            self.sequences.most_keys = count(keywords["max_seqlen_k"], self.name_of("max_seqlen_k"))
+        if is_paged:
+            self.add_pages(keywords["page_table"])
+        if keywords["cu_seqlens_k"] is not None:
+            self.key_batch = 1
+        elif is_paged or keywords["cache_batch_idx"] is not None:
+            self.key_batch = self.key.tensor.shape[0]
+        else:
+            self.key_batch = self.batch
+        return 0
+
+    cdef int add_pages(self, object page_table) except -1:
+        cdef Operand table = self.load(page_table, "page_table", ONLY_INT32, 2, 2)
+        if table.tensor.shape[2] != self.batch:
+            raise ValueError(
+                f"{table.name}: shape {table.given_shape()}, expected ({self.batch}, pages of a sequence)")
+        if self.key.tensor.shape[2] == 0:
+            raise ValueError(f"{self.key.name}: pages of 0 rows, expected 1 or more")
+        self.pages = mfa_pages_init()
+        self.pages.page_table = &table.tensor
+        self.desc.pages = &self.pages
+        return 0
+
+    cdef const mfa_tensor_t *list_of(self, dict keywords, str argument, int64_t length) except? NULL:
+        """The tensor of a list of that many integers; NULL without one."""
+        cdef Operand entries
+        if keywords[argument] is None:
+            return NULL
+        entries = self.load(keywords[argument], argument, ONLY_INT32, 1, 1)
+        if entries.tensor.shape[3] != length:
+            raise ValueError(f"{entries.name}: shape {entries.given_shape()}, expected ({length},)")
+        return &entries.tensor
+
+    cdef int add_forward_only(self, dict keywords) except -1:
+        cdef Operand query_value
+        if keywords["qv"] is not None:
+            query_value = self.load_rows(keywords["qv"], "qv", self.query.ndim, self.query.ndim)
+            self.require_dtype_of_query(query_value)
+            self.require_shape_of_out(query_value)
+            self.desc.query_value = &query_value.tensor
+        if first_given(keywords, DESCALES) is not None:
+            self.scales = mfa_scales_init()
+            self.scales.query = self.scale_of(keywords, "q_descale")
+            self.scales.key = self.scale_of(keywords, "k_descale")
+            self.scales.value = self.scale_of(keywords, "v_descale")
+            self.desc.scales = &self.scales
+        if self.appends:
+            self.add_append(keywords)
+        return 0
+
+    cdef const mfa_tensor_t *scale_of(self, dict keywords, str argument) except? NULL:
+        """The tensor of a factor for each sequence and key/value head; NULL without one."""
+        cdef Operand factors
+        cdef int64_t heads = self.key.tensor.shape[1]
+        if keywords[argument] is None:
+            return NULL
+        factors = self.load(keywords[argument], argument, ONLY_FLOAT32, 2, 2)
+        if factors.tensor.shape[2] not in (1, self.batch) or factors.tensor.shape[3] not in (1, heads):
+            raise ValueError(
+                f"{factors.name}: shape {factors.given_shape()}, "
+                f"expected {(self.batch, heads)} or 1 in any place")
+        factors.append_unit_axes(2)
+        return &factors.tensor
+
+    cdef int add_append(self, dict keywords) except -1:
+        cdef Operand key, value
+        cdef int ndim = 4 if keywords["cu_seqlens_k_new"] is None else 3
+        cdef int64_t *extent
+        for argument in ("k_new", "v_new", "seqused_k"):
+            if keywords[argument] is None:
+                raise ValueError(
+                    f"{self.name_of(argument)}: None, expected an array beside "
+                    f"{self.name_of(first_given(keywords, APPENDED))}")
+        key = self.load_rows(keywords["k_new"], "k_new", ndim, ndim)
+        value = self.load_rows(keywords["v_new"], "v_new", ndim, ndim)
+        extent = key.tensor.shape
+        self.append = mfa_append_init()
+        self.append.starts = self.list_of(keywords, "cu_seqlens_k_new", self.batch + 1)
+        self.append.key = &key.tensor
+        self.append.value = &value.tensor
+        for operand, dim in ((key, self.key.tensor.shape[3]), (value, self.value.tensor.shape[3])):
+            self.require_dtype_of_query(operand)
+            self.require_rows(
+                operand, self.batch if ndim == 4 else 1, self.key.tensor.shape[1], extent[2], dim)
+        self.add_rotary(keywords)
+        self.desc.append = &self.append
+        return 0
+
+    cdef int add_rotary(self, dict keywords) except -1:
+        cdef Operand cosines, sines
+        cdef int64_t columns
+        if flag(keywords["rotary_interleaved"], "rotary_interleaved"):
+            self.append.flags |= MFA_APPEND_INTERLEAVED
+        for argument, other in (("rotary_cos", "rotary_sin"), ("rotary_sin", "rotary_cos"),
+                                ("rotary_cos", "rotary_positions")):
+            if keywords[argument] is None and keywords[other] is not None:
+                raise ValueError(
+                    f"{self.name_of(argument)}: None, expected an array beside {self.name_of(other)}")
+        if keywords["rotary_cos"] is None:
+            return 0
+        cosines = self.load(keywords["rotary_cos"], "rotary_cos", FLOATS, 2, 2)
+        sines = self.load(keywords["rotary_sin"], "rotary_sin", FLOATS, 2, 2)
+        columns = cosines.tensor.shape[3]
+        if cosines.precision != MFA_PRECISION_FP32:
+            self.require_dtype_of_query(cosines)
+        if sines.precision != cosines.precision:
+            raise ValueError(
+                f"{sines.name}: dtype {dtype_name(sines.precision)}, "
+                f"expected {dtype_name(cosines.precision)} as {cosines.name} has")
+        if columns == 0 or columns > self.query.tensor.shape[3] // 2:
+            raise ValueError(
+                f"{cosines.name}: {columns} columns, expected 1 to {self.query.tensor.shape[3] // 2}, "
+                f"half of the head dimension of {self.query.name}")
+        if sines.given_shape() != cosines.given_shape():
+            raise ValueError(f"{sines.name}: shape {sines.given_shape()}, expected {cosines.given_shape()}")
+        self.append.rotary_cos = &cosines.tensor
+        self.append.rotary_sin = &sines.tensor
+        self.append.rotary_positions = self.list_of(keywords, "rotary_positions", self.batch)
+        return 0
+
     cdef str name_of(self, str argument):
         return self.names.get(argument, argument)
 
@@ -137,8 +312,10 @@ cdef class Inputs:
     cdef Operand load(
             self, object array, str argument, Elements accepted, int min_ndim, int max_ndim,
             bint writable=False):
+        # Lists are read even for a plan.
         cdef Operand operand = load_operand(
-            array, self.name_of(argument), accepted, min_ndim, max_ndim, writable, self.stand_in())
+            array, self.name_of(argument), accepted, min_ndim, max_ndim, writable,
+            0 if accepted == ONLY_INT32 else self.stand_in())
         self.kept.append(operand)
         return operand
 
@@ -155,11 +332,14 @@ cdef class Inputs:
         cdef Operand operand = self.load(array, argument, accepted, 0, 4)
         cdef int64_t *extent = operand.tensor.shape
         cdef int64_t *query = self.query.tensor.shape
-        cdef int64_t *scores = [query[0], query[1], query[2], self.key.tensor.shape[2]]
+        cdef int64_t *scores = [self.batch, query[1], query[2], self.key.tensor.shape[2]]
         cdef int axis
-        for axis in range(4):
+        # The most rows and keys that a sequence has are known to the library, which reads lists.
+        for axis in range(2 if self.has_lists else 4):
             if extent[axis] != 1 and extent[axis] != scores[axis]:
-                expected = (scores[0], scores[1], scores[2], scores[3])
+                expected = (
+                    f"({scores[0]}, {scores[1]}, most rows, most keys)" if self.has_lists
+                    else (scores[0], scores[1], scores[2], scores[3]))
                 raise ValueError(
                     f"{operand.name}: shape {operand.given_shape()}, "
                     f"expected one that broadcasts to {expected}")
@@ -169,7 +349,7 @@ cdef class Inputs:
         """Numbers (heads), or (batch or 1, heads) if `max_ndim` is 2, as (batch or 1, heads, 1, 1)."""
         cdef Operand operand = self.load(array, argument, accepted, 1, max_ndim)
         cdef int64_t *extent = operand.tensor.shape
-        cdef int64_t batch = self.query.tensor.shape[0]
+        cdef int64_t batch = self.batch
         cdef int64_t heads = self.query.tensor.shape[1]
         if extent[3] != heads or (extent[2] != 1 and extent[2] != batch):
             expected = f"({heads},)" + (f" or {(batch, heads)}" if max_ndim > 1 else "")
@@ -195,11 +375,8 @@ cdef class Inputs:
         cdef Operand query = self.query, operand
         cdef int64_t *extent = query.tensor.shape
         cdef int64_t heads = extent[1], kv_heads = self.key.tensor.shape[1], keys = self.key.tensor.shape[2]
-        for operand in (self.key, self.value):
-            if operand.precision != query.precision:
-                raise ValueError(
-                    f"{operand.name}: dtype {dtype_name(operand.precision)}, "
-                    f"expected {dtype_name(query.precision)} as {query.name} has")
+        self.require_dtype_of_query(self.key)
+        self.require_dtype_of_query(self.value)
         for operand in (query, self.value):
             if operand.tensor.shape[3] == 0:
                 raise ValueError(f"{operand.name}: head dimension 0, expected 1 or more")
@@ -214,8 +391,15 @@ cdef class Inputs:
             if count == 0 or heads % count != 0:
                 raise ValueError(
                     f"{operand.name}: {count} heads, expected a divisor of the {heads} of {query.name}")
-        self.require_rows(self.key, extent[0], kv_heads, keys, extent[3])
-        self.require_rows(self.value, extent[0], kv_heads, keys, self.value.tensor.shape[3])
+        self.require_rows(self.key, self.key_batch, kv_heads, keys, extent[3])
+        self.require_rows(self.value, self.key_batch, kv_heads, keys, self.value.tensor.shape[3])
+        return 0
+
+    cdef int require_dtype_of_query(self, Operand operand) except -1:
+        if operand.precision != self.query.precision:
+            raise ValueError(
+                f"{operand.name}: dtype {dtype_name(operand.precision)}, "
+                f"expected {dtype_name(self.query.precision)} as {self.query.name} has")
         return 0
 
     cdef int require_rows(
@@ -231,7 +415,27 @@ cdef class Inputs:
         cdef int64_t *query = self.query.tensor.shape
         return self.require_rows(operand, query[0], query[1], query[2], self.value.tensor.shape[3])
 
+    cdef tuple logsumexp_shape(self):
+        cdef int64_t *query = self.query.tensor.shape
+        shape = (query[0], query[1], query[2])
+        return shape[1:] if self.query.ndim == 3 else shape
+
     cdef tuple caller_shape(self, int64_t batch, int64_t heads, int64_t rows, int64_t dim, int ndim):
         """The shape in the caller's order of axes, without the leading ones that the caller's arrays lack."""
         shape = (batch, heads, rows, dim) if self.heads_first else (batch, rows, heads, dim)
         return shape if ndim == 4 else shape[4 - ndim:]
+
+
+cdef str first_given(dict keywords, tuple arguments):
+    """The first of them that is not None; None without one."""
+    for argument in arguments:
+        if keywords[argument] is not None:
+            return argument
+    return None
+
+
+cdef int require_one_of(Inputs inputs, dict keywords, str first, str second) except -1:
+    if keywords[first] is not None and keywords[second] is not None:
+        raise ValueError(
+            f"{inputs.name_of(second)}: given beside {inputs.name_of(first)}, expected one of them")
+    return 0

@@ -137,6 +137,14 @@ def word(value, name):
     return value
 
 
+def count(value, name):
+    """`value` as an int from 0 up that 64 bits with a sign can hold."""
+    value = integer(value, name)
+    if not 0 <= value < 2**63:
+        raise ValueError(f"{name}: {shown(value)}, expected 0 or more")
+    return value
+
+
 def wanted(value):
     """Names of gradients as a set, or None for all that there are."""
     if value is None:

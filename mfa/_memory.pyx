@@ -28,6 +28,7 @@ from mfa._dlpack cimport (
     kDLBool,
     kDLCPU,
     kDLFloat,
+    kDLInt,
 )
 from mfa.c_mfa cimport (
     MFA_PRECISION_BF16,
@@ -35,6 +36,7 @@ from mfa.c_mfa cimport (
     MFA_PRECISION_DEFAULT,
     MFA_PRECISION_FP16,
     MFA_PRECISION_FP32,
+    MFA_PRECISION_INT32,
 )
 
 from mfa._messages import because, brief, kind, shown
@@ -48,6 +50,7 @@ cdef object FLOAT32 = numpy.dtype(numpy.float32)
 cdef object FLOAT16 = numpy.dtype(numpy.float16)
 cdef object BFLOAT16 = numpy.dtype(ml_dtypes.bfloat16)
 cdef object BOOL = numpy.dtype(numpy.bool_)
+cdef object INT32 = numpy.dtype(numpy.int32)
 cdef int MOST_AXES = 64  # NumPy's limit too
 
 
@@ -81,7 +84,7 @@ cdef class Memory:
             return self.hold_dlpack(dlpack_capsule(array, name))
         if PyObject_CheckBuffer(array):
             self.hold_buffer(array, PyBUF_STRIDES | PyBUF_FORMAT)
-            self.precision = format_precision(self.view.format)
+            self.precision = format_precision(self.view.format, self.itemsize)
             return 0
         expected = "a size or an object" if for_long else "an array"
         raise TypeError(f"{name}: {kind(array)}, expected {expected} with the buffer protocol or DLPack")
@@ -252,6 +255,8 @@ cdef int dlpack_precision(DLDataType dtype) noexcept:
         return MFA_PRECISION_BF16
     if dtype.code == kDLBool and dtype.bits == 8:
         return MFA_PRECISION_BOOL
+    if dtype.code == kDLInt and dtype.bits == 32:
+        return MFA_PRECISION_INT32
     return MFA_PRECISION_DEFAULT
 
 
@@ -272,6 +277,8 @@ cdef int dtype_precision(object dtype) except -2:
         return MFA_PRECISION_BF16
     if dtype is BOOL:
         return MFA_PRECISION_BOOL
+    if dtype is INT32:
+        return MFA_PRECISION_INT32
     # An equal dtype that is not the singleton, such as one with metadata.
     if dtype == FLOAT32:
         return MFA_PRECISION_FP32
@@ -281,10 +288,12 @@ cdef int dtype_precision(object dtype) except -2:
         return MFA_PRECISION_BF16
     if dtype == BOOL:
         return MFA_PRECISION_BOOL
+    if dtype == INT32:
+        return MFA_PRECISION_INT32
     return MFA_PRECISION_DEFAULT
 
 
-cdef int format_precision(const char *format) except -2:
+cdef int format_precision(const char *format, int64_t itemsize) except -2:
     text = "B" if format == NULL else format.decode("ascii", "replace")
     if text[:1] in "@=" or text[:1] == ("<" if sys.byteorder == "little" else ">"):
         text = text[1:]
@@ -294,4 +303,6 @@ cdef int format_precision(const char *format) except -2:
         return MFA_PRECISION_FP16
     if text == "?":
         return MFA_PRECISION_BOOL
+    if text in ("i", "l") and itemsize == 4:
+        return MFA_PRECISION_INT32
     return MFA_PRECISION_DEFAULT

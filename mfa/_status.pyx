@@ -12,18 +12,23 @@ from mfa.c_mfa cimport (
     mfa_status_t,
 )
 
+from mfa._names import renamed
 from mfa.errors import MFAError
 
 
-cdef int check(mfa_status_t status) except -1:
-    """Raise what `status` stands for. To be called on the thread that got it: messages are per thread."""
+cdef int check(mfa_status_t status, dict names=None) except -1:
+    """Raise what `status` stands for. To be called on the thread that got it: messages are per thread.
+
+    `names` is what the caller knows arguments of `mfa.attention` by, where that is another name; without it,
+    arguments are called as in mfa.h.
+    """
     if status == MFA_SUCCESS:
         return 0
     message = mfa_last_error_message(NULL).decode("utf-8", "replace")
     if not message:
         message = mfa_error_string(status).decode("utf-8", "replace")
     if status == MFA_ERROR_INVALID_ARGS:
-        raise ValueError(message)
+        raise ValueError(message if names is None else renamed(message, names))
     if status == MFA_ERROR_MEMORY_ALLOCATION:
         raise MemoryError(message)
     raise MFAError(message, status)

@@ -1,0 +1,40 @@
+"""What the library's messages call arguments, and what callers call them."""
+
+import re
+
+NAMES = {
+    "additive_mask": "mask or bias",
+    "append.key": "k_new",
+    "append.rotary_cos": "rotary_cos",
+    "append.rotary_positions": "rotary_positions",
+    "append.rotary_sin": "rotary_sin",
+    "append.starts": "cu_seqlens_k_new",
+    "append.value": "v_new",
+    "bool_mask": "mask",
+    "pages.page_table": "page_table",
+    "query_value": "qv",
+    "scales.key": "k_descale",
+    "scales.query": "q_descale",
+    "scales.value": "v_descale",
+    "sequences.key_batches": "cache_batch_idx",
+    "sequences.key_lengths": "seqused_k",
+    "sequences.key_starts": "cu_seqlens_k",
+    "sequences.left_padding": "leftpad_k",
+    "sequences.most_keys": "max_seqlen_k",
+    "sequences.most_queries": "max_seqlen_q",
+    "sequences.query_lengths": "seqused_q",
+    "sequences.query_starts": "cu_seqlens_q",
+}
+
+IN_MESSAGES = re.compile(rf"(?<![\w.])(?:{'|'.join(map(re.escape, NAMES))})(?![\w.])")
+VALUE = re.compile(r"^([\w.]+(?:\[[\d, ]+\])?) (?:is|has) (?=-?\d)")
+
+
+def renamed(message, names):
+    """`message` of the library with the caller's names, each value after its argument as everywhere here."""
+
+    def of_caller(match):
+        name = NAMES[match[0]]
+        return names.get(name, name)
+
+    return VALUE.sub(r"\1: ", IN_MESSAGES.sub(of_caller, message))
