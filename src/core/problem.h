@@ -63,6 +63,8 @@ typedef struct mfai_problem {
        MFA_BLOCK_BITS. (B or 1, H or 1, rows of blocks, words), the words of a row side by side. A backend makes them of
        the lists. */
     mfai_view_t blocks, full_blocks;
+    mfai_view_t mask_tiles; /* likewise, for the blocks of a row that count but are not full, in order: which of `masks`
+                               hides pairs in it; -1: none */
     int64_t block_rows, block_keys;    /* of a block */
     bool is_bottom_right;              /* where rows stand among the keys: offset = keys - queries, else 0 */
     bool is_interleaved;               /* rotary pairs are neighbours */

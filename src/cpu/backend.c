@@ -1,10 +1,13 @@
 /* The CPU backend: opening it, and memory, which is the process's own. */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "attn/blocks.h"
 #include "core/backend.h"
+#include "core/integers.h"
 #include "cpu/backward.h"
 #include "cpu/clock.h"
 #include "cpu/cpu_count.h"
@@ -53,6 +56,7 @@ static mfa_status_t open_device(const mfa_context_options_t *options, void **han
 static void close_device(void *handle) {
     mfai_cpu_device_t *device = handle;
     mfai_workspace_list_trim(&device->workspaces);
+    mfai_workspace_list_trim(&device->blocks);
     free(device);
 }
 
@@ -68,6 +72,7 @@ static void describe(void *handle, mfa_context_info_t *info) {
 static void trim(void *handle) {
     mfai_cpu_device_t *device = handle;
     mfai_workspace_list_trim(&device->workspaces);
+    mfai_workspace_list_trim(&device->blocks);
 }
 
 /* handle is set if the memory is ours to free. */
@@ -89,14 +94,50 @@ static void memory_close(void *device, mfai_memory_t *memory) {
     free(memory->handle);
 }
 
+/* Whether blocks are given as lists, of which bits are to be made. */
+static bool is_listed(const mfai_problem_t *problem) {
+    return problem->features & MFAI_BLOCKS && !problem->blocks.present;
+}
+
 static mfa_status_t plan(void *device, const mfai_problem_t *problem, mfa_plan_t *out) {
-    return problem->pass == MFAI_BACKWARD ? mfai_cpu_backward_plan(device, problem, out)
-                                          : mfai_cpu_forward_plan(device, problem, out);
+    MFAI_TRY(problem->pass == MFAI_BACKWARD ? mfai_cpu_backward_plan(device, problem, out)
+                                            : mfai_cpu_forward_plan(device, problem, out));
+    if (is_listed(problem))
+        out->workspace_bytes += (uint64_t)mfai_max(mfai_blocks_bytes(problem), 0);
+    return MFA_SUCCESS;
+}
+
+enum { LINES_AT_ONCE = 64 };
+
+static void fill_blocks(void *problem, int64_t task, int slot) {
+    (void)slot;
+    const mfai_view_t *blocks = &((const mfai_problem_t *)problem)->blocks;
+    const int64_t lines = blocks->shape[0] * blocks->shape[1] * blocks->shape[2];
+    mfai_blocks_fill(
+        problem, mfa_span_cut(mfa_span_of(task * LINES_AT_ONCE, (task + 1) * LINES_AT_ONCE), mfa_span_of(0, lines)));
+}
+
+static mfa_status_t compute(mfai_cpu_device_t *device, const mfai_problem_t *problem) {
+    return problem->pass == MFAI_BACKWARD ? mfai_cpu_backward(device, problem) : mfai_cpu_forward(device, problem);
+}
+
+/* With the bits that the lists of blocks come to. */
+static mfa_status_t compute_blocks(mfai_cpu_device_t *device, const mfai_problem_t *listed) {
+    mfai_problem_t problem = *listed;
+    const int64_t bytes = mfai_blocks_bytes(&problem);
+    mfai_workspace_t *workspace = bytes < 0 ? NULL : mfai_workspace_take(&device->blocks, (size_t)bytes);
+    if (workspace == NULL)
+        return mfai_fail(MFA_ERROR_MEMORY_ALLOCATION, "no memory for the bits of blocks, %" PRId64 " bytes", bytes);
+    const int64_t lines = mfai_blocks_place(&problem, mfai_workspace_memory(workspace));
+    mfai_parallel_for(device->num_threads, mfai_ceil_div(lines, LINES_AT_ONCE), fill_blocks, &problem);
+    const mfa_status_t status = compute(device, &problem);
+    mfai_workspace_give(&device->blocks, workspace);
+    return status;
 }
 
 static mfa_status_t run(void *device, const mfai_problem_t *problem, double *seconds) {
     const double start = mfai_now();
-    MFAI_TRY(problem->pass == MFAI_BACKWARD ? mfai_cpu_backward(device, problem) : mfai_cpu_forward(device, problem));
+    MFAI_TRY(is_listed(problem) ? compute_blocks(device, problem) : compute(device, problem));
     *seconds = mfai_now() - start;
     return MFA_SUCCESS;
 }

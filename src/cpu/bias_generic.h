@@ -43,20 +43,36 @@ static void hide(float *bias, int64_t begin, int64_t end) {
         bias[j] = -INFINITY;
 }
 
-/* Hides those of the keys that lie in blocks which do not count. */
-static void hide_blocks(const mfai_walk_t *walk, int64_t head, int64_t row, mfa_span keys, float *bias) {
-    mfai_walk_t alone = *walk;
-    alone.heads = mfa_span_of(head, head + 1);
-    const mfa_span rows = mfa_span_of(row, row + 1);
-    mfa_span left = keys;
-    for (;;) {
-        const mfa_span run = mfai_walk_next(&alone, rows, left, keys.end - keys.begin);
-        if (mfa_span_is_empty(run))
-            break;
-        hide(bias, left.begin - keys.begin, run.begin - keys.begin);
-        left.begin = run.end;
+/* Hides what the tile of a partial block hides from the row; the keys lie in the block. */
+static void hide_by_tile(const mfai_problem_t *p, int32_t tile, int64_t row, mfa_span keys, float *bias) {
+    if (tile >= 0)
+        add_mask_row(&p->masks, mask_row(&p->masks, tile, 0, row % p->block_rows, keys.begin % p->block_keys),
+                     keys.end - keys.begin, bias);
+}
+
+/* Hides those of the keys that lie in blocks which do not count, and what masks hide in those that are not full. */
+static void hide_by_blocks(const mfai_walk_t *walk, int64_t head, int64_t row, mfa_span keys, float *bias) {
+    const mfai_problem_t *p = walk->problem;
+    const mfai_block_line_t line = mfai_block_line(p, walk->batch, head, row / p->block_rows);
+    const mfa_span blocks = mfa_span_tiles(keys, p->block_keys);
+    for (int64_t block = blocks.begin, end; block < blocks.end; block = end) {
+        const mfai_block_kind_t kind = mfai_block_kind(&line, block);
+        for (end = block + 1; end < blocks.end && mfai_block_kind(&line, end) == kind;)
+            ++end;
+        const mfa_span run = mfa_span_cut(keys, mfa_span_of(block * p->block_keys, end * p->block_keys));
+        float *here = bias + (run.begin - keys.begin);
+        if (kind == MFAI_BLOCK_HIDDEN)
+            hide(here, 0, run.end - run.begin);
+        if (kind != MFAI_BLOCK_PARTIAL)
+            continue;
+        if (p->bool_mask.present)
+            add_mask_row(&p->bool_mask, mask_row(&p->bool_mask, walk->batch, head, row, run.begin), run.end - run.begin,
+                         here);
+        for (int64_t i = block; i < end && line.tiles != NULL; ++i) {
+            const mfa_span some = mfa_span_cut(run, mfa_span_of(i * p->block_keys, (i + 1) * p->block_keys));
+            hide_by_tile(p, mfai_block_tile(&line, i), row, some, bias + (some.begin - keys.begin));
+        }
     }
-    hide(bias, left.begin - keys.begin, keys.end - keys.begin);
 }
 
 /* Fills bias[0], bias[1] and so on for the keys, which bounds let the row see, and returns BIAS_ANY_... bits about
@@ -74,10 +90,10 @@ static unsigned fill_bias_row(const mfai_walk_t *walk, int64_t h, int64_t row, m
     }
     if (p->additive_mask.present)
         add_mask_row(&p->additive_mask, mask_row(&p->additive_mask, b, h, row, key), count, bias);
-    if (p->bool_mask.present)
-        add_mask_row(&p->bool_mask, mask_row(&p->bool_mask, b, h, row, key), count, bias);
     if (p->features & MFAI_BLOCKS)
-        hide_blocks(walk, h, row, keys, bias);
+        hide_by_blocks(walk, h, row, keys, bias);
+    else if (p->bool_mask.present)
+        add_mask_row(&p->bool_mask, mask_row(&p->bool_mask, b, h, row, key), count, bias);
     int visible = 0, nonzero = 0;
     for (int64_t j = 0; j < count; ++j) {
         visible |= bias[j] != -INFINITY;

@@ -8,7 +8,7 @@
 typedef struct {
     const mfai_cpu_isa_t *isa;
     int num_threads;
-    mfai_workspace_list_t workspaces;
+    mfai_workspace_list_t workspaces, blocks; /* the latter for the bits of blocks */
 } mfai_cpu_device_t;
 
 /* The instance for an MFA_CPU_ISA_..., or what MFA_CPU_ISA and the processor say if it is auto. */

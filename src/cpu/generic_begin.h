@@ -9,6 +9,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "attn/blocks.h"
 #include "attn/rows.h"
 #include "attn/walk.h"
 #include "cpu/constants.h"

@@ -1,30 +1,49 @@
 /*
- * Walks with holes: each pass over a problem whose blocks leave scores out, against the same call with a bool mask that
- * hides as much. What nobody visits is never read, and no sum waits for it. The public interface has no blocks yet.
+ * Scores with holes: each pass over a call whose blocks leave pairs out, against the same call with a bool mask that
+ * hides as much. What nobody visits is never read, and no sum waits for it.
  */
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "attn/walk.h"
 #include "check.h"
-#include "core/context.h"
 #include "tensors.h"
 
-enum { H = 4, THREADS = 3, MOST_SECONDS = 200 /* a sum that waits for a hole would wait for ever */ };
+enum { B = 2, H = 4, THREADS = 3, MOST_SECONDS = 400 /* a sum that waits for a hole would wait for ever */ };
+enum { TILES = 3, UNREADABLE = 1 << 30 /* in lists, where nobody may look */ };
 
-typedef enum { RANDOM, SPARSE, FIRST, LAST, STRIPES, NOTHING, PATTERNS } pattern_t;
+typedef enum { RANDOM, SPARSE, FIRST, LAST, STRIPES, NOTHING, EVERYTHING, PATTERNS } pattern_t;
+
+/* How blocks are told. */
+typedef enum {
+    DENSE,      /* as a bool for each */
+    LISTS,      /* in lists */
+    FULL,       /* in lists, those that a bool mask does not touch in lists of their own */
+    MASK_TILES, /* in lists with mask tiles */
+    BOTH,       /* all of it */
+    FORMS
+} form_t;
 
 typedef struct {
     int32_t precision;
     int64_t kv_heads, queries, keys, dim;
     int64_t block_rows, block_keys;
-    bool per_head, causal, biased;
+    bool per_batch, per_head, causal, biased;
     int64_t window_left;
+    float dropout_p, softcap;
+    bool sinks, alibi;
+    int64_t chunk;
 } shape_t;
 
 typedef struct {
-    mfa_tensor_t query, key, value, out, logsumexp, mask, bias, dout, dquery, dkey, dvalue, dbias;
+    mfa_tensor_t query, key, value, out, logsumexp, mask, pairs, bias, slopes, sinks;
+    mfa_tensor_t dout, dquery, dkey, dvalue, dbias, dsinks;
 } tensors_t;
+
+typedef struct {
+    mfa_blocks_t desc;
+    mfa_tensor_t counts, indices, full_counts, full_indices, dense, masks, mask_indices;
+    bool masked; /* with the bool mask `pairs` */
+} blocks_t;
 
 static bool is_set(pattern_t pattern, int64_t head, int64_t row, int64_t rows, int64_t key, int64_t keys) {
     switch (pattern) {
@@ -38,14 +57,24 @@ static bool is_set(pattern_t pattern, int64_t head, int64_t row, int64_t rows, i
         return row == rows - 1 && key == keys - 1;
     case STRIPES:
         return (row + head + key) % 3 == 0;
+    case EVERYTHING:
+        return true;
     default:
         return false;
     }
 }
 
+static int64_t count_of(const mfa_tensor_t *tensor) {
+    return tensor->shape[0] * tensor->shape[1] * tensor->shape[2] * tensor->shape[3];
+}
+
 static size_t bytes(const mfa_tensor_t *tensor) {
-    static const size_t element[] = {[MFA_PRECISION_FP16] = 2, [MFA_PRECISION_BF16] = 2, [MFA_PRECISION_FP32] = 4};
-    return (size_t)(tensor->shape[1] * tensor->shape[2] * tensor->shape[3]) * element[tensor->precision];
+    static const size_t element[] = {[MFA_PRECISION_FP16] = 2,
+                                     [MFA_PRECISION_BF16] = 2,
+                                     [MFA_PRECISION_FP32] = 4,
+                                     [MFA_PRECISION_BOOL] = 1,
+                                     [MFA_PRECISION_INT32] = 4};
+    return (size_t)count_of(tensor) * element[tensor->precision];
 }
 
 /* A copy of it, of its own memory. */
@@ -56,11 +85,37 @@ static mfa_tensor_t copy_of(const mfa_tensor_t *tensor) {
     return copy;
 }
 
-static bool are_same(const mfa_tensor_t *a, const mfa_tensor_t *b) { return memcmp(a->data, b->data, bytes(a)) == 0; }
+static mfa_tensor_t tensor_of(int32_t precision, int64_t batch, int64_t heads, int64_t rows, int64_t columns) {
+    mfa_tensor_t tensor = MFA_TENSOR_INIT;
+    const int64_t shape[4] = {batch, heads, rows, columns};
+    const int64_t stride[4] = {heads * rows * columns, rows * columns, columns, 1};
+    memcpy(tensor.shape, shape, sizeof shape);
+    memcpy(tensor.stride, stride, sizeof stride);
+    tensor.precision = precision;
+    tensor.data = calloc(bytes(&tensor) + 1, 1);
+    return tensor;
+}
+
+static mfa_tensor_t random_of(int32_t precision, int64_t batch, int64_t heads, int64_t rows, int64_t columns) {
+    mfa_tensor_t tensor = tensor_of(precision, batch, heads, rows, columns);
+    for (int64_t i = 0; i < count_of(&tensor); ++i)
+        store(precision, tensor.data, i, random_float());
+    return tensor;
+}
+
+static int64_t place_in(const mfa_tensor_t *t, int64_t b, int64_t h, int64_t row, int64_t column) {
+    return ((b % t->shape[0] * t->shape[1] + h % t->shape[1]) * t->shape[2] + row) * t->shape[3] + column;
+}
+static int32_t *int_at(const mfa_tensor_t *t, int64_t b, int64_t h, int64_t row, int64_t column) {
+    return (int32_t *)t->data + place_in(t, b, h, row, column);
+}
+static char *bool_at(const mfa_tensor_t *t, int64_t b, int64_t h, int64_t row, int64_t column) {
+    return (char *)t->data + place_in(t, b, h, row, column);
+}
 
 static double difference(const mfa_tensor_t *a, const mfa_tensor_t *b) {
     double most = 0;
-    for (int64_t i = 0; i < a->shape[1] * a->shape[2] * a->shape[3]; ++i) {
+    for (int64_t i = 0; i < count_of(a); ++i) {
         const float x = load(a->precision, a->data, i), y = load(b->precision, b->data, i);
         const double here = largest_difference(&x, &y, 1);
         most = here > most || isnan(here) ? here : most;
@@ -68,138 +123,228 @@ static double difference(const mfa_tensor_t *a, const mfa_tensor_t *b) {
     return most;
 }
 
-static mfa_attention_desc_t forward_desc(const shape_t *s, tensors_t *t, bool masked) {
+static mfa_attention_desc_t forward_desc(const shape_t *s, tensors_t *t, blocks_t *blocks) {
     mfa_attention_desc_t desc = MFA_ATTENTION_DESC_INIT;
     desc.query = &t->query;
     desc.key = &t->key;
     desc.value = &t->value;
     desc.out = &t->out;
     desc.logsumexp = &t->logsumexp;
-    desc.bool_mask = masked ? &t->mask : NULL;
+    desc.bool_mask = blocks == NULL ? &t->mask : blocks->masked ? &t->pairs : NULL;
+    desc.blocks = blocks != NULL ? &blocks->desc : NULL;
     desc.additive_mask = s->biased ? &t->bias : NULL;
+    desc.alibi_slopes = s->alibi ? &t->slopes : NULL;
+    desc.sinks = s->sinks ? &t->sinks : NULL;
     desc.alignment = MFA_ALIGN_BOTTOM_RIGHT;
     desc.flags = s->causal ? MFA_ATTENTION_CAUSAL : 0;
     desc.window_left = s->window_left;
+    desc.softcap = s->softcap;
+    desc.dropout_p = s->dropout_p;
+    desc.dropout_seed = 7;
+    desc.chunk = s->chunk;
     return desc;
 }
 
 /* Runs a pass, with the blocks if there are any. */
-static void run(mfa_context_t context, const shape_t *s, tensors_t *t, mfai_pass_t pass, const mfai_view_t *blocks) {
-    const mfa_attention_desc_t forward = forward_desc(s, t, blocks == NULL);
+static void forward(mfa_context_t context, const shape_t *s, tensors_t *t, blocks_t *blocks) {
+    const mfa_attention_desc_t desc = forward_desc(s, t, blocks);
+    CHECK(mfa_attention_forward_desc(context, &desc) == MFA_SUCCESS);
+}
+
+static void backward(mfa_context_t context, const shape_t *s, tensors_t *t, blocks_t *blocks) {
+    const mfa_attention_desc_t desc = forward_desc(s, t, blocks);
     mfa_attention_backward_desc_t backward = MFA_ATTENTION_BACKWARD_DESC_INIT;
-    backward.forward = &forward;
+    backward.forward = &desc;
     backward.dout = &t->dout;
     backward.dquery = &t->dquery;
     backward.dkey = &t->dkey;
     backward.dvalue = &t->dvalue;
     backward.dbias = s->biased ? &t->dbias : NULL;
-    const void *desc = pass == MFAI_FORWARD ? (const void *)&forward : &backward;
-    mfai_problem_t problem;
-    CHECK(mfai_problem_import(context, pass, desc, &problem) == MFA_SUCCESS);
-    if (blocks != NULL) {
-        problem.blocks = *blocks;
-        problem.block_rows = s->block_rows;
-        problem.block_keys = s->block_keys;
-        mfai_problem_find_features(&problem);
-    }
-    double seconds;
-    CHECK(context->backend->run(context->device, &problem, &seconds) == MFA_SUCCESS);
+    backward.dsinks = s->sinks ? &t->dsinks : NULL;
+    CHECK(mfa_attention_backward_desc(context, &backward) == MFA_SUCCESS);
 }
 
-/* NaN in the keys and values of blocks that no row has. */
+/* NaN in the keys and values that no row sees and in blocks that no row has. */
 static void spoil(const shape_t *s, tensors_t *t, const bool *used) {
-    for (int64_t head = 0; head < s->kv_heads; ++head)
-        for (int64_t key = 0; key < s->keys; ++key)
-            for (int64_t c = 0; c < s->dim && !used[head * s->keys + key]; ++c) {
-                store(s->precision, t->key.data, (head * s->keys + key) * s->dim + c, NAN);
-                store(s->precision, t->value.data, (head * s->keys + key) * s->dim + c, NAN);
-            }
+    for (int64_t i = 0; i < B * s->kv_heads * s->keys; ++i)
+        for (int64_t c = 0; c < s->dim && !used[i]; ++c) {
+            store(s->precision, t->key.data, i * s->dim + c, NAN);
+            store(s->precision, t->value.data, i * s->dim + c, NAN);
+        }
 }
 
 static tensors_t make_tensors(const shape_t *s) {
     tensors_t t;
-    t.query = random_tensor(s->precision, H, s->queries, s->dim);
-    t.key = random_tensor(s->precision, s->kv_heads, s->keys, s->dim);
-    t.value = random_tensor(s->precision, s->kv_heads, s->keys, s->dim);
-    t.out = random_tensor(s->precision, H, s->queries, s->dim);
-    t.logsumexp = random_tensor(MFA_PRECISION_FP32, H, s->queries, 1);
-    t.mask = random_tensor(MFA_PRECISION_FP32, H, s->queries, s->keys); /* more room than it needs */
-    t.mask.precision = MFA_PRECISION_BOOL;
-    t.bias = random_tensor(MFA_PRECISION_FP32, 1, s->queries, s->keys);
-    t.dout = copy_of(&t.out);
+    t.query = random_of(s->precision, B, H, s->queries, s->dim);
+    t.key = random_of(s->precision, B, s->kv_heads, s->keys, s->dim);
+    t.value = random_of(s->precision, B, s->kv_heads, s->keys, s->dim);
+    t.out = random_of(s->precision, B, H, s->queries, s->dim);
+    t.logsumexp = random_of(MFA_PRECISION_FP32, B, H, s->queries, 1);
+    t.mask = tensor_of(MFA_PRECISION_BOOL, B, H, s->queries, s->keys);
+    t.pairs = tensor_of(MFA_PRECISION_BOOL, 1, H, s->queries, s->keys);
+    for (int64_t i = 0; i < count_of(&t.pairs); ++i)
+        ((char *)t.pairs.data)[i] = rand() % 3 > 0;
+    t.bias = random_of(MFA_PRECISION_FP32, 1, 1, s->queries, s->keys);
+    t.slopes = random_of(MFA_PRECISION_FP32, 1, H, 1, 1);
+    t.sinks = random_of(MFA_PRECISION_FP32, 1, H, 1, 1);
+    t.dout = random_of(s->precision, B, H, s->queries, s->dim);
     t.dquery = copy_of(&t.query);
     t.dkey = copy_of(&t.key);
     t.dvalue = copy_of(&t.value);
     t.dbias = copy_of(&t.bias);
+    t.dsinks = copy_of(&t.sinks);
     return t;
 }
 
 static void free_tensors(tensors_t *t) {
-    mfa_tensor_t *const all[] = {&t->query, &t->key,  &t->value,  &t->out,  &t->logsumexp, &t->mask,
-                                 &t->bias,  &t->dout, &t->dquery, &t->dkey, &t->dvalue,    &t->dbias};
+    mfa_tensor_t *const all[] = {&t->query, &t->key,    &t->value,  &t->out,   &t->logsumexp, &t->mask,
+                                 &t->pairs, &t->bias,   &t->slopes, &t->sinks, &t->dout,      &t->dquery,
+                                 &t->dkey,  &t->dvalue, &t->dbias,  &t->dsinks};
     for (size_t i = 0; i < sizeof all / sizeof *all; ++i)
         free(all[i]->data);
 }
 
-static void test_pattern(mfa_context_t context, const shape_t *s, pattern_t pattern) {
-    const int64_t block_rows = (s->queries + s->block_rows - 1) / s->block_rows;
-    const int64_t blocks = (s->keys + s->block_keys - 1) / s->block_keys, words = blocks / MFA_BLOCK_BITS + 1;
-    const int64_t heads = s->per_head ? H : 1;
-    tensors_t masked = make_tensors(s);
-    uint32_t *bits = calloc((size_t)(heads * block_rows * words), sizeof *bits);
-    bool *used = calloc((size_t)(s->kv_heads * s->keys), sizeof *used);
-    for (int64_t head = 0; head < heads; ++head)
-        for (int64_t row = 0; row < block_rows; ++row)
-            for (int64_t block = 0; block < blocks; ++block)
-                if (is_set(pattern, head, row, block_rows, block, blocks))
-                    bits[(head * block_rows + row) * words + block / MFA_BLOCK_BITS] |= 1u << block % MFA_BLOCK_BITS;
-    for (int64_t head = 0; head < H; ++head)
-        for (int64_t row = 0; row < s->queries; ++row)
-            for (int64_t key = 0; key < s->keys; ++key) {
-                const int64_t block = key / s->block_keys;
-                const uint32_t *of_row = bits + (head % heads * block_rows + row / s->block_rows) * words;
-                const bool is_seen = mfa_rule_bit(of_row[block / MFA_BLOCK_BITS], block);
-                ((char *)masked.mask.data)[(head * s->queries + row) * s->keys + key] = is_seen;
-                used[head / (H / s->kv_heads) * s->keys + key] |= is_seen;
+/* A block more of a line's list, which need not ascend. */
+static void list(mfa_tensor_t *counts, mfa_tensor_t *indices, int64_t b, int64_t h, int64_t line, int64_t block) {
+    int32_t *count = int_at(counts, b, h, line, 0);
+    const int32_t at = (int32_t)(rand() % (*count + 1));
+    *int_at(indices, b, h, line, *count) = *int_at(indices, b, h, line, at);
+    *int_at(indices, b, h, line, at) = (int32_t)block;
+    ++*count;
+}
+
+/* The blocks of a pattern, told in a form, and in t->mask what they leave visible. */
+static blocks_t make_blocks(const shape_t *s, pattern_t pattern, form_t form, tensors_t *t) {
+    const int64_t lines = (s->queries + s->block_rows - 1) / s->block_rows;
+    const int64_t columns = (s->keys + s->block_keys - 1) / s->block_keys;
+    const int64_t batch = s->per_batch ? B : 1, heads = s->per_head ? H : 1;
+    const bool has_full = form == FULL || form == BOTH, has_tiles = form == MASK_TILES || form == BOTH;
+    blocks_t k = {.desc = MFA_BLOCKS_INIT, .masked = has_full};
+    k.counts = tensor_of(MFA_PRECISION_INT32, batch, heads, lines, 1);
+    k.full_counts = tensor_of(MFA_PRECISION_INT32, batch, heads, lines, 1);
+    k.indices = tensor_of(MFA_PRECISION_INT32, batch, heads, lines, columns + 1);
+    k.full_indices = tensor_of(MFA_PRECISION_INT32, batch, heads, lines, columns);
+    k.mask_indices = tensor_of(MFA_PRECISION_INT32, batch, heads, lines, columns + 1);
+    k.dense = tensor_of(MFA_PRECISION_BOOL, batch, heads, lines, columns);
+    k.masks = tensor_of(MFA_PRECISION_BOOL, TILES, 1, s->block_rows, s->block_keys);
+    for (int64_t i = 0; i < count_of(&k.masks); ++i)
+        ((char *)k.masks.data)[i] = rand() % 3 > 0;
+    bool *is_full = calloc((size_t)count_of(&k.dense) + 1, sizeof *is_full);
+    int32_t *tile_of = malloc(((size_t)count_of(&k.dense) + 1) * sizeof *tile_of);
+    for (int64_t i = 0; i < count_of(&k.indices); ++i)
+        ((int32_t *)k.indices.data)[i] = ((int32_t *)k.mask_indices.data)[i] = UNREADABLE;
+    for (int64_t i = 0; i < count_of(&k.full_indices); ++i)
+        ((int32_t *)k.full_indices.data)[i] = UNREADABLE;
+    for (int64_t b = 0; b < batch; ++b)
+        for (int64_t h = 0; h < heads; ++h)
+            for (int64_t line = 0; line < lines; ++line) {
+                for (int64_t block = 0; block < columns; ++block) {
+                    const int64_t at = place_in(&k.dense, b, h, line, block);
+                    tile_of[at] = -1;
+                    if (!is_set(pattern, h + b, line, lines, block, columns))
+                        continue;
+                    ((char *)k.dense.data)[at] = true;
+                    is_full[at] = has_full && rand() % 2;
+                    tile_of[at] = has_tiles && !is_full[at] ? rand() % (TILES + 1) - 1 : -1;
+                    if (is_full[at])
+                        list(&k.full_counts, &k.full_indices, b, h, line, block);
+                    else
+                        list(&k.counts, &k.indices, b, h, line, block);
+                }
+                for (int32_t i = 0; i < *int_at(&k.counts, b, h, line, 0); ++i)
+                    *int_at(&k.mask_indices, b, h, line, i) =
+                        tile_of[place_in(&k.dense, b, h, line, *int_at(&k.indices, b, h, line, i))];
             }
-    const mfai_view_t view = {.present = true,
-                              .format = MFAI_FORMAT_UINT32,
-                              .data = (char *)bits,
-                              .shape = {1, heads, block_rows, words},
-                              .stride = {0, heads > 1 ? block_rows * words : 0, words, 1}};
+    for (int64_t b = 0; b < B; ++b)
+        for (int64_t h = 0; h < H; ++h)
+            for (int64_t row = 0; row < s->queries; ++row)
+                for (int64_t key = 0; key < s->keys; ++key) {
+                    const int64_t at = place_in(&k.dense, b, h, row / s->block_rows, key / s->block_keys);
+                    bool sees = ((char *)k.dense.data)[at];
+                    if (k.masked && !is_full[at])
+                        sees = sees && *bool_at(&t->pairs, b, h, row, key);
+                    if (tile_of[at] >= 0)
+                        sees = sees && *bool_at(&k.masks, tile_of[at], 0, row % s->block_rows, key % s->block_keys);
+                    *bool_at(&t->mask, b, h, row, key) = sees;
+                }
+    free(is_full), free(tile_of);
+    return k;
+}
+
+/* Points the descriptor to its tensors. */
+static void describe(const shape_t *s, form_t form, blocks_t *k) {
+    k->desc.block_rows = s->block_rows;
+    k->desc.block_keys = s->block_keys;
+    if (form == DENSE) {
+        k->desc.block_mask = &k->dense;
+        return;
+    }
+    k->desc.kv_num_blocks = &k->counts;
+    k->desc.kv_indices = &k->indices;
+    if (form == FULL || form == BOTH) {
+        k->desc.full_kv_num_blocks = &k->full_counts;
+        k->desc.full_kv_indices = &k->full_indices;
+    }
+    if (form == MASK_TILES || form == BOTH) {
+        k->desc.masks = &k->masks;
+        k->desc.mask_indices = &k->mask_indices;
+    }
+}
+
+static void free_blocks(blocks_t *k) {
+    mfa_tensor_t *const all[] = {&k->counts, &k->indices, &k->full_counts, &k->full_indices,
+                                 &k->dense,  &k->masks,   &k->mask_indices};
+    for (size_t i = 0; i < sizeof all / sizeof *all; ++i)
+        free(all[i]->data);
+}
+
+static void test_pattern(mfa_context_t context, const shape_t *s, pattern_t pattern, form_t form) {
+    tensors_t masked = make_tensors(s);
+    blocks_t blocks = make_blocks(s, pattern, form, &masked);
+    describe(s, form, &blocks);
+    bool *used = calloc((size_t)(B * s->kv_heads * s->keys), sizeof *used);
+    for (int64_t b = 0; b < B; ++b)
+        for (int64_t head = 0; head < H; ++head)
+            for (int64_t row = 0; row < s->queries; ++row)
+                for (int64_t key = 0; key < s->keys; ++key)
+                    used[(b * s->kv_heads + head / (H / s->kv_heads)) * s->keys + key] |=
+                        *bool_at(&blocks.dense, b, head, row / s->block_rows, key / s->block_keys);
 
     tensors_t holes = masked;
-    mfa_tensor_t *const own[] = {&holes.key,    &holes.value, &holes.out,    &holes.logsumexp,
-                                 &holes.dquery, &holes.dkey,  &holes.dvalue, &holes.dbias};
+    mfa_tensor_t *const own[] = {&holes.key,  &holes.value,  &holes.out,   &holes.logsumexp, &holes.dquery,
+                                 &holes.dkey, &holes.dvalue, &holes.dbias, &holes.dsinks};
     for (size_t i = 0; i < sizeof own / sizeof *own; ++i)
         *own[i] = copy_of(own[i]);
     spoil(s, &holes, used);
-    run(context, s, &masked, MFAI_FORWARD, NULL);
-    run(context, s, &holes, MFAI_FORWARD, &view);
+    forward(context, s, &masked, NULL);
+    forward(context, s, &holes, &blocks);
     /* Tiles begin elsewhere where there are holes, so that sums round differently. */
-    CHECK(difference(&holes.out, &masked.out) < (s->precision == MFA_PRECISION_FP32 ? 1e-5 : 2e-2));
-    CHECK(difference(&holes.logsumexp, &masked.logsumexp) < 1e-5);
+    const double most = s->precision == MFA_PRECISION_FP32 ? 2e-5 : 4e-2;
+    CHECK(difference(&holes.out, &masked.out) < most);
+    CHECK(difference(&holes.logsumexp, &masked.logsumexp) < 2e-5);
 
     memcpy(holes.out.data, masked.out.data, bytes(&masked.out));
     memcpy(holes.logsumexp.data, masked.logsumexp.data, bytes(&masked.logsumexp));
-    run(context, s, &masked, MFAI_BACKWARD, NULL);
-    run(context, s, &holes, MFAI_BACKWARD, &view);
-    CHECK(are_same(&holes.dquery, &masked.dquery));
-    CHECK(are_same(&holes.dkey, &masked.dkey));
-    CHECK(are_same(&holes.dvalue, &masked.dvalue));
-    CHECK(!s->biased || are_same(&holes.dbias, &masked.dbias));
+    backward(context, s, &masked, NULL);
+    backward(context, s, &holes, &blocks);
+    CHECK(difference(&holes.dquery, &masked.dquery) < most);
+    CHECK(difference(&holes.dkey, &masked.dkey) < most);
+    CHECK(difference(&holes.dvalue, &masked.dvalue) < most);
+    CHECK(!s->biased || difference(&holes.dbias, &masked.dbias) < 2e-5);
+    CHECK(!s->sinks || difference(&holes.dsinks, &masked.dsinks) < 2e-5);
     for (size_t i = 0; i < sizeof own / sizeof *own; ++i)
         free(own[i]->data);
     free_tensors(&masked);
-    free(bits), free(used);
+    free_blocks(&blocks);
+    free(used);
 }
 
-/* Keys and values that lie in pages which must not be touched, behind the first `there`. */
+/* Keys and values that lie in pages which must not be touched, behind the first `there` of the first head. */
 static char *guarded(const mfa_tensor_t *tensor, int64_t there) {
     char *memory = mmap(NULL, bytes(tensor), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     memcpy(memory, tensor->data, bytes(tensor));
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    const size_t begin = (bytes(tensor) / (size_t)tensor->shape[2] * (size_t)there + page - 1) / page * page;
+    const size_t begin = ((size_t)(there * tensor->shape[3]) * 4 + page - 1) / page * page;
     CHECK(begin < bytes(tensor) && mprotect(memory + begin, bytes(tensor) - begin, PROT_NONE) == 0);
     return memory;
 }
@@ -211,40 +356,173 @@ static void test_unread(mfa_context_t context, int64_t queries) {
                  .queries = queries,
                  .keys = 3000,
                  .dim = 64,
-                 .block_rows = 32,
+                 .block_rows = 64,
                  .block_keys = 64,
                  .window_left = -1};
     tensors_t t = make_tensors(&s);
-    uint32_t bits[2] = {1, 0};
-    const mfai_view_t view = {.present = true, .data = (char *)bits, .shape = {1, 1, 1, 2}, .stride = {0, 0, 0, 1}};
+    blocks_t blocks = make_blocks(&s, FIRST, LISTS, &t);
+    describe(&s, LISTS, &blocks);
+    mfa_tensor_t *const operands[] = {&t.query, &t.key,    &t.value, &t.out,   &t.logsumexp,
+                                      &t.dout,  &t.dquery, &t.dkey,  &t.dvalue};
+    for (size_t i = 0; i < sizeof operands / sizeof *operands; ++i)
+        operands[i]->shape[0] = 1;
     char *const key = t.key.data, *const value = t.value.data;
-    for (int pass = MFAI_FORWARD; pass <= MFAI_BACKWARD; ++pass) {
-        const int64_t there = pass == MFAI_FORWARD ? 64 : 384; /* blocks of keys of the backward pass are whole tiles */
+    for (int pass = 0; pass < 2; ++pass) {
+        const int64_t there = pass == 0 ? 64 : 384; /* blocks of keys of the backward pass are whole tiles */
         t.key.data = guarded(&t.key, there);
         t.value.data = guarded(&t.value, there);
-        run(context, &s, &t, pass, &view);
+        (pass == 0 ? forward : backward)(context, &s, &t, &blocks);
         munmap(t.key.data, bytes(&t.key));
         munmap(t.value.data, bytes(&t.value));
         t.key.data = key;
         t.value.data = value;
     }
     free_tensors(&t);
+    free_blocks(&blocks);
 }
 
+static const shape_t shapes[] = {
+    {.precision = MFA_PRECISION_FP32,
+     .kv_heads = H,
+     .queries = 130,
+     .keys = 900,
+     .dim = 16,
+     .block_rows = 32,
+     .block_keys = 64,
+     .per_head = true},
+    {.precision = MFA_PRECISION_FP32,
+     .kv_heads = 2,
+     .queries = 101,
+     .keys = 450,
+     .dim = 5,
+     .block_rows = 7,
+     .block_keys = 45,
+     .per_head = true,
+     .per_batch = true,
+     .causal = true},
+    {.precision = MFA_PRECISION_FP32,
+     .kv_heads = 1,
+     .queries = 200,
+     .keys = 801,
+     .dim = 8,
+     .block_rows = 96,
+     .block_keys = 384,
+     .biased = true},
+    {.precision = MFA_PRECISION_FP32,
+     .kv_heads = 1,
+     .queries = 3,
+     .keys = 1200,
+     .dim = 16,
+     .block_rows = 1,
+     .block_keys = 100,
+     .per_head = true,
+     .causal = true,
+     .biased = true,
+     .window_left = 1000}, /* few rows, split keys */
+    {.precision = MFA_PRECISION_BF16,
+     .kv_heads = 2,
+     .queries = 120,
+     .keys = 421,
+     .dim = 12,
+     .block_rows = 10,
+     .block_keys = 13,
+     .per_head = true,
+     .window_left = 150},
+    {.precision = MFA_PRECISION_BF16,
+     .kv_heads = 1,
+     .queries = 4,
+     .keys = 640,
+     .dim = 20,
+     .block_rows = 3,
+     .block_keys = 31,
+     .per_head = true,
+     .causal = true},
+    {.precision = MFA_PRECISION_FP16,
+     .kv_heads = H,
+     .queries = 33,
+     .keys = 95,
+     .dim = 3,
+     .block_rows = 64,
+     .block_keys = 16,
+     .causal = true,
+     .window_left = 70},
+    {.precision = MFA_PRECISION_FP32,
+     .kv_heads = 2,
+     .queries = 150,
+     .keys = 90,
+     .dim = 8,
+     .block_rows = 16,
+     .block_keys = 16,
+     .per_head = true,
+     .dropout_p = 0.3f},
+    {.precision = MFA_PRECISION_FP32,
+     .kv_heads = 1,
+     .queries = 61,
+     .keys = 130,
+     .dim = 8,
+     .block_rows = 100,
+     .block_keys = 3,
+     .per_batch = true,
+     .softcap = 2,
+     .alibi = true},
+    {.precision = MFA_PRECISION_FP32,
+     .kv_heads = H,
+     .queries = 40,
+     .keys = 77,
+     .dim = 9,
+     .block_rows = 3,
+     .block_keys = 1,
+     .sinks = true,
+     .dropout_p = 0.2f},
+    {.precision = MFA_PRECISION_BF16,
+     .kv_heads = 2,
+     .queries = 97,
+     .keys = 256,
+     .dim = 16,
+     .block_rows = 16,
+     .block_keys = 7,
+     .per_head = true,
+     .per_batch = true,
+     .biased = true,
+     .dropout_p = 0.5f,
+     .sinks = true},
+    {.precision = MFA_PRECISION_FP32,
+     .kv_heads = 2,
+     .queries = 300,
+     .keys = 300,
+     .dim = 8,
+     .block_rows = 64,
+     .block_keys = 32,
+     .chunk = 70},
+    {.precision = MFA_PRECISION_BF16,
+     .kv_heads = 1,
+     .queries = 200,
+     .keys = 333,
+     .dim = 8,
+     .block_rows = 50,
+     .block_keys = 128,
+     .chunk = 100,
+     .causal = true,
+     .softcap = 3},
+    {.precision = MFA_PRECISION_FP32,
+     .kv_heads = H,
+     .queries = 260,
+     .keys = 520,
+     .dim = 32,
+     .block_rows = 128,
+     .block_keys = 128,
+     .per_head = true},
+};
+
 static void test_context(mfa_context_t context) {
-    static const shape_t shapes[] = {
-        /* precision, kv_heads, queries, keys, dim, block_rows, block_keys, per_head, causal, biased, window_left */
-        {MFA_PRECISION_FP32, H, 130, 900, 16, 32, 64, true, false, false, -1},
-        {MFA_PRECISION_FP32, 2, 101, 450, 5, 7, 45, true, true, false, -1},
-        {MFA_PRECISION_FP32, 1, 200, 801, 8, 96, 384, false, false, true, -1},
-        {MFA_PRECISION_FP32, 1, 3, 1200, 16, 1, 100, true, true, true, 1000}, /* few rows, split keys */
-        {MFA_PRECISION_BF16, 2, 120, 421, 12, 10, 13, true, false, false, 150},
-        {MFA_PRECISION_BF16, 1, 4, 640, 20, 3, 31, true, true, false, -1},
-        {MFA_PRECISION_FP16, H, 33, 95, 3, 64, 16, false, true, false, 70},
-    };
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; ++i)
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; ++i) {
+        shape_t s = shapes[i];
+        s.window_left = s.window_left == 0 ? -1 : s.window_left;
         for (pattern_t pattern = 0; pattern < PATTERNS; ++pattern)
-            test_pattern(context, &shapes[i], pattern);
+            for (form_t form = 0; form < FORMS; ++form)
+                if (pattern < STRIPES || form == (form_t)(i % FORMS) || pattern == EVERYTHING)
+                    test_pattern(context, &s, pattern, form);
+    }
     test_unread(context, 2);
     test_unread(context, 40);
 }
