@@ -86,7 +86,11 @@ static inline const char *mfai_row_find(const mfai_view_t *view, int64_t b, int6
 mfai_rows_t mfai_rows_find(const mfai_view_t *view, int64_t b, int64_t h, int64_t first, int64_t count,
                            const mfai_rows_room_t *room);
 
-/* Rows first + rows.begin .. first + rows.end - 1 of one head; `first` is the block's. No others are read. */
+/* How many of the rows from `first` on, at most `count`, mfai_rows_space may be asked for at once. */
+int64_t mfai_rows_run(const mfai_view_t *view, int64_t b, int64_t first, int64_t count);
+
+/* Rows first + rows.begin .. first + rows.end - 1 of one head, which are a run; `first` is the block's. No others are
+   read. */
 mfai_spaced_rows_t mfai_rows_space(const mfai_view_t *view, int64_t b, int64_t h, int64_t first, mfa_span rows,
                                    const mfai_rows_room_t *room);
 

@@ -9,6 +9,7 @@
 #include "core/limits.h"
 #include "cpu/constants.h"
 #include "cpu/dropout.h"
+#include "cpu/fill.h"
 #include "cpu/sizes.h"
 #include "cpu/threads.h"
 
@@ -88,7 +89,8 @@ static mfai_cpu_backward_scratch_t lay_out(const mfai_cpu_backward_job_t *job, c
     return at;
 }
 
-static int64_t row_count(const mfai_problem_t *p) { return p->batch * p->heads * p->query_count; }
+/* Of all heads, as the operands have them: sequences may leave some out. */
+static int64_t row_count(const mfai_problem_t *p) { return p->query.shape[0] * p->heads * p->query.shape[2]; }
 
 static int64_t head_count(const mfai_problem_t *p) { return p->batch * p->kv_heads; }
 
@@ -131,14 +133,14 @@ static mfa_status_t plan_pass(const mfai_cpu_device_t *device, const mfai_cpu_ke
     /* No more heads at a time than keep the threads busy: each holds its sums of dquery. */
     const bool sums = !bias_pass && p->dquery.present && !adds_in_place(&p->dquery, &kernels->tile);
     job->heads = head_count(p);
-    if (sums && job->shape.key_blocks > 0)
+    if (sums && job->shape.key_blocks > 0 && p->query.layout == NULL)
         job->heads =
             mfai_clamp(mfai_ceil_div((int64_t)WANTED_TASKS * pass->slots, job->shape.key_blocks), 1, job->heads);
     pass->delta = pass->slots * job->scratch.size;
     pass->taint = pass->delta + mfai_cpu_lines(rows);
     pass->reference = pass->taint + mfai_cpu_lines(rows);
     pass->dquery = pass->reference + mfai_cpu_lines(rows);
-    const int64_t summed_rows = sums ? job->heads * p->group * p->query_count : 0;
+    const int64_t summed_rows = !sums ? 0 : p->query.layout != NULL ? rows : job->heads * p->group * p->query_count;
     pass->turns = pass->dquery + mfai_cpu_lines(summed_rows * job->shape.query_width);
     pass->size = pass->turns + (bias_pass ? 0 : mfai_cpu_lines(p->batch * p->heads * job->shape.row_blocks));
     return MFA_SUCCESS;
@@ -218,6 +220,7 @@ mfa_status_t mfai_cpu_backward(mfai_cpu_device_t *device, const mfai_problem_t *
         return mfai_fail(MFA_ERROR_MEMORY_ALLOCATION, "no memory for a workspace of %" PRId64 " bytes",
                          plan.workspace_floats * (int64_t)sizeof(float));
     float *memory = (float *)mfai_workspace_memory(workspace);
+    mfai_cpu_fill(problem, device->num_threads);
     if (plan.has_main)
         run_pass(&plan.main, memory);
     if (plan.has_bias)

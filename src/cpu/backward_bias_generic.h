@@ -53,13 +53,14 @@ static void backward_bias(void *argument, int64_t task, int slot) {
                 t.walk = mfai_walk_of(p, t.b, mfa_span_of(t.head, t.head + 1));
                 t.kv_head = t.head / p->group;
                 t.first_key = k * shape->block_keys;
-                t.keys =
-                    p->key_count - t.first_key < shape->block_keys ? p->key_count - t.first_key : shape->block_keys;
+                const mfa_extent extent = t.walk.extent;
+                t.keys = extent.key_count - t.first_key < shape->block_keys ? extent.key_count - t.first_key
+                                                                            : shape->block_keys;
                 t.packed = false;
                 for (int64_t i = rows.begin; i < rows.end; ++i) {
                     t.first_row = i * shape->block_rows;
-                    t.rows = p->query_count - t.first_row < shape->block_rows ? p->query_count - t.first_row
-                                                                              : shape->block_rows;
+                    t.rows = extent.query_count - t.first_row < shape->block_rows ? extent.query_count - t.first_row
+                                                                                  : shape->block_rows;
                     if (mfai_walk_visits(&t.walk, rows_of_tile(&t), keys_of_tile(&t)) && fill_tile(&t))
                         add_tile(&t, sum_rows, sum_keys, sums);
                 }

@@ -43,6 +43,14 @@ static mfai_rows_t find_block(const backward_tile_t *t, const mfai_view_t *view,
     return mfai_rows_find(view, t->b, head, first, count, &room);
 }
 
+/* The number of a query row among those that the operands have. */
+static int64_t row_number(const mfai_problem_t *p, int64_t b, int64_t head, int64_t row) {
+    mfai_place_t at = {b, row};
+    if (p->query.layout != NULL)
+        at = mfai_layout_place(p->query.layout, b, row);
+    return (at.batch * p->heads + head) * p->query.shape[2] + at.row;
+}
+
 /* Rows as the left side of a product: each padded with zeros to whole vectors. */
 INLINE void pack_rows_as(const int32_t format, const mfai_rows_t *rows, int64_t words, lane32 *packed) {
     for (int64_t r = 0; r < rows->count; ++r)
@@ -139,7 +147,7 @@ static void finish_rows(const backward_tile_t *t, int64_t row) {
     const mfai_cpu_backward_job_t *job = t->job;
     const mfai_problem_t *p = job->problem;
     const int64_t stride = job->shape.stride, width = (t->keys + PANEL - 1) / PANEL * PANEL;
-    const int64_t first = (t->b * p->heads + t->head) * p->query_count + t->first_row;
+    const int64_t first = row_number(p, t->b, t->head, t->first_row);
     gradient_row_t rows[WORD_DEPTH] = {{.scores = NULL}};
     mfa_span keys = mfa_span_of(0, 0);
     int count = 0;
@@ -233,8 +241,7 @@ static float *dquery_sums(const mfai_cpu_backward_job_t *job, int64_t b, int64_t
     const mfai_problem_t *p = job->problem;
     if (job->dquery != NULL) {
         *step = job->shape.query_width;
-        const int64_t first = job->first_head * p->group;
-        return job->dquery + ((b * p->heads + head - first) * p->query_count + row) * *step;
+        return job->dquery + (row_number(p, b, head, row) - job->first_head * p->group * p->query.shape[2]) * *step;
     }
     *step = job->problem->dquery.stride[2];
     return (float *)mfai_view_row(&job->problem->dquery, b, head, row);
@@ -305,7 +312,10 @@ static void backward_task(void *argument, int64_t task, int slot) {
         .kv_head = bh % p->kv_heads,
         .first_key = key_block * shape->block_keys,
     };
-    t.keys = p->key_count - t.first_key < shape->block_keys ? p->key_count - t.first_key : shape->block_keys;
+    const mfa_extent extent = mfai_extent_of(p, t.b);
+    t.keys = extent.key_count - t.first_key < shape->block_keys ? extent.key_count - t.first_key : shape->block_keys;
+    if (t.keys <= 0)
+        return; /* a shorter sequence than others */
     float *dkey = t.scratch + job->scratch.dkey, *dvalue = t.scratch + job->scratch.dvalue;
     memset(dkey, 0, (size_t)(t.keys * shape->query_width) * sizeof *dkey);
     memset(dvalue, 0, (size_t)(t.keys * shape->value_width) * sizeof *dvalue);
@@ -314,8 +324,8 @@ static void backward_task(void *argument, int64_t task, int slot) {
         t.walk = mfai_walk_of(p, t.b, mfa_span_of(t.head, t.head + 1));
         for (int64_t i = 0; i < shape->row_blocks; ++i) {
             t.first_row = i * shape->block_rows;
-            t.rows =
-                p->query_count - t.first_row < shape->block_rows ? p->query_count - t.first_row : shape->block_rows;
+            t.rows = extent.query_count - t.first_row < shape->block_rows ? extent.query_count - t.first_row
+                                                                          : shape->block_rows;
             if (mfai_walk_visits(&t.walk, rows_of_tile(&t), keys_of_tile(&t)))
                 backward_rows(&t, i, key_block);
         }
@@ -373,9 +383,10 @@ static void backward_prepare(void *argument, int64_t task, int slot) {
     float *first_copy = (float *)job->memory + slot * job->scratch.size, *second_copy = first_copy + 2 * p->value_dim;
     const int64_t blocks = (p->query_count + MFAI_CPU_PREPARE_ROWS - 1) / MFAI_CPU_PREPARE_ROWS, bh = task / blocks;
     const int64_t b = bh / p->heads, head = bh % p->heads;
+    const int64_t query_count = mfai_extent_of(p, b).query_count;
     for (int64_t row = task % blocks * MFAI_CPU_PREPARE_ROWS;
-         row < p->query_count && row < (task % blocks + 1) * MFAI_CPU_PREPARE_ROWS; ++row) {
-        const int64_t at = bh * p->query_count + row;
+         row < query_count && row < (task % blocks + 1) * MFAI_CPU_PREPARE_ROWS; ++row) {
+        const int64_t at = row_number(p, b, head, row);
         const float logsumexp = *(const float *)mfai_view_row(&p->logsumexp, b, head, row);
         job->reference[at] = logsumexp == -INFINITY ? INFINITY : logsumexp;
         const float *dout = float_row(&job->problem->dout, b, head, row, first_copy);
@@ -397,8 +408,9 @@ static void backward_finish(void *argument, int64_t task, int slot) {
     const mfai_view_t *dquery = &job->problem->dquery;
     const int64_t blocks = (p->query_count + MFAI_CPU_PREPARE_ROWS - 1) / MFAI_CPU_PREPARE_ROWS;
     const int64_t bh = job->first_head * p->group + task / blocks, b = bh / p->heads, head = bh % p->heads;
+    const int64_t query_count = mfai_extent_of(p, b).query_count;
     for (int64_t row = task % blocks * MFAI_CPU_PREPARE_ROWS;
-         row < p->query_count && row < (task % blocks + 1) * MFAI_CPU_PREPARE_ROWS; ++row) {
+         row < query_count && row < (task % blocks + 1) * MFAI_CPU_PREPARE_ROWS; ++row) {
         int64_t step;
         float *sums = dquery_sums(job, b, head, row, &step);
         store_row(sums, p->head_dim, 1, mfai_view_row(dquery, b, head, row), dquery->format, dquery->stride[3]);
@@ -414,9 +426,9 @@ static void backward_sinks(void *argument, int64_t task, int slot) {
     const float sink = *(const float *)mfai_view_row(&p->sinks, 0, task, 0);
     double sum = 0;
     for (int64_t b = 0; b < p->batch; ++b)
-        for (int64_t row = 0; row < p->query_count && sink != -INFINITY; ++row) {
+        for (int64_t row = 0; row < mfai_extent_of(p, b).query_count && sink != -INFINITY; ++row) {
             const float logsumexp = *(const float *)mfai_view_row(&p->logsumexp, b, task, row);
-            sum -= exp((double)sink - logsumexp) * job->delta[(b * p->heads + task) * p->query_count + row];
+            sum -= exp((double)sink - logsumexp) * job->delta[row_number(p, b, task, row)];
         }
     *(float *)mfai_view_row(&job->problem->dsinks, 0, task, 0) = (float)sum;
 }

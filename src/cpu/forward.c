@@ -9,6 +9,7 @@
 #include "core/limits.h"
 #include "cpu/constants.h"
 #include "cpu/dropout.h"
+#include "cpu/fill.h"
 #include "cpu/sizes.h"
 #include "cpu/threads.h"
 
@@ -136,13 +137,16 @@ mfa_status_t mfai_cpu_forward(mfai_cpu_device_t *device, const mfai_problem_t *p
     forward_plan_t plan;
     MFAI_TRY(make_plan(device, problem, &plan));
     const mfai_cpu_forward_shape_t *shape = &plan.job.shape;
+    mfai_workspace_t *workspace = NULL;
     if (shape->tasks > 0) {
-        mfai_workspace_t *workspace = NULL;
         if ((uint64_t)plan.workspace_floats <= PTRDIFF_MAX / sizeof(float))
             workspace = mfai_workspace_take(&device->workspaces, (size_t)plan.workspace_floats * sizeof(float));
         if (workspace == NULL)
             return mfai_fail(MFA_ERROR_MEMORY_ALLOCATION, "no memory for a workspace of %" PRId64 " bytes",
                              plan.workspace_floats * (int64_t)sizeof(float));
+    }
+    mfai_cpu_fill(problem, device->num_threads);
+    if (shape->tasks > 0) {
         plan.job.memory = mfai_workspace_memory(workspace);
         plan.job.partial = (float *)plan.job.memory + plan.slots * plan.job.scratch.size;
         mfai_parallel_for(plan.slots, shape->tasks, plan.kernel->forward, &plan.job);

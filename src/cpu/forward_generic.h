@@ -48,12 +48,22 @@ static mfai_spaced_rows_t space_rows(const block_t *block, const mfai_view_t *vi
     return mfai_rows_space(view, block->walk->batch, block->kv_head, block->keys.begin, rows, &block->room);
 }
 
+/* The first of the runs that the rows consist of. */
+static mfa_span first_run(const block_t *block, const mfai_view_t *view, mfa_span rows) {
+    const int64_t count =
+        mfai_rows_run(view, block->walk->batch, block->keys.begin + rows.begin, rows.end - rows.begin);
+    return mfa_span_of(rows.begin, rows.begin + count);
+}
+
 static void multiply_scores(const block_t *block, mfa_span seen) {
     const mfai_problem_t *p = block->job->problem;
     const int64_t words = block->job->shape.query_words, depth = words_of(p->head_dim);
     if (block->job->direct) {
-        const mfai_spaced_rows_t keys = space_rows(block, &p->key, seen);
-        direct_scores(&keys, (left_t){block->query, words}, block->rows, seen, scores_from(block, 0));
+        for (mfa_span run; !mfa_span_is_empty(seen); seen.begin = run.end) {
+            run = first_run(block, &p->key, seen);
+            const mfai_spaced_rows_t keys = space_rows(block, &p->key, run);
+            direct_scores(&keys, (left_t){block->query, words}, block->rows, run, scores_from(block, 0));
+        }
         return;
     }
     for (int64_t panel = seen.begin / PANEL; panel * PANEL < seen.end; ++panel)
@@ -85,13 +95,20 @@ static void multiply_values(const block_t *block, int first, int rows, mfa_span 
     float *out = block->out + first * width;
     const int64_t from = seen.begin, to = seen.end;
     if (block->job->direct) {
-        const mfai_spaced_rows_t values = space_rows(block, &p->value, seen);
+        mfa_span run = first_run(block, &p->value, seen);
+        mfai_spaced_rows_t values = space_rows(block, &p->value, run);
         /* Nothing is packed, so the room for packed values, which is at least that large, holds the block's sums. */
         float *sums = (float *)block->value_panels;
         for (int r = 0; r < rows; r += DIRECT_ROWS) {
             const int some = rows - r < DIRECT_ROWS ? rows - r : DIRECT_ROWS;
             memset(sums, 0, (size_t)(some * width) * sizeof *sums);
-            direct_values(&values, weights_from(block, first + r, 0), some, seen, (sums_t){sums, width});
+            for (mfa_span left = seen; !mfa_span_is_empty(left); left.begin = run.end) {
+                if (!mfa_span_holds(run, left)) {
+                    run = first_run(block, &p->value, left);
+                    values = space_rows(block, &p->value, run);
+                }
+                direct_values(&values, weights_from(block, first + r, 0), some, run, (sums_t){sums, width});
+            }
             for (int i = 0; i < some; ++i)
                 for (int64_t c = 0; c < width; c += VL) {
                     float *total = out + (r + i) * width + c;
@@ -250,10 +267,13 @@ static void forward_task(void *argument, int64_t task, int slot) {
     const int64_t chunk = shape->chunks - 1 - task / shape->splits % shape->chunks;
     const int64_t b = bh / p->kv_heads, kv_head = bh % p->kv_heads;
     const int64_t first_row = chunk * shape->chunk_rows;
-    const int64_t rows = shape->rows - first_row < shape->chunk_rows ? shape->rows - first_row : shape->chunk_rows;
     const int64_t words = shape->query_words, width = shape->value_width;
 
     const mfai_walk_t walk = mfai_walk_of(p, b, mfa_span_of(kv_head * p->group, (kv_head + 1) * p->group));
+    const int64_t there = p->group * walk.extent.query_count - first_row;
+    const int64_t rows = there < shape->chunk_rows ? there : shape->chunk_rows;
+    if (rows <= 0)
+        return; /* a shorter sequence than others */
     const mfa_span positions = row_positions(&walk, mfa_span_of(first_row, first_row + rows));
     mfa_span left = mfa_span_of(split * shape->split_keys, (split + 1) * shape->split_keys);
     mfa_span keys = mfai_walk_next(&walk, positions, left, shape->block_keys);
@@ -321,6 +341,10 @@ static void forward_combine(void *argument, int64_t task, int slot) {
     const int64_t width = shape->value_width, total = p->batch * p->kv_heads * shape->rows;
     float *sums = (float *)job->memory + slot * job->scratch.size + job->scratch.out;
     for (int64_t at = task * MFAI_CPU_COMBINE_ROWS; at < total && at < (task + 1) * MFAI_CPU_COMBINE_ROWS; ++at) {
+        const int64_t bh = at / shape->rows, row = at % shape->rows;
+        const int64_t b = bh / p->kv_heads, head = bh % p->kv_heads * p->group + row % p->group;
+        if (row / p->group >= mfai_extent_of(p, b).query_count)
+            continue;
         const float *partial = job->partial + at * shape->splits * (width + 2);
         float row_max = -INFINITY, row_sum = 0;
         for (int64_t s = 0; s < shape->splits; ++s) {
@@ -338,8 +362,6 @@ static void forward_combine(void *argument, int64_t task, int slot) {
             for (int64_t c = 0; c < width; c += VL)
                 vf_store(sums + c, vf_fma(vf_load(part + c), vf_set1(factor), vf_load(sums + c)));
         }
-        const int64_t bh = at / shape->rows, row = at % shape->rows;
-        const int64_t b = bh / p->kv_heads, head = bh % p->kv_heads * p->group + row % p->group;
         finish_row(job, b, head, row / p->group, sums, row_max, row_sum);
     }
 }

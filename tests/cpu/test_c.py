@@ -13,6 +13,7 @@ from support.c_programs import each_program, run_here, run_on_arm
         "cancellation",
         "concurrency",
         "holes",
+        "sequences",
         "signals",
         "stress",
         "threads",
@@ -24,7 +25,9 @@ def test_program(tmp_path_factory, tmp_path, sanitizer, program):
 
 
 @pytest.mark.parametrize(("processor", "instance"), [("max", "neonbf16"), ("cortex-a72", "neon")])
-@pytest.mark.parametrize("program", ["precision", "half", "backward", "dropout", "float_mode", "holes"])
+@pytest.mark.parametrize(
+    "program", ["precision", "half", "backward", "dropout", "float_mode", "holes", "sequences"]
+)
 def test_program_on_arm(tmp_path_factory, tmp_path, processor, instance, program):
     source = Path(__file__).with_name(f"{program}_test.c")
     said = run_on_arm(tmp_path_factory, processor, source, tmp_path / "program")

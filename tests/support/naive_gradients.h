@@ -8,23 +8,31 @@
 #include "tensors.h"
 
 typedef struct {
+    double *out, *logsumexp;
     double *dquery, *dkey, *dvalue, *dbias, *dsinks; /* packed, as their operands; dbias for every head */
 } naive_gradients_t;
 
 static inline double *zeros(int64_t count) { return calloc((size_t)(count > 0 ? count : 1), sizeof(double)); }
 
 static inline void free_gradients(naive_gradients_t *g) {
-    free(g->dquery), free(g->dkey), free(g->dvalue), free(g->dbias), free(g->dsinks);
+    free(g->out), free(g->logsumexp), free(g->dquery), free(g->dkey), free(g->dvalue), free(g->dbias), free(g->dsinks);
 }
 
-/* Of bottom-right aligned calls with a literal scale, an additive mask of one head or none, and sinks or none. */
-static inline naive_gradients_t naive_gradients(const mfa_attention_desc_t *desc, const mfa_tensor_t *dout) {
+/* Of bottom-right aligned calls with a literal scale, an additive mask of one head or none, and sinks or none; `batch`
+   is the number that the tensors' batch has for dropout. */
+static inline naive_gradients_t naive_gradients_of(const mfa_attention_desc_t *desc, const mfa_tensor_t *dout,
+                                                   int64_t batch) {
     const mfa_tensor_t *q = desc->query, *k = desc->key, *v = desc->value, *mask = desc->additive_mask;
     const int64_t heads = q->shape[1], nq = q->shape[2], nkv = k->shape[2], dim = q->shape[3], dv = v->shape[3];
     const int64_t group = heads / k->shape[1], offset = nkv - nq;
     const mfa_philox_key seed = mfa_rule_dropout_key(desc->dropout_seed, desc->dropout_offset);
-    naive_gradients_t g = {zeros(heads * nq * dim), zeros(heads / group * nkv * dim), zeros(heads / group * nkv * dv),
-                           zeros(heads * nq * nkv), zeros(heads)};
+    naive_gradients_t g = {zeros(heads * nq * dv),
+                           zeros(heads * nq),
+                           zeros(heads * nq * dim),
+                           zeros(heads / group * nkv * dim),
+                           zeros(heads / group * nkv * dv),
+                           zeros(heads * nq * nkv),
+                           zeros(heads)};
     double *weight = zeros(nkv), *slope = zeros(nkv), *keep = zeros(nkv), *dweight = zeros(nkv);
     for (int64_t h = 0; h < heads; ++h)
         for (int64_t i = 0; i < nq; ++i) {
@@ -50,20 +58,24 @@ static inline naive_gradients_t naive_gradients(const mfa_attention_desc_t *desc
             }
             for (int64_t j = begin; j < end; ++j)
                 sum += weight[j] = exp(weight[j] - most);
-            sum += exp(sink - most);
+            if (sink != -INFINITY)
+                sum += exp(sink - most);
+            g.logsumexp[h * nq + i] = sum > 0 ? most + log(sum) : -INFINITY;
             for (int64_t j = begin; j < end; ++j) {
                 const bool kept =
-                    mfa_rule_dropout_bits(seed, 0, h, i, j) >= mfa_rule_dropout_threshold(desc->dropout_p);
+                    mfa_rule_dropout_bits(seed, batch, h, i, j) >= mfa_rule_dropout_threshold(desc->dropout_p);
                 keep[j] = kept ? 1 / (1 - (double)desc->dropout_p) : 0;
                 weight[j] /= sum;
                 dweight[j] = 0;
+                for (int64_t d = 0; d < dv; ++d)
+                    g.out[(h * nq + i) * dv + d] += weight[j] * keep[j] * at3(v, kv, j, d);
                 for (int64_t d = 0; d < dv; ++d) {
                     dweight[j] += keep[j] * at3(dout, h, i, d) * at3(v, kv, j, d);
                     g.dvalue[(kv * nkv + j) * dv + d] += weight[j] * keep[j] * at3(dout, h, i, d);
                 }
                 delta += weight[j] * dweight[j];
             }
-            if (begin < end)
+            if (begin < end && sink != -INFINITY)
                 g.dsinks[h] -= exp(sink - most) / sum * delta;
             for (int64_t j = begin; j < end; ++j) {
                 const double dscore = weight[j] * (dweight[j] - delta);
@@ -76,6 +88,10 @@ static inline naive_gradients_t naive_gradients(const mfa_attention_desc_t *desc
         }
     free(weight), free(slope), free(keep), free(dweight);
     return g;
+}
+
+static inline naive_gradients_t naive_gradients(const mfa_attention_desc_t *desc, const mfa_tensor_t *dout) {
+    return naive_gradients_of(desc, dout, 0);
 }
 
 /* Largest difference between a tensor, packed, and `expected`, relative to the largest expected number, or to 0.1 where
