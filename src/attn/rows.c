@@ -3,23 +3,36 @@
 #include <string.h>
 
 /* `size` is a constant wherever this is called, so that the copy of an element is a load and a store. */
-static inline void gather(const char *row, int64_t stride, int64_t columns, const int64_t size, char *copy) {
-    for (int64_t c = 0; c < columns; ++c)
-        memcpy(copy + c * size, row + c * stride * size, (size_t)size);
+static inline void copy_elements(const char *from, int64_t from_stride, char *to, int64_t to_stride, int64_t count,
+                                 const int64_t size) {
+    for (int64_t i = 0; i < count; ++i)
+        memcpy(to + i * to_stride * size, from + i * from_stride * size, (size_t)size);
+}
+
+static void copy_strided(const char *from, int64_t from_stride, char *to, int64_t to_stride, int64_t count,
+                         int64_t size) {
+    switch (size) {
+    case 4:
+        copy_elements(from, from_stride, to, to_stride, count, 4);
+        return;
+    case 2:
+        copy_elements(from, from_stride, to, to_stride, count, 2);
+        return;
+    default:
+        copy_elements(from, from_stride, to, to_stride, count, size);
+    }
 }
 
 void mfai_gather_row(const mfai_view_t *view, const char *row, char *copy) {
-    const int64_t stride = view->stride[3], columns = view->shape[3], size = mfai_view_element(view);
-    switch (size) {
-    case 4:
-        gather(row, stride, columns, 4, copy);
-        return;
-    case 2:
-        gather(row, stride, columns, 2, copy);
-        return;
-    default:
-        gather(row, stride, columns, size, copy);
-    }
+    copy_strided(row, view->stride[3], copy, 1, view->shape[3], mfai_view_element(view));
+}
+
+void mfai_copy_row(const mfai_view_t *from, const char *row, const mfai_view_t *to, char *target) {
+    const int64_t columns = from->shape[3], size = mfai_view_element(from);
+    if (mfai_rows_are_contiguous(from) && mfai_rows_are_contiguous(to))
+        memcpy(target, row, (size_t)(columns * size));
+    else
+        copy_strided(row, from->stride[3], target, to->stride[3], columns, size);
 }
 
 /* All but the distance to what is prefetched. */

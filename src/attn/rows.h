@@ -73,6 +73,9 @@ static inline int64_t mfai_rows_ahead(const mfai_view_t *view) {
 /* Copies a row whose elements lie apart. */
 void mfai_gather_row(const mfai_view_t *view, const char *row, char *copy);
 
+/* Copies a row of one view to where another has one of as many columns, each with strides of its own. */
+void mfai_copy_row(const mfai_view_t *from, const char *row, const mfai_view_t *to, char *target);
+
 /* One row with its elements side by side: where it lies, or in `copy`. */
 static inline const char *mfai_row_find(const mfai_view_t *view, int64_t b, int64_t h, int64_t row, char *copy) {
     const char *found = mfai_view_row(view, b, h, row);

@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <math.h>
 
+#include "core/append.h"
 #include "core/operands.h"
 #include "core/sequences.h"
 #include "core/versioned.h"
@@ -172,6 +173,7 @@ static mfa_status_t import(mfa_context_t context, mfai_pass_t pass, const void *
         MFAI_TRY(import_forward(context, "desc", desc, problem));
     mfai_sequences_lay_out(problem);
     MFAI_TRY(mfai_operands_check_shapes(problem));
+    MFAI_TRY(mfai_append_check(problem));
     return mfai_operands_check_results(problem);
 }
 

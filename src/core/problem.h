@@ -79,6 +79,11 @@ typedef struct mfai_problem {
 /* Whether an operand lies in memory that only the device can reach. */
 bool mfai_problem_is_on_device(const mfai_problem_t *problem);
 
+/* Whether the rotary positions of queries follow each other; else all have the first's. */
+static inline bool mfai_queries_step(const mfai_problem_t *p) {
+    return p->window_left >= 0 || p->window_right >= 0 || p->chunk > 0;
+}
+
 /* Completes `features` by what operands and options say. */
 void mfai_problem_find_features(mfai_problem_t *problem);
 

@@ -7,6 +7,7 @@
 
 #include "attn/rows.h"
 #include "core/limits.h"
+#include "cpu/append.h"
 #include "cpu/constants.h"
 #include "cpu/dropout.h"
 #include "cpu/fill.h"
@@ -94,6 +95,8 @@ typedef struct {
     mfai_cpu_forward_job_t job;
     int slots;
     int64_t partial_floats, workspace_floats;
+    mfai_cpu_append_job_t append; /* comes first; its memory behind the rest */
+    int64_t append_floats;
 } forward_plan_t;
 
 static mfa_status_t make_plan(const mfai_cpu_device_t *device, const mfai_problem_t *p, forward_plan_t *plan) {
@@ -116,7 +119,11 @@ static mfa_status_t make_plan(const mfai_cpu_device_t *device, const mfai_proble
     plan->slots = (int)mfai_clamp(job->shape.tasks, 1, device->num_threads);
     const int64_t rows = p->batch * p->kv_heads * job->shape.rows;
     plan->partial_floats = job->shape.splits > 1 ? rows * job->shape.splits * (job->shape.value_width + 2) : 0;
-    plan->workspace_floats = plan->slots * job->scratch.size + plan->partial_floats;
+    plan->append_floats = 0;
+    if (p->features & MFAI_APPEND)
+        plan->append = mfai_cpu_append_plan(device, p, &plan->append_floats);
+    plan->workspace_floats =
+        plan->slots * job->scratch.size + mfai_cpu_lines(plan->partial_floats) + plan->append_floats;
     return MFA_SUCCESS;
 }
 
@@ -137,8 +144,9 @@ mfa_status_t mfai_cpu_forward(mfai_cpu_device_t *device, const mfai_problem_t *p
     forward_plan_t plan;
     MFAI_TRY(make_plan(device, problem, &plan));
     const mfai_cpu_forward_shape_t *shape = &plan.job.shape;
+    const bool needs_memory = shape->tasks > 0 || plan.append_floats > 0;
     mfai_workspace_t *workspace = NULL;
-    if (shape->tasks > 0) {
+    if (needs_memory) {
         if ((uint64_t)plan.workspace_floats <= PTRDIFF_MAX / sizeof(float))
             workspace = mfai_workspace_take(&device->workspaces, (size_t)plan.workspace_floats * sizeof(float));
         if (workspace == NULL)
@@ -146,9 +154,15 @@ mfa_status_t mfai_cpu_forward(mfai_cpu_device_t *device, const mfai_problem_t *p
                              plan.workspace_floats * (int64_t)sizeof(float));
     }
     mfai_cpu_fill(problem, device->num_threads);
-    if (shape->tasks > 0) {
+    if (needs_memory) {
         plan.job.memory = mfai_workspace_memory(workspace);
         plan.job.partial = (float *)plan.job.memory + plan.slots * plan.job.scratch.size;
+        mfai_problem_t appended;
+        if (plan.append_floats > 0) {
+            float *memory = plan.job.partial + mfai_cpu_lines(plan.partial_floats);
+            appended = mfai_cpu_append(plan.kernel, &plan.append, (char *)memory);
+            plan.job.problem = &appended;
+        }
         mfai_parallel_for(plan.slots, shape->tasks, plan.kernel->forward, &plan.job);
         if (shape->splits > 1)
             mfai_parallel_for(plan.slots,

@@ -18,6 +18,7 @@
 #include "cpu/panels_generic.h"
 #include "cpu/direct_generic.h"
 #include "cpu/forward_generic.h"
+#include "cpu/append_generic.h"
 #include "cpu/gradient_generic.h"
 #include "cpu/backward_generic.h"
 #include "cpu/backward_bias_generic.h"
@@ -28,6 +29,7 @@ const mfai_cpu_kernels_t KERNEL = {
     .tile = {.lanes = VL, .panel = PANEL, .sub_rows = SUB_ROWS, .word_depth = WORD_DEPTH},
     .forward = forward_task,
     .combine = forward_combine,
+    .append = append_task,
     .backward_prepare = backward_prepare,
     .backward = backward_task,
     .backward_finish = backward_finish,

@@ -57,6 +57,21 @@ typedef struct mfai_cpu_forward_job {
     float *partial; /* with splits > 1: for each row and split value_width sums, then row_max, row_sum */
 } mfai_cpu_forward_job_t;
 
+/* Offsets in floats into a thread's scratch memory. */
+typedef struct mfai_cpu_append_scratch {
+    int64_t row, cosines, sines, copy, size;
+} mfai_cpu_append_scratch_t;
+
+typedef struct mfai_cpu_append_job {
+    const mfai_problem_t *problem;
+    mfai_view_t queries; /* where they are, once turned */
+    bool turns;          /* there are rotary tables */
+    int64_t task_rows, blocks, tasks;
+    int width;
+    mfai_cpu_append_scratch_t scratch;
+    char *memory; /* scratch.size floats for each slot, then the turned queries */
+} mfai_cpu_append_job_t;
+
 /* The most query rows and keys in a block of the backward pass; the rows are a multiple of every instance's
    sub_rows. */
 enum { MFAI_CPU_BACKWARD_ROWS = 96, MFAI_CPU_BACKWARD_KEYS = 384 };
@@ -103,6 +118,7 @@ typedef struct mfai_cpu_kernels {
     const char *name;
     mfai_cpu_tile_t tile;
     mfai_cpu_kernel_task_fn forward, combine;
+    mfai_cpu_kernel_task_fn append; /* of a mfai_cpu_append_job_t */
     /* delta, taint and reference, and zeros in dquery; the gradients, a block of keys a task; dquery from its sums,
        which are zeros again afterwards; dsinks; dbias. */
     mfai_cpu_kernel_task_fn backward_prepare, backward, backward_finish, backward_sinks, backward_bias;

@@ -9,6 +9,7 @@ from support.c_programs import each_program, run_here, run_on_arm
 @each_program(
     __file__,
     concurrent={
+        "append",
         "backward",
         "cancellation",
         "concurrency",
@@ -26,7 +27,8 @@ def test_program(tmp_path_factory, tmp_path, sanitizer, program):
 
 @pytest.mark.parametrize(("processor", "instance"), [("max", "neonbf16"), ("cortex-a72", "neon")])
 @pytest.mark.parametrize(
-    "program", ["precision", "half", "backward", "dropout", "float_mode", "holes", "sequences"]
+    "program",
+    ["precision", "half", "backward", "dropout", "float_mode", "holes", "sequences", "append"],
 )
 def test_program_on_arm(tmp_path_factory, tmp_path, processor, instance, program):
     source = Path(__file__).with_name(f"{program}_test.c")

@@ -1,0 +1,14 @@
+/* New rows for the cache, and the rotary embedding of them and of queries. */
+#ifndef MFA_CPU_APPEND_H
+#define MFA_CPU_APPEND_H
+
+#include "cpu/device.h"
+
+/* Sizes the work of a problem that appends; `*workspace` floats hold what it needs. */
+mfai_cpu_append_job_t mfai_cpu_append_plan(const mfai_cpu_device_t *device, const mfai_problem_t *problem,
+                                           int64_t *workspace);
+
+/* Writes the new rows. Returns the problem that is left to be run, whose queries, if turned, lie in `memory`. */
+mfai_problem_t mfai_cpu_append(const mfai_cpu_kernels_t *kernel, mfai_cpu_append_job_t *job, char *memory);
+
+#endif
