@@ -103,6 +103,9 @@ enum { MFA_BLOCK_BITS = 32 };
 
 static inline bool mfa_rule_bit(mfa_u32 word, mfa_index block) { return (word >> (block % MFA_BLOCK_BITS) & 1u) != 0; }
 
+/* Times a product of a stored query and a stored key, given their factors, before softcap. */
+static inline float mfa_rule_scale(float scale, float query, float key) { return scale * (query * key); }
+
 static inline float mfa_rule_alibi(float slope, mfa_index row, mfa_index offset, mfa_index key) {
     mfa_index distance = row + offset - key;
     return -slope * (float)(distance < 0 ? -distance : distance);

@@ -69,11 +69,11 @@ static void pack_key_block(backward_tile_t *t) {
     if (t->packed)
         return;
     const mfai_rows_t keys = find_block(t, &job->problem->key, t->kv_head, t->first_key, t->keys);
-    pack_keys(&keys, job->shape.query_words, t->scratch + job->scratch.key_columns);
+    pack_keys(&keys, job->shape.query_words, 0, t->scratch + job->scratch.key_columns);
     if (!job->bias_pass)
         pack_finite_values(&keys, t->scratch + job->scratch.key_panels);
     const mfai_rows_t values = find_block(t, &job->problem->value, t->kv_head, t->first_key, t->keys);
-    pack_keys(&values, job->shape.value_words, t->scratch + job->scratch.value_columns);
+    pack_keys(&values, job->shape.value_words, 0, t->scratch + job->scratch.value_columns);
     t->packed = true;
 }
 

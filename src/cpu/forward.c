@@ -39,7 +39,10 @@ static mfai_cpu_forward_shape_t find_shape(const mfai_problem_t *p, const mfai_c
     mfai_cpu_forward_shape_t s = {0};
     const int64_t heads = p->batch * p->kv_heads;
     s.rows = p->group * p->query_count;
-    s.query_words = mfai_round_up(mfai_ceil_div(p->head_dim, tile->word_depth), tile->lanes);
+    s.key_words = mfai_round_up(mfai_ceil_div(p->head_dim, tile->word_depth), tile->lanes);
+    s.query_words = s.key_words;
+    if (p->query_value.present)
+        s.query_words += mfai_round_up(mfai_ceil_div(p->value_dim, tile->word_depth), tile->lanes);
     s.value_width = mfai_round_up(p->value_dim, tile->panel);
     const int64_t words = s.query_words + s.value_width;
 
@@ -72,8 +75,9 @@ static mfai_cpu_forward_scratch_t lay_out(const mfai_problem_t *p, const mfai_cp
                                           const mfai_cpu_tile_t *tile, bool has_bias) {
     const int64_t scores = tile->sub_rows * s->block_keys;
     const int64_t widest = s->query_words > s->value_width ? s->query_words : s->value_width;
-    const bool contiguous =
-        mfai_rows_are_contiguous(&p->query) && mfai_rows_are_contiguous(&p->key) && mfai_rows_are_contiguous(&p->value);
+    const bool contiguous = mfai_rows_are_contiguous(&p->query) && mfai_rows_are_contiguous(&p->key) &&
+                            mfai_rows_are_contiguous(&p->value) &&
+                            (!p->query_value.present || mfai_rows_are_contiguous(&p->query_value));
     mfai_cpu_forward_scratch_t at = {0};
     at.query = mfai_cpu_take(&at.size, s->chunk_rows * s->query_words);
     at.out = mfai_cpu_take(&at.size, s->chunk_rows * s->value_width);
@@ -82,6 +86,7 @@ static mfai_cpu_forward_scratch_t lay_out(const mfai_problem_t *p, const mfai_cp
     at.keys = mfai_cpu_take(&at.size, s->block_keys * s->query_words);
     at.values = mfai_cpu_take(&at.size, mfai_ceil_div(s->block_keys, tile->word_depth) * s->value_width);
     at.scores = mfai_cpu_take(&at.size, scores);
+    at.value_scores = mfai_cpu_take(&at.size, p->query_value.present && is_direct(p) ? scores : 0);
     at.bias = mfai_cpu_take(&at.size, has_bias ? scores : 0);
     at.drop_factors = mfai_cpu_take(&at.size, p->dropout_p > 0 ? s->block_keys : 0);
     at.rows = mfai_cpu_take(&at.size, MFAI_CPU_ROW_TABLE_FLOATS);
@@ -107,8 +112,8 @@ static mfa_status_t make_plan(const mfai_cpu_device_t *device, const mfai_proble
     job->shape = find_shape(p, &plan->kernel->tile);
     job->has_bias = p->features & MFAI_BIASES;
     job->direct = is_direct(p);
-    job->score_pass =
-        job->has_bias || p->softcap > 0 || p->softmax_scale == 0 || !isfinite(p->softmax_scale * MFA_LOG2_E);
+    job->score_pass = job->has_bias || p->softcap > 0 || p->query_scale.present || p->key_scale.present ||
+                      p->softmax_scale == 0 || !isfinite(p->softmax_scale * MFA_LOG2_E);
     job->negate_query = !job->score_pass && p->softmax_scale < 0;
     job->score_factor = job->score_pass ? 1 : fabsf(p->softmax_scale) * MFA_LOG2_E;
     job->max_to_log2 = job->score_pass ? MFA_LOG2_E : 1;

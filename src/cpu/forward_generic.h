@@ -20,20 +20,17 @@ typedef struct {
     const mfai_walk_t *walk;
     mfa_span keys;
     int64_t kv_head, first_row;
+    float scale; /* times a product, in a score pass */
     int rows;
     const lane32 *query;
     lane32 *key_panels, *value_panels; /* room for them, filled by `attend` when packed */
     mfai_rows_room_t room;
     float *out, *row_max, *row_sum; /* of the first row */
-    float *scores, *bias, *drop_factors;
+    float *scores, *value_scores, *bias, *drop_factors;
     int64_t stride; /* of a row of scores or bias */
 } block_t;
 
 static int64_t key_count(const block_t *block) { return block->keys.end - block->keys.begin; }
-
-static sums_t scores_from(const block_t *block, int row) {
-    return (sums_t){block->scores + row * block->stride, block->stride};
-}
 
 /* Weights as words, from the word `first` of a row on. */
 static left_t weights_from(const block_t *block, int row, int64_t first) {
@@ -55,23 +52,42 @@ static mfa_span first_run(const block_t *block, const mfai_view_t *view, mfa_spa
     return mfa_span_of(rows.begin, rows.begin + count);
 }
 
+/* Products of queries, from the word `first` on, and keys, or values in their place. */
+static void multiply_direct(const block_t *block, const mfai_view_t *keys, int64_t first, mfa_span seen, float *to) {
+    const left_t query = {block->query + first, block->job->shape.query_words};
+    for (mfa_span run; !mfa_span_is_empty(seen); seen.begin = run.end) {
+        run = first_run(block, keys, seen);
+        const mfai_spaced_rows_t spaced = space_rows(block, keys, run);
+        direct_scores(&spaced, query, block->rows, run, (sums_t){to, block->stride});
+    }
+}
+
+static void add_value_scores(const block_t *block, mfa_span seen) {
+    multiply_direct(block, &block->job->problem->value, block->job->shape.key_words, seen, block->value_scores);
+    for (int r = 0; r < block->rows; ++r)
+        for (int64_t j = seen.begin; j < seen.end; ++j)
+            block->scores[r * block->stride + j] += block->value_scores[r * block->stride + j];
+}
+
 static void multiply_scores(const block_t *block, mfa_span seen) {
     const mfai_problem_t *p = block->job->problem;
-    const int64_t words = block->job->shape.query_words, depth = words_of(p->head_dim);
+    const int64_t words = block->job->shape.query_words, first = block->job->shape.key_words;
     if (block->job->direct) {
-        for (mfa_span run; !mfa_span_is_empty(seen); seen.begin = run.end) {
-            run = first_run(block, &p->key, seen);
-            const mfai_spaced_rows_t keys = space_rows(block, &p->key, run);
-            direct_scores(&keys, (left_t){block->query, words}, block->rows, run, scores_from(block, 0));
-        }
+        multiply_direct(block, &p->key, 0, seen, block->scores);
+        if (p->query_value.present)
+            add_value_scores(block, seen);
         return;
     }
     for (int64_t panel = seen.begin / PANEL; panel * PANEL < seen.end; ++panel)
         for (int r = 0; r < block->rows; r += ROW_TILE) {
             const sums_t scores = {block->scores + r * block->stride + panel * PANEL, block->stride};
-            multiply_replace(block->rows - r < ROW_TILE ? block->rows - r : ROW_TILE,
-                             panel_is_full(panel, key_count(block)), (left_t){block->query + r * words, words},
-                             block->key_panels + panel * PANEL * words, depth, scores, NULL);
+            const int rows = block->rows - r < ROW_TILE ? block->rows - r : ROW_TILE;
+            const bool full = panel_is_full(panel, key_count(block));
+            const lane32 *query = block->query + r * words, *columns = block->key_panels + panel * PANEL * words;
+            multiply_replace(rows, full, (left_t){query, words}, columns, words_of(p->head_dim), scores, NULL);
+            if (p->query_value.present)
+                multiply_add(rows, full, (left_t){query + first, words}, columns + first * (full ? PANEL : VL),
+                             words_of(p->value_dim), scores, NULL);
         }
 }
 
@@ -218,8 +234,10 @@ static void attend(const block_t *block, bool *packed) {
         return;
     if (!*packed && !job->direct) {
         const mfai_rows_t keys = find_rows(block, &p->key);
-        pack_keys(&keys, job->shape.query_words, block->key_panels);
+        pack_keys(&keys, job->shape.query_words, 0, block->key_panels);
         const mfai_rows_t values = find_rows(block, &p->value);
+        if (p->query_value.present)
+            pack_keys(&values, job->shape.query_words, job->shape.key_words, block->key_panels);
         pack_values(&values, block->value_panels);
         *packed = true;
     }
@@ -227,9 +245,9 @@ static void attend(const block_t *block, bool *packed) {
     for (int r = 0; r < block->rows && job->score_pass; ++r) {
         float *scores = block->scores + r * block->stride;
         if (bias & BIAS_ANY_NONZERO)
-            finish_scores(p, scores, block->bias + r * block->stride, row[r]);
+            finish_scores(p, block->scale, scores, block->bias + r * block->stride, row[r]);
         else
-            finish_scores(p, scores, NULL, row[r]);
+            finish_scores(p, block->scale, scores, NULL, row[r]);
     }
     softmax_and_values(block, &seen);
 }
@@ -247,12 +265,22 @@ static void finish_row(const mfai_cpu_forward_job_t *job, int64_t b, int64_t hea
             row_sum = row_sum * factor + expf(sink - most);
         }
     }
+    factor *= mfai_factor_of(&p->value_scale, b, head / p->group);
     store_row(sums, p->value_dim, row_sum == 0 ? 0 : factor / row_sum, mfai_view_row(&p->out, b, head, row),
               p->out.format, p->out.stride[3]);
     if (p->logsumexp.present) {
         float *logsumexp = (float *)mfai_view_row(&p->logsumexp, b, head, row);
         *logsumexp = row_sum == 0 ? -INFINITY : most + logf(row_sum);
     }
+}
+
+static void pack_query_rows(const mfai_cpu_forward_job_t *job, const mfai_walk_t *walk, mfa_span rows, char *copy,
+                            lane32 *query) {
+    const mfai_problem_t *p = job->problem;
+    const int64_t first = job->shape.key_words;
+    pack_queries(job, &p->query, walk, rows, copy, first, query);
+    if (p->query_value.present)
+        pack_queries(job, &p->query_value, walk, rows, copy, job->shape.query_words - first, query + first);
 }
 
 static void forward_task(void *argument, int64_t task, int slot) {
@@ -268,6 +296,7 @@ static void forward_task(void *argument, int64_t task, int slot) {
     const int64_t b = bh / p->kv_heads, kv_head = bh % p->kv_heads;
     const int64_t first_row = chunk * shape->chunk_rows;
     const int64_t words = shape->query_words, width = shape->value_width;
+    const float scale = mfai_score_scale(p, b, kv_head);
 
     const mfai_walk_t walk = mfai_walk_of(p, b, mfa_span_of(kv_head * p->group, (kv_head + 1) * p->group));
     const int64_t there = p->group * walk.extent.query_count - first_row;
@@ -290,7 +319,7 @@ static void forward_task(void *argument, int64_t task, int slot) {
                                    .copy = (char *)(scratch + job->scratch.copy),
                                    .zeros = (const char *)(scratch + job->scratch.zeros)};
     if (!mfa_span_is_empty(keys))
-        pack_queries(job, &walk, mfa_span_of(first_row, first_row + rows), room.copy, query);
+        pack_query_rows(job, &walk, mfa_span_of(first_row, first_row + rows), room.copy, query);
 
     for (; !mfa_span_is_empty(keys); keys = mfai_walk_next(&walk, positions, left, shape->block_keys)) {
         left.begin = keys.end;
@@ -301,6 +330,7 @@ static void forward_task(void *argument, int64_t task, int slot) {
                 .walk = &walk,
                 .keys = keys,
                 .kv_head = kv_head,
+                .scale = scale,
                 .first_row = first_row + r,
                 .rows = (int)(rows - r < SUB_ROWS ? rows - r : SUB_ROWS),
                 .query = query + r * words,
@@ -311,6 +341,7 @@ static void forward_task(void *argument, int64_t task, int slot) {
                 .row_max = row_max + r,
                 .row_sum = row_sum + r,
                 .scores = scratch + job->scratch.scores,
+                .value_scores = scratch + job->scratch.value_scores,
                 .bias = scratch + job->scratch.bias,
                 .drop_factors = scratch + job->scratch.drop_factors,
                 .stride = shape->block_keys,

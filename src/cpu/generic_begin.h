@@ -11,6 +11,7 @@
 
 #include "attn/blocks.h"
 #include "attn/rows.h"
+#include "attn/scales.h"
 #include "attn/walk.h"
 #include "cpu/constants.h"
 #include "cpu/half.h"

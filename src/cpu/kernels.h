@@ -30,12 +30,13 @@ typedef struct mfai_cpu_forward_shape {
     int64_t block_keys; /* keys packed at once */
     int64_t split_keys, splits;
     int64_t query_words, value_width; /* packed widths */
+    int64_t key_words; /* those of query_words that meet keys; what follows them, of query_value, meets values */
     int64_t tasks;
 } mfai_cpu_forward_shape_t;
 
 /* Offsets in floats into a thread's scratch memory. */
 typedef struct mfai_cpu_forward_scratch {
-    int64_t query, out, row_max, row_sum, keys, values, scores, bias, drop_factors, rows, copy, zeros,
+    int64_t query, out, row_max, row_sum, keys, values, scores, value_scores, bias, drop_factors, rows, copy, zeros,
         size; /* zeros come last */
 } mfai_cpu_forward_scratch_t;
 

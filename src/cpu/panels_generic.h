@@ -35,15 +35,15 @@ INLINE vf load_value_words(const char *even, const char *odd, const int32_t form
 
 INLINE int64_t words_of(int64_t elements) { return (elements + WORD_DEPTH - 1) / WORD_DEPTH; }
 
-/* Rows of queries, each padded with zeros to whole vectors; `copy` has room for one row. */
-static void pack_queries(const mfai_cpu_forward_job_t *job, const mfai_walk_t *walk, mfa_span rows, char *copy,
-                         lane32 *packed) {
-    const mfai_view_t *queries = &job->problem->query;
-    const int64_t words = job->shape.query_words, columns = queries->shape[3];
+/* Rows of queries, or of what follows them, each padded with zeros to `words`, whole vectors, from packed[0] on; `copy`
+   has room for one row. */
+static void pack_queries(const mfai_cpu_forward_job_t *job, const mfai_view_t *queries, const mfai_walk_t *walk,
+                         mfa_span rows, char *copy, int64_t words, lane32 *packed) {
+    const int64_t columns = queries->shape[3];
     const int64_t ahead = mfai_rows_ahead(queries) * mfai_view_step(queries);
     for (int64_t r = rows.begin; r < rows.end; ++r) {
         const char *source = mfai_row_find(queries, walk->batch, row_head(walk, r), row_position(walk, r), copy);
-        lane32 *row = packed + (r - rows.begin) * words;
+        lane32 *row = packed + (r - rows.begin) * job->shape.query_words;
 #define LOAD(format)                                                                        \
     for (int64_t k = 0; k < words; k += VL) {                                               \
         vf_store(row + k, load_words(source, format, k, columns));                          \
@@ -61,11 +61,11 @@ static void pack_queries(const mfai_cpu_forward_job_t *job, const mfai_walk_t *w
 
 _Static_assert(MFAI_ROWS_PADDING % VL == 0, "whole vectors of rows in a table");
 
-INLINE void pack_keys_as(const int32_t format, const mfai_rows_t *keys, int64_t words, lane32 *packed) {
+INLINE void pack_keys_as(const int32_t format, const mfai_rows_t *keys, int64_t words, int64_t first, lane32 *packed) {
     const int64_t used = words_of(keys->columns);
     for (int64_t j = 0; j < keys->count; j += VL) {
         const int64_t panel = j / PANEL, width = panel_is_full(panel, keys->count) ? PANEL : VL;
-        lane32 *columns = packed + panel * PANEL * words + j % PANEL;
+        lane32 *columns = packed + panel * PANEL * words + first * width + j % PANEL;
         const char *sources[VL], *coming[VL];
         for (int i = 0; i < VL; ++i) {
             sources[i] = keys->row[j + i];
@@ -95,9 +95,9 @@ INLINE void pack_keys_as(const int32_t format, const mfai_rows_t *keys, int64_t 
     }
 }
 
-/* Keys as columns: panel after panel, each `words` deep. */
-static void pack_keys(const mfai_rows_t *keys, int64_t words, lane32 *packed){
-#define PACK(format) pack_keys_as(format, keys, words, packed)
+/* Keys as columns: panel after panel, each `words` deep, of which theirs are those from `first` on. */
+static void pack_keys(const mfai_rows_t *keys, int64_t words, int64_t first, lane32 *packed){
+#define PACK(format) pack_keys_as(format, keys, words, first, packed)
     WITH_WORD_FORMAT(keys -> format, PACK)
 #undef PACK
 }

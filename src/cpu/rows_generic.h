@@ -87,8 +87,8 @@ INLINE vf vf_tanh(vf x) {
 
 /* Raw products to finished scores. `bias` is a constant NULL or never NULL, so that compilers make the same fused
    products of it wherever it is inlined. */
-INLINE void finish_scores(const mfai_problem_t *p, float *scores, const float *bias, mfa_span seen) {
-    const vf scale = vf_set1(p->softmax_scale), cap = vf_set1(p->softcap);
+INLINE void finish_scores(const mfai_problem_t *p, float factor, float *scores, const float *bias, mfa_span seen) {
+    const vf scale = vf_set1(factor), cap = vf_set1(p->softcap);
     const vf hidden = vf_set1(-INFINITY);
     for (int64_t j = seen.begin / VL * VL; j < seen.end; j += VL) {
         vf x = vf_mul(vf_load(scores + j), scale);
