@@ -17,8 +17,8 @@ static inline mfa_span summed(mfa_index size, mfa_index count, mfa_index own) {
 
 [[kernel, max_total_threads_per_threadgroup(THREADS)]] void
 attention_backward_bias(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]], MFA_QUERY_ARGUMENTS,
-                        MFA_KEY_ARGUMENTS, MFA_BIAS_ARGUMENTS, device MFA_G *dbias [[buffer(MFA_BUFFER_DBIAS)]],
-                        MFA_THREAD_ARGUMENTS) {
+                        MFA_KEY_ARGUMENTS, MFA_BIAS_ARGUMENTS, MFA_SEQUENCE_ARGUMENTS,
+                        device MFA_G *dbias [[buffer(MFA_BUFFER_DBIAS)]], MFA_THREAD_ARGUMENTS) {
     threadgroup vec<MFA_T, MFA_VECTOR> staged_keys[STAGED_KEYS];
     threadgroup vec<MFA_T, MFA_VECTOR> staged_values[STAGED_VALUES];
     threadgroup float tile[TILE_SCORES];
@@ -39,14 +39,16 @@ attention_backward_bias(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)
     mfa_visited_keys visited;
     visited.first = (threadgroup MFA_T *)staged_keys;
     visited.second = (threadgroup MFA_T *)staged_values;
-    visited.count = p.key_count;
     mfa_key_products sums = mfa_zeros<KEY_MATRICES>();
-    for (mfa_index batch = batches.begin; batch < batches.end; ++batch)
+    for (mfa_index batch = batches.begin; batch < batches.end; ++batch) {
+        const mfa_sequence sequence = mfa_sequence_of(p, MFA_LISTS, batch);
+        const mfa_index query_count = sequence.extent.query_count;
+        visited.count = sequence.extent.key_count;
         for (mfa_index head = heads.begin; head < heads.end; ++head) {
             const mfa_index kv_head = head / p.group;
-            visited.first_rows = mfa_key_rows(p, MFA_KEYS, batch, kv_head);
-            visited.second_rows = mfa_value_rows(p, MFA_KEYS, batch, kv_head);
-            const mfa_head_terms head_terms = mfa_head_terms_of(p, MFA_BIASES, batch, head);
+            visited.first_rows = mfa_key_rows(p, MFA_KEYS, sequence, kv_head);
+            visited.second_rows = mfa_value_rows(p, MFA_KEYS, sequence, kv_head);
+            const mfa_head_terms head_terms = mfa_head_terms_of(p, MFA_BIASES, sequence, head);
             for (mfa_index i = row_tiles.begin; i < row_tiles.end; ++i) {
                 const mfa_index tile_row = i * MFA_BQ, first_row = tile_row + 8 * simdgroup;
                 const mfa_index lane_row = first_row + mfa_fragment_row(lane);
@@ -60,12 +62,12 @@ attention_backward_bias(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)
                 if (first_key >= walk.visited.end)
                     continue;
                 mfa_owned_queries queries;
-                mfa_own(queries, mfa_lane_row_of(mfa_rows_of(query, p.query, batch, head, p.head_dim), lane_row,
-                                                 p.query_count, lane));
+                mfa_own(queries, mfa_lane_row_of(mfa_rows_of(query, p.query, sequence.queries, head, p.head_dim),
+                                                 lane_row, query_count, lane));
                 mfa_owned_douts douts;
-                mfa_own(douts, mfa_lane_row_of(mfa_rows_of(dout, p.dout, batch, head, p.value_dim), lane_row,
-                                               p.query_count, lane));
-                const mfa_row_terms row_terms = mfa_row_terms_of(p, logsumexp, deltas, batch, head, lane_row);
+                mfa_own(douts, mfa_lane_row_of(mfa_rows_of(dout, p.dout, sequence.queries, head, p.value_dim), lane_row,
+                                               query_count, lane));
+                const mfa_row_terms row_terms = mfa_row_terms_of(p, logsumexp, deltas, sequence, head, lane_row);
                 for (; first_key < walk.visited.end; first_key = mfa_walk_next<MFA_BK>(walk, first_key + MFA_BK)) {
                     const bool is_visited = mfa_walk_visits(own_walk, mfa_span_of(first_key, first_key + MFA_BK));
                     mfa_key_products products = mfa_zeros<KEY_MATRICES>(), dweights = mfa_zeros<KEY_MATRICES>();
@@ -81,6 +83,7 @@ attention_backward_bias(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)
                 }
             }
         }
+    }
 
     for (int j = 0; j < KEY_MATRICES; ++j)
         simdgroup_store(sums.m[j], tile + 8 * simdgroup * MFA_BK + 8 * j, MFA_BK);

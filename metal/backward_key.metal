@@ -52,10 +52,12 @@ static inline void differentiate_as(constant mfa_metal_params &p, mfa_head_terms
         }
 }
 
-[[kernel, max_total_threads_per_threadgroup(THREADS)]] void attention_backward_key(
-    constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]], MFA_QUERY_ARGUMENTS, MFA_KEY_ARGUMENTS,
-    MFA_BIAS_ARGUMENTS, device MFA_G *dkey [[buffer(MFA_BUFFER_DKEY), function_constant(has_dkey)]],
-    device MFA_GV *dvalue [[buffer(MFA_BUFFER_DVALUE), function_constant(has_dvalue)]], MFA_THREAD_ARGUMENTS) {
+[[kernel, max_total_threads_per_threadgroup(THREADS)]] void
+attention_backward_key(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]], MFA_QUERY_ARGUMENTS,
+                       MFA_KEY_ARGUMENTS, MFA_BIAS_ARGUMENTS, MFA_SEQUENCE_ARGUMENTS,
+                       device MFA_G *dkey [[buffer(MFA_BUFFER_DKEY), function_constant(has_dkey)]],
+                       device MFA_GV *dvalue [[buffer(MFA_BUFFER_DVALUE), function_constant(has_dvalue)]],
+                       MFA_THREAD_ARGUMENTS) {
     threadgroup vec<MFA_T, MFA_VECTOR> staged_queries[STAGED_QUERIES];
     threadgroup vec<mfa_dout_type, MFA_VECTOR> staged_douts[STAGED_DOUTS];
     threadgroup mfa_row_terms
@@ -63,22 +65,28 @@ static inline void differentiate_as(constant mfa_metal_params &p, mfa_head_terms
 
     const int blocks = MFA_RESIDENT ? 1 : max(int(MFA_HEAD_BLOCKS), int(p.value_blocks));
     mfa_index number = p.first_threadgroup + threadgroup_number;
-    const mfa_index tile_key = number % p.key_tiles * MFA_BK;
+    const mfa_index tile_number = number % p.key_tiles;
     number /= p.key_tiles;
     const int own_block = int(number % blocks);
     number /= blocks;
-    const mfa_index kv_head = number % p.kv_heads, batch = number / p.kv_heads;
+    const mfa_index kv_head = number % p.kv_heads;
+    const mfa_lists lists = MFA_LISTS;
+    const mfa_tile own_tile = mfa_key_tile<MFA_BK>(p, lists, number / p.kv_heads, tile_number);
+    const mfa_sequence sequence = mfa_sequence_of(p, lists, own_tile.sequence);
+    const mfa_index key_count = sequence.extent.key_count, tile_key = own_tile.first;
+    if (!mfa_tile_exists(own_tile, key_count))
+        return;
     const mfa_index first_key = tile_key + 8 * simdgroup, lane_key = first_key + mfa_fragment_row(lane);
     const int column = mfa_fragment_column(lane);
 
     mfa_owned_rows<MFA_T, MFA_KV, MFA_HEAD_DEPTH> keys;
-    mfa_own(keys, mfa_lane_row_of(mfa_key_rows(p, MFA_KEYS, batch, kv_head), lane_key, p.key_count, lane));
+    mfa_own(keys, mfa_lane_row_of(mfa_key_rows(p, MFA_KEYS, sequence, kv_head), lane_key, key_count, lane));
     mfa_owned_rows<MFA_T, MFA_KV, MFA_VALUE_DEPTH> values;
-    mfa_own(values, mfa_lane_row_of(mfa_value_rows(p, MFA_KEYS, batch, kv_head), lane_key, p.key_count, lane));
+    mfa_own(values, mfa_lane_row_of(mfa_value_rows(p, MFA_KEYS, sequence, kv_head), lane_key, key_count, lane));
     mfa_visited_rows<MFA_T, MFA_T, mfa_dout_type, MFA_DO> visited;
     visited.first = (threadgroup MFA_T *)staged_queries;
     visited.second = (threadgroup mfa_dout_type *)staged_douts;
-    visited.count = p.query_count;
+    visited.count = sequence.extent.query_count;
 
     const mfa_span tile_keys = mfa_span_of(tile_key, tile_key + MFA_BK);
     const mfa_span own_keys = mfa_span_of(first_key, first_key + 8);
@@ -86,9 +94,9 @@ static inline void differentiate_as(constant mfa_metal_params &p, mfa_head_terms
     mfa_matrices<float, MFA_VALUE_DEPTH> dvalue_sums = mfa_zeros<MFA_VALUE_DEPTH>();
     int turn = 0;
     for (mfa_index head = kv_head * p.group; head < (kv_head + 1) * p.group; ++head) {
-        visited.first_rows = mfa_rows_of(query, p.query, batch, head, p.head_dim);
-        visited.second_rows = mfa_rows_of(dout, p.dout, batch, head, p.value_dim);
-        const mfa_head_terms head_terms = mfa_head_terms_of(p, MFA_BIASES, batch, head);
+        visited.first_rows = mfa_rows_of(query, p.query, sequence.queries, head, p.head_dim);
+        visited.second_rows = mfa_rows_of(dout, p.dout, sequence.queries, head, p.value_dim);
+        const mfa_head_terms head_terms = mfa_head_terms_of(p, MFA_BIASES, sequence, head);
         const mfa_walk walk = mfa_walk_over_rows(head_terms.extent, head_terms.blocks, tile_keys);
         const mfa_walk own_walk = mfa_walk_over_rows(head_terms.extent, head_terms.blocks, own_keys);
         for (mfa_index first_row = mfa_walk_first<MFA_BQ>(walk); first_row < walk.visited.end;
@@ -98,7 +106,8 @@ static inline void differentiate_as(constant mfa_metal_params &p, mfa_head_terms
             threadgroup mfa_row_terms *terms = staged_terms[turn];
             turn ^= 1;
             if (thread_number < MFA_BQ)
-                terms[thread_number] = mfa_row_terms_of(p, logsumexp, deltas, batch, head, first_row + thread_number);
+                terms[thread_number] =
+                    mfa_row_terms_of(p, logsumexp, deltas, sequence, head, first_row + thread_number);
             row_products products = mfa_zeros<ROW_MATRICES>(), dweights = mfa_zeros<ROW_MATRICES>();
             mfa_multiply_visited<MFA_BQ, THREADS>(p, keys, values, visited, first_row, own_block, is_visited,
                                                   thread_number, products, dweights);
@@ -116,9 +125,9 @@ static inline void differentiate_as(constant mfa_metal_params &p, mfa_head_terms
         }
     }
     if (has_dkey)
-        mfa_write_block(mfa_result_rows_of(dkey, p.dkey, batch, kv_head, p.head_dim), lane_key, p.key_count, own_block,
-                        column, dkey_sums);
+        mfa_write_block(mfa_cache_result_rows_of(dkey, p, p.dkey, sequence, kv_head, p.head_dim), lane_key, key_count,
+                        own_block, column, dkey_sums);
     if (has_dvalue)
-        mfa_write_block(mfa_result_rows_of(dvalue, p.dvalue, batch, kv_head, p.value_dim), lane_key, p.key_count,
-                        own_block, column, dvalue_sums);
+        mfa_write_block(mfa_cache_result_rows_of(dvalue, p, p.dvalue, sequence, kv_head, p.value_dim), lane_key,
+                        key_count, own_block, column, dvalue_sums);
 }

@@ -1,6 +1,6 @@
 /*
  * What the other kernels of the backward pass read of rows: delta = rowsum(dout * out), and whether dout is finite. A
- * simdgroup takes some rows, one after the other.
+ * simdgroup takes some rows as they lie, of whatever sequence, one after the other.
  */
 #include "mfa_rows.h"
 
@@ -11,13 +11,16 @@
     const device MFA_DO *dout [[buffer(MFA_BUFFER_DOUT)]], device mfa_metal_delta *deltas [[buffer(MFA_BUFFER_DELTA)]],
     uint threadgroup_number [[threadgroup_position_in_grid]], uint simdgroup [[simdgroup_index_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]]) {
-    const mfa_index tiles = (p.query_count + MFA_PREPARE_ROWS - 1) / MFA_PREPARE_ROWS;
+    const mfa_index tiles = (p.stored_rows + MFA_PREPARE_ROWS - 1) / MFA_PREPARE_ROWS;
     const mfa_index number = p.first_threadgroup + threadgroup_number;
     const mfa_index first_row = number % tiles * MFA_PREPARE_ROWS,
-                    end = min(first_row + MFA_PREPARE_ROWS, p.query_count);
-    const mfa_index head = number / tiles % p.heads, batch = number / tiles / p.heads;
-    const mfa_rows<MFA_O> outs = mfa_rows_of(out, p.out, batch, head, p.value_dim);
-    const mfa_rows<MFA_DO> douts = mfa_rows_of(dout, p.dout, batch, head, p.value_dim);
+                    end = min(first_row + MFA_PREPARE_ROWS, p.stored_rows);
+    const mfa_index head = number / tiles % p.heads;
+    mfa_origin origin;
+    origin.batch = number / tiles / p.heads;
+    origin.row = 0;
+    const mfa_rows<MFA_O> outs = mfa_rows_of(out, p.out, origin, head, p.value_dim);
+    const mfa_rows<MFA_DO> douts = mfa_rows_of(dout, p.dout, origin, head, p.value_dim);
     for (mfa_index row = first_row + simdgroup; row < end; row += MFA_PREPARE_SIMDGROUPS) {
         float sum = 0, taint = 0;
         bool zeros = true; /* as where a row sees no key: dout takes no part in it then, whatever it holds */
@@ -33,8 +36,8 @@
         sum = simd_all(zeros) ? 0.0f : simd_sum(sum);
         taint = simd_sum(taint);
         if (lane == 0) {
-            deltas[(batch * p.heads + head) * p.query_count + row].delta = sum;
-            deltas[(batch * p.heads + head) * p.query_count + row].taint = taint;
+            deltas[(origin.batch * p.heads + head) * p.stored_rows + row].delta = sum;
+            deltas[(origin.batch * p.heads + head) * p.stored_rows + row].taint = taint;
         }
     }
 }

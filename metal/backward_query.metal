@@ -14,33 +14,40 @@
 
 [[kernel, max_total_threads_per_threadgroup(THREADS)]] void
 attention_backward_query(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]], MFA_QUERY_ARGUMENTS,
-                         MFA_KEY_ARGUMENTS, MFA_BIAS_ARGUMENTS, device MFA_G *dquery [[buffer(MFA_BUFFER_DQUERY)]],
-                         MFA_THREAD_ARGUMENTS) {
+                         MFA_KEY_ARGUMENTS, MFA_BIAS_ARGUMENTS, MFA_SEQUENCE_ARGUMENTS,
+                         device MFA_G *dquery [[buffer(MFA_BUFFER_DQUERY)]], MFA_THREAD_ARGUMENTS) {
     threadgroup vec<MFA_T, MFA_VECTOR> staged_keys[STAGED_KEYS];
     threadgroup vec<MFA_T, MFA_VECTOR> staged_values[STAGED_VALUES];
 
     /* The costliest causal rows, the last, come first. */
     mfa_index number = p.first_threadgroup + threadgroup_number;
-    const mfa_index tile_row = (p.query_tiles - 1 - number % p.query_tiles) * MFA_BQ;
+    const mfa_index tile_number = p.query_tiles - 1 - number % p.query_tiles;
     number /= p.query_tiles;
     const int own_block = int(number % MFA_HEAD_BLOCKS);
     number /= MFA_HEAD_BLOCKS;
-    const mfa_index head = number % p.heads, batch = number / p.heads, kv_head = head / p.group;
+    const mfa_index head = number % p.heads, kv_head = head / p.group;
+    const mfa_lists lists = MFA_LISTS;
+    const mfa_tile own_tile = mfa_query_tile<MFA_BQ>(p, lists, number / p.heads, tile_number);
+    const mfa_sequence sequence = mfa_sequence_of(p, lists, own_tile.sequence);
+    const mfa_index query_count = sequence.extent.query_count, tile_row = own_tile.first;
+    if (!mfa_tile_exists(own_tile, query_count))
+        return;
     const mfa_index first_row = tile_row + 8 * simdgroup, lane_row = first_row + mfa_fragment_row(lane);
 
     mfa_owned_queries queries;
-    mfa_own(queries,
-            mfa_lane_row_of(mfa_rows_of(query, p.query, batch, head, p.head_dim), lane_row, p.query_count, lane));
+    mfa_own(queries, mfa_lane_row_of(mfa_rows_of(query, p.query, sequence.queries, head, p.head_dim), lane_row,
+                                     query_count, lane));
     mfa_owned_douts douts;
-    mfa_own(douts, mfa_lane_row_of(mfa_rows_of(dout, p.dout, batch, head, p.value_dim), lane_row, p.query_count, lane));
+    mfa_own(douts, mfa_lane_row_of(mfa_rows_of(dout, p.dout, sequence.queries, head, p.value_dim), lane_row,
+                                   query_count, lane));
     mfa_visited_keys visited;
-    visited.first_rows = mfa_key_rows(p, MFA_KEYS, batch, kv_head);
-    visited.second_rows = mfa_value_rows(p, MFA_KEYS, batch, kv_head);
+    visited.first_rows = mfa_key_rows(p, MFA_KEYS, sequence, kv_head);
+    visited.second_rows = mfa_value_rows(p, MFA_KEYS, sequence, kv_head);
     visited.first = (threadgroup MFA_T *)staged_keys;
     visited.second = (threadgroup MFA_T *)staged_values;
-    visited.count = p.key_count;
-    const mfa_head_terms head_terms = mfa_head_terms_of(p, MFA_BIASES, batch, head);
-    const mfa_row_terms row_terms = mfa_row_terms_of(p, logsumexp, deltas, batch, head, lane_row);
+    visited.count = sequence.extent.key_count;
+    const mfa_head_terms head_terms = mfa_head_terms_of(p, MFA_BIASES, sequence, head);
+    const mfa_row_terms row_terms = mfa_row_terms_of(p, logsumexp, deltas, sequence, head, lane_row);
 
     const mfa_walk walk =
         mfa_walk_over_keys(head_terms.extent, head_terms.blocks, mfa_span_of(tile_row, tile_row + MFA_BQ));
@@ -59,6 +66,6 @@ attention_backward_query(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS
             mfa_add_product(products, visited.first, dirty, sums);
         }
     }
-    mfa_write_block(mfa_result_rows_of(dquery, p.dquery, batch, head, p.head_dim), lane_row, p.query_count, own_block,
-                    mfa_fragment_column(lane), sums);
+    mfa_write_block(mfa_result_rows_of(dquery, p.dquery, sequence.queries, head, p.head_dim), lane_row, query_count,
+                    own_block, mfa_fragment_column(lane), sums);
 }

@@ -1,10 +1,10 @@
 /* The gradient of sinks. A threadgroup owns a head and adds up its rows in a fixed order. */
-#include "mfa_kernel.h"
+#include "mfa_sequences.h"
 
 #define THREADS (32 * MFA_SINKS_SIMDGROUPS)
 
 [[kernel, max_total_threads_per_threadgroup(THREADS)]] void
-attention_backward_sinks(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]],
+attention_backward_sinks(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]], MFA_SEQUENCE_ARGUMENTS,
                          const device float *logsumexp [[buffer(MFA_BUFFER_LOGSUMEXP)]],
                          const device float *sinks [[buffer(MFA_BUFFER_SINKS)]],
                          const device mfa_metal_delta *deltas [[buffer(MFA_BUFFER_DELTA)]],
@@ -17,11 +17,15 @@ attention_backward_sinks(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS
     const float sink = sinks[head * p.sinks.head];
     float sum = 0;
     if (sink != -INFINITY)
-        for (mfa_index batch = 0; batch < p.batch; ++batch)
-            for (mfa_index row = thread_number; row < p.query_count; row += THREADS) {
-                const float share = precise::exp(sink - logsumexp[mfa_place(p.logsumexp, batch, head, row)]);
-                sum -= share * deltas[(batch * p.heads + head) * p.query_count + row].delta;
+        for (mfa_index batch = 0; batch < p.batch; ++batch) {
+            const mfa_sequence sequence = mfa_sequence_of(p, MFA_LISTS, batch);
+            const mfa_origin origin = sequence.queries;
+            for (mfa_index row = thread_number; row < sequence.extent.query_count; row += THREADS) {
+                const float share =
+                    precise::exp(sink - logsumexp[mfa_place(p.logsumexp, origin.batch, head, origin.row + row)]);
+                sum -= share * deltas[mfa_stored_row(p, sequence, head, row)].delta;
             }
+        }
     sum = simd_sum(sum);
     if (lane == 0)
         partial[simdgroup] = sum;

@@ -6,8 +6,17 @@ static inline float part_weight(const device float *part, mfa_index value_dim, f
     return fast::exp2((part[value_dim] - reference) * MFA_LOG2_E);
 }
 
+/* Of a row as it lies. */
+static inline bool is_of_a_sequence(constant mfa_metal_params &p, mfa_lists lists, mfa_index batch, mfa_index row) {
+    mfa_index number = batch;
+    if (has_query_starts)
+        number = mfa_find_sequence<1, false>(lists.query_starts, p.query_starts.column, p.batch, p.stored_rows, row);
+    const mfa_sequence sequence = mfa_sequence_of(p, lists, number);
+    return row >= sequence.queries.row && row < sequence.queries.row + sequence.extent.query_count;
+}
+
 [[kernel, max_total_threads_per_threadgroup(32 * MFA_SIMDGROUPS)]] void
-attention_combine(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]],
+attention_combine(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]], MFA_SEQUENCE_ARGUMENTS,
                   device MFA_O *out [[buffer(MFA_BUFFER_OUT)]],
                   device float *logsumexp [[buffer(MFA_BUFFER_LOGSUMEXP), function_constant(has_logsumexp)]],
                   const device float *sinks [[buffer(MFA_BUFFER_SINKS), function_constant(has_sinks)]],
@@ -15,12 +24,23 @@ attention_combine(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]],
                   uint threadgroup_number [[threadgroup_position_in_grid]],
                   uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
     const mfa_index number = (p.first_threadgroup + threadgroup_number) * MFA_SIMDGROUPS + simdgroup;
-    if (number >= p.batch * p.heads * p.query_count)
+    if (number >= p.stored_batches * p.heads * p.stored_rows)
         return;
-    const mfa_index row = number % p.query_count, head = number / p.query_count % p.heads;
-    const mfa_index batch = number / p.query_count / p.heads;
+    const mfa_index row = number % p.stored_rows, head = number / p.stored_rows % p.heads;
+    mfa_origin origin;
+    origin.batch = number / p.stored_rows / p.heads;
+    origin.row = 0;
     const mfa_index value_dim = p.value_dim, splits = p.splits, width = value_dim + MFA_PARTIAL_EXTRA;
     const device float *parts = partials + number * splits * width;
+
+    device MFA_O *to = mfa_row_at(mfa_result_rows_of(out, p.out, origin, head, value_dim), row);
+    if (has_sequences && !is_of_a_sequence(p, MFA_LISTS, origin.batch, row)) {
+        for (mfa_index column = lane; column < value_dim; column += 32)
+            to[column * p.out.column] = MFA_O(0);
+        if (has_logsumexp && lane == 0)
+            logsumexp[mfa_place(p.logsumexp, origin.batch, head, row)] = -INFINITY;
+        return;
+    }
 
     float most = -INFINITY, sum = 0;
     for (mfa_index s = 0; s < splits; ++s)
@@ -30,7 +50,6 @@ attention_combine(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]],
         sum += parts[s * width + value_dim + 1] * part_weight(parts + s * width, value_dim, reference);
 
     const mfa_row_end end = mfa_finish_row(p, most, sum, has_sinks ? sinks[head * p.sinks.head] : -INFINITY);
-    device MFA_O *to = mfa_row_at(mfa_result_rows_of(out, p.out, batch, head, value_dim), row);
     for (mfa_index column = lane; column < value_dim; column += 32) {
         float total = 0;
         for (mfa_index s = 0; s < splits; ++s)
@@ -38,5 +57,5 @@ attention_combine(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]],
         to[column * p.out.column] = MFA_O(total * end.factor);
     }
     if (has_logsumexp && lane == 0)
-        logsumexp[mfa_place(p.logsumexp, batch, head, row)] = end.logsumexp;
+        logsumexp[mfa_place(p.logsumexp, origin.batch, head, row)] = end.logsumexp;
 }

@@ -44,7 +44,7 @@ static inline piece_t read_piece(mfa_rows<MFA_KV> rows, mfa_index row, int colum
 [[kernel, max_total_threads_per_threadgroup(32 * MFA_SIMDGROUPS)]] void
 attention_decode(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]],
                  const device MFA_T *query [[buffer(MFA_BUFFER_QUERY)]], MFA_KEY_ARGUMENTS, MFA_BIAS_ARGUMENTS,
-                 device float *partials [[buffer(MFA_BUFFER_PARTIALS)]],
+                 MFA_SEQUENCE_ARGUMENTS, device float *partials [[buffer(MFA_BUFFER_PARTIALS)]],
                  uint threadgroup_number [[threadgroup_position_in_grid]],
                  uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
     threadgroup float all_max[MFA_SIMDGROUPS][MFA_BQ];
@@ -60,23 +60,30 @@ attention_decode(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]],
     number /= p.value_blocks;
     const mfa_index kv_head = number % p.kv_heads, batch = number / p.kv_heads, group = p.group;
 
-    const mfa_index row_count = p.query_count * group, last_row = min(first_row + MFA_BQ, row_count) - 1;
+    const mfa_sequence sequence = mfa_sequence_of(p, MFA_LISTS, batch);
+    const mfa_extent extent = sequence.extent;
+    const mfa_index row_count = extent.query_count * group, last_row = min(first_row + MFA_BQ, row_count) - 1;
+    if (has_sequences && last_row < first_row)
+        return;
     const int first_column = int(value_block) * MFA_DV;
-    const mfa_extent extent = mfa_extent_of(p, batch);
     const mfa_biases biases = MFA_BIASES;
-    const mfa_rows<MFA_KV> key_rows = mfa_key_rows(p, MFA_KEYS, batch, kv_head);
-    const mfa_rows<MFA_KV> value_rows = mfa_value_rows(p, MFA_KEYS, batch, kv_head);
+    const mfa_rows<MFA_KV> key_rows = mfa_key_rows(p, MFA_KEYS, sequence, kv_head);
+    const mfa_rows<MFA_KV> value_rows = mfa_value_rows(p, MFA_KEYS, sequence, kv_head);
 
     /* This lane's row of scores; lanes beyond the last row repeat it, and write nothing. */
     const int fragment_row = mfa_fragment_row(lane), fragment_column = mfa_fragment_column(lane);
     const mfa_index row = min(first_row + fragment_row, last_row);
     const mfa_index head = kv_head * group + row % group, query_row = row / group;
-    const mfa_scoring scoring = mfa_scoring_of(p, biases, batch, head);
+    const mfa_scoring scoring = mfa_scoring_of(p, biases, sequence, head);
     mfa_mask_row mask_row;
     if (has_mask)
         mask_row = mfa_mask_row_of(p, biases, batch, head, query_row);
 
-    const mfa_span split_keys = mfa_span_of(split * p.split_keys, (split + 1) * p.split_keys);
+    /* Sequences have as many splits, each of them as long as its sequence needs. */
+    mfa_index split_size = p.split_keys;
+    if (has_sequences)
+        split_size = max((extent.key_count + p.splits * MFA_BK - 1) / (p.splits * MFA_BK), mfa_index(1)) * MFA_BK;
+    const mfa_span split_keys = mfa_span_of(split * split_size, (split + 1) * split_size);
     const mfa_span rows_here = mfa_span_of(first_row / group, last_row / group + 1);
     const mfa_span keys = mfa_span_cut(mfa_rule_keys_some_see(extent, rows_here), split_keys);
 
@@ -87,10 +94,10 @@ attention_decode(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]],
 
     const mfa_index row_a = min(first_row + fragment_column, last_row), row_b = min(row_a + 1, last_row);
     const mfa_index head_dim = p.head_dim, query_stride = p.query.column;
-    const device MFA_T *query_a =
-        mfa_row_at(mfa_rows_of(query, p.query, batch, kv_head * group + row_a % group, head_dim), row_a / group);
-    const device MFA_T *query_b =
-        mfa_row_at(mfa_rows_of(query, p.query, batch, kv_head * group + row_b % group, head_dim), row_b / group);
+    const device MFA_T *query_a = mfa_row_at(
+        mfa_rows_of(query, p.query, sequence.queries, kv_head * group + row_a % group, head_dim), row_a / group);
+    const device MFA_T *query_b = mfa_row_at(
+        mfa_rows_of(query, p.query, sequence.queries, kv_head * group + row_b % group, head_dim), row_b / group);
     /* Of a fragment's row of the transposed queries. */
     const int query_column = fragment_row / 2 * MFA_VECTOR + fragment_row % 2;
 #if MFA_RESIDENT
@@ -215,14 +222,12 @@ attention_decode(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]],
     const mfa_index columns = min(mfa_index(MFA_DV), p.value_dim - first_column);
     for (mfa_index r = simdgroup; first_row + r <= last_row; r += MFA_SIMDGROUPS) {
         const mfa_index to_head = kv_head * group + (first_row + r) % group, to_row = (first_row + r) / group;
-        device float *part =
-            partials + (((batch * p.heads + to_head) * p.query_count + to_row) * p.splits + split) * width;
+        device float *part = partials + (mfa_stored_row(p, sequence, to_head, to_row) * p.splits + split) * width;
         for (mfa_index column = lane; column < columns; column += 32)
             part[first_column + column] = totals[r][column];
     }
     if (simdgroup == 0 && value_block == 0 && fragment_column == 0 && first_row + fragment_row <= last_row) {
-        device float *part =
-            partials + (((batch * p.heads + head) * p.query_count + query_row) * p.splits + split) * width;
+        device float *part = partials + (mfa_stored_row(p, sequence, head, query_row) * p.splits + split) * width;
         part[p.value_dim] = mfa_to_natural(most);
         part[p.value_dim + 1] = total;
     }

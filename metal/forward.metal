@@ -38,7 +38,7 @@ static inline vec<MFA_T, 2> read_query(mfa_rows<MFA_T> queries, mfa_index row, m
 
 [[kernel, max_total_threads_per_threadgroup(32 * MFA_SIMDGROUPS)]] void attention_forward(
     constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]], const device MFA_T *query [[buffer(MFA_BUFFER_QUERY)]],
-    MFA_KEY_ARGUMENTS, MFA_BIAS_ARGUMENTS, device MFA_O *out [[buffer(MFA_BUFFER_OUT)]],
+    MFA_KEY_ARGUMENTS, MFA_BIAS_ARGUMENTS, MFA_SEQUENCE_ARGUMENTS, device MFA_O *out [[buffer(MFA_BUFFER_OUT)]],
     device float *logsumexp [[buffer(MFA_BUFFER_LOGSUMEXP), function_constant(has_logsumexp)]],
     const device float *sinks [[buffer(MFA_BUFFER_SINKS), function_constant(has_sinks)]], MFA_THREAD_ARGUMENTS) {
     threadgroup vec<MFA_T, MFA_VECTOR> staged_keys[KEY_PIECES];
@@ -48,20 +48,25 @@ static inline vec<MFA_T, 2> read_query(mfa_rows<MFA_T> queries, mfa_index row, m
 
     /* The costliest causal rows, the last, come first. */
     mfa_index number = p.first_threadgroup + threadgroup_number;
-    const mfa_index first_row = (p.query_tiles - 1 - number % p.query_tiles) * MFA_BQ;
+    const mfa_index tile_number = p.query_tiles - 1 - number % p.query_tiles;
     number /= p.query_tiles;
     const mfa_index value_block = number % p.value_blocks;
     number /= p.value_blocks;
-    const mfa_index head = number % p.heads, batch = number / p.heads, kv_head = head / p.group;
+    const mfa_index head = number % p.heads, kv_head = head / p.group;
+    const mfa_lists lists = MFA_LISTS;
+    const mfa_tile own_tile = mfa_query_tile<MFA_BQ>(p, lists, number / p.heads, tile_number);
+    const mfa_sequence sequence = mfa_sequence_of(p, lists, own_tile.sequence);
+    const mfa_extent extent = sequence.extent;
+    const mfa_index batch = sequence.number, first_row = own_tile.first, query_count = extent.query_count;
+    if (!mfa_tile_exists(own_tile, query_count))
+        return;
 
-    const mfa_extent extent = mfa_extent_of(p, batch);
-    const mfa_index query_count = extent.query_count;
     const mfa_biases biases = MFA_BIASES;
     const mfa_blocks blocks = mfa_blocks_of(p, biases, batch, head);
-    const mfa_rows<MFA_T> queries = mfa_rows_of(query, p.query, batch, head, p.head_dim);
-    const mfa_rows<MFA_KV> key_rows = mfa_key_rows(p, MFA_KEYS, batch, kv_head);
-    const mfa_rows<MFA_KV> value_rows = mfa_value_rows(p, MFA_KEYS, batch, kv_head);
-    const mfa_scoring scoring = mfa_scoring_of(p, biases, batch, head);
+    const mfa_rows<MFA_T> queries = mfa_rows_of(query, p.query, sequence.queries, head, p.head_dim);
+    const mfa_rows<MFA_KV> key_rows = mfa_key_rows(p, MFA_KEYS, sequence, kv_head);
+    const mfa_rows<MFA_KV> value_rows = mfa_value_rows(p, MFA_KEYS, sequence, kv_head);
+    const mfa_scoring scoring = mfa_scoring_of(p, biases, sequence, head);
 
     /* This lane's first row, and its columns in each fragment; further rows are 8 apart. */
     const int fragment_row = mfa_fragment_row(lane), fragment_column = mfa_fragment_column(lane);
@@ -212,7 +217,7 @@ static inline vec<MFA_T, 2> read_query(mfa_rows<MFA_T> queries, mfa_index row, m
                                       scores[r], sums[r]);
     }
 
-    const mfa_result_rows<MFA_O> outs = mfa_result_rows_of(out, p.out, batch, head, p.value_dim);
+    const mfa_result_rows<MFA_O> outs = mfa_result_rows_of(out, p.out, sequence.queries, head, p.value_dim);
     const float sink = has_sinks ? sinks[head * p.sinks.head] : -INFINITY;
 #pragma unroll
     for (int r = 0; r < ROW_FRAGMENTS; ++r) {
@@ -223,7 +228,8 @@ static inline vec<MFA_T, 2> read_query(mfa_rows<MFA_T> queries, mfa_index row, m
             for (int c = 0; c < VALUE_FRAGMENTS; ++c)
                 mfa_write_pair(outs, row, int(value_block) * MFA_DV + 8 * c + fragment_column, sums[r][c] * end.factor);
             if (has_logsumexp && value_block == 0 && fragment_column == 0)
-                logsumexp[mfa_place(p.logsumexp, batch, head, row)] = end.logsumexp;
+                logsumexp[mfa_place(p.logsumexp, sequence.queries.batch, head, sequence.queries.row + row)] =
+                    end.logsumexp;
         }
     }
 }

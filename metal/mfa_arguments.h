@@ -24,13 +24,14 @@ inline mfa_keys mfa_keys_of(const device MFA_KV *key, const device MFA_KV *value
     return keys;
 }
 
-inline mfa_rows<MFA_KV> mfa_key_rows(constant mfa_metal_params &p, mfa_keys keys, mfa_index batch, mfa_index kv_head) {
-    return mfa_rows_of(keys.key, p.key, batch, kv_head, p.head_dim);
+inline mfa_rows<MFA_KV> mfa_key_rows(constant mfa_metal_params &p, mfa_keys keys, mfa_sequence sequence,
+                                     mfa_index kv_head) {
+    return mfa_cache_rows_of(keys.key, p, p.key, sequence, kv_head, p.head_dim);
 }
 
-inline mfa_rows<MFA_KV> mfa_value_rows(constant mfa_metal_params &p, mfa_keys keys, mfa_index batch,
+inline mfa_rows<MFA_KV> mfa_value_rows(constant mfa_metal_params &p, mfa_keys keys, mfa_sequence sequence,
                                        mfa_index kv_head) {
-    return mfa_rows_of(keys.value, p.value, batch, kv_head, p.value_dim);
+    return mfa_cache_rows_of(keys.value, p, p.value, sequence, kv_head, p.value_dim);
 }
 
 /* ------------------------------------------------------------------ what is added to scores, or hides them */

@@ -33,20 +33,20 @@ struct mfa_row_terms {
 };
 
 inline mfa_row_terms mfa_row_terms_of(constant mfa_metal_params &p, const device float *logsumexp,
-                                      const device mfa_metal_delta *deltas, mfa_index batch, mfa_index head,
+                                      const device mfa_metal_delta *deltas, mfa_sequence sequence, mfa_index head,
                                       mfa_index row) {
     mfa_row_terms terms;
     terms.reference.value = INFINITY;
     terms.reference.rest = 0;
     terms.delta = terms.taint = 0;
-    if (row < p.query_count) {
-        float reference = logsumexp[mfa_place(p.logsumexp, batch, head, row)];
+    if (row < sequence.extent.query_count) {
+        float reference = logsumexp[mfa_place(p.logsumexp, sequence.queries.batch, head, sequence.queries.row + row)];
         reference = reference == -INFINITY ? INFINITY : reference;
         if (scores_are_natural)
             terms.reference.value = reference;
         else
             terms.reference = mfa_exponent_of(reference);
-        const mfa_index place = (batch * p.heads + head) * p.query_count + row;
+        const mfa_index place = mfa_stored_row(p, sequence, head, row);
         terms.delta = deltas[place].delta;
         terms.taint = deltas[place].taint;
     }
@@ -64,18 +64,18 @@ struct mfa_head_terms {
     mfa_dropout dropout;
 };
 
-inline mfa_head_terms mfa_head_terms_of(constant mfa_metal_params &p, mfa_biases biases, mfa_index batch,
+inline mfa_head_terms mfa_head_terms_of(constant mfa_metal_params &p, mfa_biases biases, mfa_sequence sequence,
                                         mfa_index head) {
     mfa_head_terms terms;
     terms.biases = biases;
-    terms.batch = batch;
+    terms.batch = sequence.number;
     terms.head = head;
-    terms.extent = mfa_extent_of(p, batch);
-    terms.blocks = mfa_blocks_of(p, biases, batch, head);
-    terms.scoring = mfa_scoring_of(p, biases, batch, head);
+    terms.extent = sequence.extent;
+    terms.blocks = mfa_blocks_of(p, biases, sequence.number, head);
+    terms.scoring = mfa_scoring_of(p, biases, sequence, head);
     terms.factor = mfa_exponent_of(p.softmax_scale);
     if (has_dropout)
-        terms.dropout = mfa_dropout_of(p, batch, head);
+        terms.dropout = mfa_dropout_of(p, sequence.number, head);
     return terms;
 }
 

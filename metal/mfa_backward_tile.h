@@ -54,6 +54,11 @@ inline mfa_lane_row<S> mfa_lane_row_of(mfa_rows<S> rows, mfa_index row, mfa_inde
     found.column = mfa_fragment_column(lane);
     if (row >= count)
         found.rows.length = 0;
+    if (has_pages) {
+        found.rows.first = mfa_row_at(rows, min(row, count - 1));
+        found.rows.paging = mfa_no_paging();
+        found.row = 0;
+    }
     return found;
 }
 
@@ -214,6 +219,11 @@ inline void mfa_write_block(mfa_result_rows<G> rows, mfa_index row, mfa_index co
                             thread mfa_matrices<float, DEPTH> &sums) {
     if (row >= count)
         return;
+    if (has_pages) {
+        rows.first = mfa_row_at(rows, row);
+        rows.paging = mfa_no_paging();
+        row = 0;
+    }
 #pragma clang loop unroll(full)
     for (int i = 0; i < DEPTH; ++i)
         mfa_write_pair(rows, row, (block * DEPTH + i) * 8 + column,

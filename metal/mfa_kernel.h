@@ -18,9 +18,20 @@ constant bool exact_weights [[function_constant(MFA_CONSTANT_EXACT_WEIGHTS)]];
 constant bool has_huge_scale [[function_constant(MFA_CONSTANT_HUGE_SCALE)]];
 constant bool has_vectors [[function_constant(MFA_CONSTANT_VECTORS)]];
 constant bool has_blocks [[function_constant(MFA_CONSTANT_BLOCKS)]];
+constant uint lists_there [[function_constant(MFA_CONSTANT_LISTS)]];
+constant bool has_chunk [[function_constant(MFA_CONSTANT_CHUNK)]];
 
 constant bool has_additive_mask = additive_mask_type != 0;
 constant bool has_mask = has_bool_mask || has_additive_mask;
+
+constant bool has_sequences = (lists_there & MFA_LIST_SEQUENCES) != 0;
+constant bool has_query_starts = (lists_there & MFA_LIST_QUERY_STARTS) != 0;
+constant bool has_key_starts = (lists_there & MFA_LIST_KEY_STARTS) != 0;
+constant bool has_query_lengths = (lists_there & MFA_LIST_QUERY_LENGTHS) != 0;
+constant bool has_key_lengths = (lists_there & MFA_LIST_KEY_LENGTHS) != 0;
+constant bool has_left_padding = (lists_there & MFA_LIST_LEFT_PADDING) != 0;
+constant bool has_key_batches = (lists_there & MFA_LIST_KEY_BATCHES) != 0;
+constant bool has_pages = (lists_there & MFA_LIST_PAGE_TABLE) != 0;
 
 /* Elements from an operand's first to column 0 of a row. */
 inline mfa_index mfa_place(constant mfa_metal_strides &strides, mfa_index batch, mfa_index head, mfa_index row) {

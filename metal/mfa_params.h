@@ -41,6 +41,12 @@ typedef struct mfa_metal_params {
     mfa_index offset, window_left, window_right; /* for mfa_rules.h; -1: unbounded */
     mfa_index block_rows, block_keys;            /* of a block */
 
+    mfa_index stored_batches, stored_rows; /* of query, as it lies */
+    mfa_index cache_batches, cache_rows;   /* of key, as it lies: batches or pages, and rows of each */
+    mfa_index cache_capacity;              /* rows that a sequence has room for, where none is packed */
+    mfa_index is_bottom_right;             /* with sequences: offset = keys - queries, else 0 */
+    mfa_index chunk;
+
     mfa_index query_tiles, key_tiles,
         value_blocks;             /* ceil(query_count / MFA_BQ) and so on; decode: of group * query_count */
     mfa_index splits, split_keys; /* decode: parts of the keys, and keys of each, a multiple of MFA_BK */
@@ -55,7 +61,8 @@ typedef struct mfa_metal_params {
     mfa_metal_strides query_value, query_scale, key_scale, value_scale;
     mfa_metal_strides new_key, new_value, new_starts, rotary_cos, rotary_sin, rotary_positions;
     mfa_metal_strides dout, dquery, dkey, dvalue, dbias, dsinks;
-    mfa_metal_strides dbias_size; /* sizes of dbias: full, or 1 where it is summed */
+    mfa_metal_strides dbias_size;          /* sizes of dbias: full, or 1 where it is summed */
+    mfa_metal_strides filled, filled_size; /* the result that fill.metal fills, and its sizes */
 
     float softmax_scale;
     float softcap;
@@ -101,6 +108,8 @@ enum {
     MFA_BUFFER_BLOCKS = 18, /* bound if MFA_CONSTANT_BLOCKS */
     MFA_BUFFER_MASKS = 19,
 
+    MFA_BUFFER_FILLED = 1, /* the result that fill.metal fills, and nothing else */
+
     MFA_BUFFER_KV_NUM_BLOCKS = 1, /* lists of blocks: bound where they are read, and nothing else but scratch memory */
     MFA_BUFFER_KV_INDICES = 2,
     MFA_BUFFER_FULL_KV_NUM_BLOCKS = 3,
@@ -136,11 +145,13 @@ typedef struct mfa_metal_delta {
 } mfa_metal_delta;
 
 /* Backward: rows of a threadgroup that computes delta, and simdgroups of those that have no row in the tile table. */
+enum { MFA_FILL_ROWS = 32, MFA_FILL_SIMDGROUPS = 4 };
 enum { MFA_PREPARE_ROWS = 32, MFA_PREPARE_SIMDGROUPS = 4, MFA_SINKS_SIMDGROUPS = 8 };
 
-/* Function constants: flags (bool) but for MFA_CONSTANT_ADDITIVE_MASK, a uint. Each has a value in each pipeline. */
+/* Function constants: flags (bool) but for MFA_CONSTANT_ADDITIVE_MASK and MFA_CONSTANT_LISTS, each a uint. Each has a
+   value in each pipeline. */
 enum {
-    MFA_CONSTANT_LOGSUMEXP = 0,     /* logsumexp is written */
+    MFA_CONSTANT_LOGSUMEXP = 0,     /* logsumexp is written, or filled */
     MFA_CONSTANT_BOOL_MASK = 1,     /* there is one */
     MFA_CONSTANT_ADDITIVE_MASK = 2, /* MFA_MASK_... */
     MFA_CONSTANT_ALIBI = 3,
@@ -156,10 +167,24 @@ enum {
     MFA_CONSTANT_DVALUE = 10,
     MFA_CONSTANT_HUGE_SCALE = 11, /* softmax_scale times log2(e) leaves the range of float */
     MFA_CONSTANT_BLOCKS = 12,
+    MFA_CONSTANT_LISTS = 13, /* MFA_LIST_... */
+    MFA_CONSTANT_CHUNK = 14,
     MFA_CONSTANTS
 };
 
 enum { MFA_VECTOR = 4 };
+
+/* What says how long sequences are and where they lie; a set is a sum. */
+enum {
+    MFA_LIST_SEQUENCES = 1, /* set beside any other: sequences have lengths and places of their own */
+    MFA_LIST_QUERY_STARTS = 2,
+    MFA_LIST_KEY_STARTS = 4,
+    MFA_LIST_QUERY_LENGTHS = 8,
+    MFA_LIST_KEY_LENGTHS = 16,
+    MFA_LIST_LEFT_PADDING = 32,
+    MFA_LIST_KEY_BATCHES = 64,
+    MFA_LIST_PAGE_TABLE = 128
+};
 
 enum { MFA_MASK_NONE = 0, MFA_MASK_FP16 = 1, MFA_MASK_BF16 = 2, MFA_MASK_FP32 = 3 };
 

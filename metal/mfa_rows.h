@@ -2,13 +2,53 @@
 #ifndef MFA_ROWS_H
 #define MFA_ROWS_H
 
-#include "mfa_kernel.h"
+#include "mfa_sequences.h"
+
+/* Of a sequence, with pages: which of them its rows lie in. */
+struct mfa_paging {
+    bool is_paged; /* this operand */
+    const device int *entries;
+    mfa_index entry_stride, page_stride;
+    mfa_u32 first_row, page_rows, last_page;
+};
+
+inline mfa_paging mfa_paging_of(constant mfa_metal_params &p, constant mfa_metal_strides &strides,
+                                mfa_sequence sequence) {
+    mfa_paging paging;
+    if (has_pages) {
+        paging.is_paged = true;
+        paging.entries = sequence.pages;
+        paging.entry_stride = p.page_table.column;
+        paging.page_stride = strides.batch;
+        paging.first_row = mfa_u32(sequence.keys.row);
+        paging.page_rows = mfa_u32(p.cache_rows);
+        paging.last_page = mfa_u32(p.cache_batches - 1);
+    }
+    return paging;
+}
+
+inline mfa_paging mfa_no_paging() {
+    mfa_paging paging;
+    if (has_pages)
+        paging.is_paged = false;
+    return paging;
+}
+
+/* Elements from row 0 of a sequence, or from its first page's row 0 on page 0, to a row. */
+inline mfa_index mfa_row_place(mfa_paging paging, mfa_index row_stride, mfa_index row) {
+    if (!has_pages || !paging.is_paged)
+        return row * row_stride;
+    const mfa_u32 place = paging.first_row + mfa_u32(row), entry = place / paging.page_rows;
+    const mfa_index page = mfa_rule_clamp(paging.entries[entry * paging.entry_stride], paging.last_page);
+    return page * paging.page_stride + (place - entry * paging.page_rows) * row_stride;
+}
 
 /* The rows of one head. Columns from `length` on read as zero. */
 template <typename S> struct mfa_rows {
     const device S *first;
     mfa_index row_stride, column_stride;
     int length;
+    mfa_paging paging;
 };
 
 /* The same of a result. Columns from `length` on are not written. */
@@ -16,36 +56,65 @@ template <typename S> struct mfa_result_rows {
     device S *first;
     mfa_index row_stride, column_stride;
     int length;
+    mfa_paging paging;
 };
 
 template <typename S>
-inline mfa_rows<S> mfa_rows_of(const device S *operand, constant mfa_metal_strides &strides, mfa_index batch,
+inline mfa_rows<S> mfa_rows_of(const device S *operand, constant mfa_metal_strides &strides, mfa_origin origin,
                                mfa_index head, mfa_index length) {
     mfa_rows<S> rows;
-    rows.first = operand + mfa_place(strides, batch, head, 0);
+    rows.first = operand + mfa_place(strides, origin.batch, head, origin.row);
     rows.row_stride = strides.row;
     rows.column_stride = strides.column;
     rows.length = int(length);
+    rows.paging = mfa_no_paging();
     return rows;
 }
 
 template <typename S>
-inline mfa_result_rows<S> mfa_result_rows_of(device S *result, constant mfa_metal_strides &strides, mfa_index batch,
+inline mfa_result_rows<S> mfa_result_rows_of(device S *result, constant mfa_metal_strides &strides, mfa_origin origin,
                                              mfa_index head, mfa_index length) {
     mfa_result_rows<S> rows;
-    rows.first = result + mfa_place(strides, batch, head, 0);
+    rows.first = result + mfa_place(strides, origin.batch, head, origin.row);
     rows.row_stride = strides.row;
     rows.column_stride = strides.column;
     rows.length = int(length);
+    rows.paging = mfa_no_paging();
+    return rows;
+}
+
+/* Where a sequence's keys begin in memory, for rows to be counted from. */
+inline mfa_origin mfa_key_origin(mfa_sequence sequence) {
+    mfa_origin origin = sequence.keys;
+    if (has_pages)
+        origin.batch = origin.row = 0;
+    return origin;
+}
+
+/* Keys, values and their gradients. */
+template <typename S>
+inline mfa_rows<S> mfa_cache_rows_of(const device S *operand, constant mfa_metal_params &p,
+                                     constant mfa_metal_strides &strides, mfa_sequence sequence, mfa_index head,
+                                     mfa_index length) {
+    mfa_rows<S> rows = mfa_rows_of(operand, strides, mfa_key_origin(sequence), head, length);
+    rows.paging = mfa_paging_of(p, strides, sequence);
+    return rows;
+}
+template <typename S>
+inline mfa_result_rows<S> mfa_cache_result_rows_of(device S *result, constant mfa_metal_params &p,
+                                                   constant mfa_metal_strides &strides, mfa_sequence sequence,
+                                                   mfa_index head, mfa_index length) {
+    mfa_result_rows<S> rows = mfa_result_rows_of(result, strides, mfa_key_origin(sequence), head, length);
+    rows.paging = mfa_paging_of(p, strides, sequence);
     return rows;
 }
 
 /* Column 0 of a row. */
 template <typename S> inline const device S *mfa_row_at(mfa_rows<S> rows, mfa_index row) {
-    return rows.first + row * rows.row_stride;
+    return rows.first + mfa_row_place(rows.paging, rows.row_stride, row);
 }
 template <typename S> inline device S *mfa_row_at(mfa_result_rows<S> rows, mfa_index row) {
-    return rows.first + row * rows.row_stride;
+    return rows.first + mfa_row_place(rows.paging, rows.row_stride, row);
 }
 
 /* Columns column .. column + COUNT - 1 of a row, where COUNT divides MFA_VECTOR and `column`. */

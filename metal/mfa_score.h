@@ -28,12 +28,13 @@ struct mfa_scoring {
     mfa_index offset;
 };
 
-inline mfa_scoring mfa_scoring_of(constant mfa_metal_params &p, mfa_biases biases, mfa_index batch, mfa_index head) {
+inline mfa_scoring mfa_scoring_of(constant mfa_metal_params &p, mfa_biases biases, mfa_sequence sequence,
+                                  mfa_index head) {
     mfa_scoring scoring;
     scoring.scale = mfa_from_natural(p.softmax_scale);
     scoring.softcap = has_softcap ? p.softcap : 0.0f;
-    scoring.slope = has_alibi ? biases.alibi_slopes[mfa_place(p.alibi_slopes, batch, head, 0)] : 0.0f;
-    scoring.offset = mfa_extent_of(p, batch).offset;
+    scoring.slope = has_alibi ? biases.alibi_slopes[mfa_place(p.alibi_slopes, sequence.number, head, 0)] : 0.0f;
+    scoring.offset = sequence.extent.offset;
     return scoring;
 }
 

@@ -7,16 +7,6 @@
 
 #include "mfa_arguments.h"
 
-inline mfa_extent mfa_extent_of(constant mfa_metal_params &p, mfa_index /* batch: all are alike so far */) {
-    mfa_extent extent;
-    extent.query_count = p.query_count;
-    extent.key_count = p.key_count;
-    extent.offset = p.offset;
-    extent.left = p.window_left;
-    extent.right = p.window_right;
-    return extent;
-}
-
 /* ------------------------------------------------------------------ blocks */
 
 /* Of one head. Unused without blocks. */

@@ -9,6 +9,7 @@
 #import "metal/operands.h"
 #include "metal/parameters.h"
 #include "metal/process.h"
+#import "metal/sequences.h"
 #include "metal/tiles.h"
 
 typedef struct {
@@ -36,7 +37,7 @@ static mfa_status_t add_tiled(const backward_t *b, const char *name, const mfai_
     dispatch->kernel.constants[MFA_CONSTANT_DVALUE] = p->dvalue.present;
     dispatch->rows = tile->rows;
     dispatch->keys = tile->keys;
-    dispatch->query_tiles = mfai_ceil_div(p->query_count, tile->rows);
+    dispatch->query_tiles = mfai_ceil_div(p->query_count, tile->rows); /* of the longest sequence */
     dispatch->key_tiles = mfai_ceil_div(p->key_count, tile->keys);
     dispatch->value_blocks = tile->value_blocks;
     dispatch->threads = (unsigned)tile->simdgroups * MFAI_METAL_SIMD_WIDTH;
@@ -44,25 +45,25 @@ static mfa_status_t add_tiled(const backward_t *b, const char *name, const mfai_
 }
 
 /* A kernel without tiles of scores. */
-static mfa_status_t add_plain(const backward_t *b, const char *name, int simdgroups, mfai_metal_dispatch_t **added) {
+static mfa_status_t add_plain(const backward_t *b, const char *name, int simdgroups, unsigned features,
+                              mfai_metal_dispatch_t **added) {
     MFAI_TRY(mfai_metal_call_add_dispatch(b->call, name, added));
-    mfai_metal_kernel_set_features(&(*added)->kernel, b->problem, 0);
+    mfai_metal_kernel_set_features(&(*added)->kernel, b->problem, features);
     (*added)->threads = (unsigned)simdgroups * MFAI_METAL_SIMD_WIDTH;
     return MFA_SUCCESS;
 }
 
 static mfa_status_t add_prepare(const backward_t *b) {
     const mfai_problem_t *p = b->problem;
-    const int64_t heads = p->batch * p->heads;
+    const int64_t heads = b->call->params.stored_batches * p->heads, rows = b->call->params.stored_rows;
     mfai_metal_dispatch_t *dispatch;
-    MFAI_TRY(add_plain(b, "backward_prepare", MFA_PREPARE_SIMDGROUPS, &dispatch));
+    MFAI_TRY(add_plain(b, "backward_prepare", MFA_PREPARE_SIMDGROUPS, 0, &dispatch));
     mfai_metal_kernel_define_operands(&dispatch->kernel, p);
     mfai_metal_kernel_define_type(&dispatch->kernel, MFAI_METAL_O, p->out.format);
     mfai_metal_kernel_define_type(&dispatch->kernel, MFAI_METAL_DO, p->dout.format);
-    dispatch->threadgroups = (uint64_t)(heads * mfai_ceil_div(p->query_count, MFA_PREPARE_ROWS));
+    dispatch->threadgroups = (uint64_t)(heads * mfai_ceil_div(rows, MFA_PREPARE_ROWS));
     dispatch->work = (uint64_t)(MFA_PREPARE_ROWS * p->value_dim);
-    return mfai_metal_call_add_scratch(b->call, MFA_BUFFER_DELTA,
-                                       (uint64_t)(heads * p->query_count) * sizeof(mfa_metal_delta));
+    return mfai_metal_call_add_scratch(b->call, MFA_BUFFER_DELTA, (uint64_t)(heads * rows) * sizeof(mfa_metal_delta));
 }
 
 static mfa_status_t add_query(const backward_t *b) {
@@ -71,7 +72,9 @@ static mfa_status_t add_query(const backward_t *b) {
     mfai_metal_dispatch_t *dispatch;
     MFAI_TRY(add_tiled(b, "backward_query", &tile, &dispatch));
     mfai_metal_kernel_define_type(&dispatch->kernel, MFAI_METAL_G, p->dquery.format);
-    dispatch->threadgroups = (uint64_t)(p->batch * p->heads * dispatch->query_tiles * (tile.depth / tile.depth_block));
+    const mfai_metal_grid_t grid = mfai_metal_query_grid(p, tile.rows);
+    dispatch->query_tiles = grid.tiles;
+    dispatch->threadgroups = (uint64_t)(grid.batches * p->heads * grid.tiles * (tile.depth / tile.depth_block));
     dispatch->work = (uint64_t)(tile.rows * p->key_count * (tile.depth + tile.depth_block + p->value_dim));
     return MFA_SUCCESS;
 }
@@ -87,7 +90,9 @@ static mfa_status_t add_key(const backward_t *b) {
     const int64_t head_blocks = tile.depth / tile.depth_block;
     const int64_t most = head_blocks > tile.value_blocks ? head_blocks : tile.value_blocks;
     const int64_t blocks = tile.resident ? 1 : most;
-    dispatch->threadgroups = (uint64_t)(p->batch * p->kv_heads * dispatch->key_tiles * blocks);
+    const mfai_metal_grid_t grid = mfai_metal_key_grid(p, tile.keys);
+    dispatch->key_tiles = grid.tiles;
+    dispatch->threadgroups = (uint64_t)(grid.batches * p->kv_heads * grid.tiles * blocks);
     dispatch->work = (uint64_t)(tile.keys * p->group * p->query_count *
                                 (tile.depth + tile.depth_block + p->value_dim + tile.value_block));
     return MFA_SUCCESS;
@@ -113,16 +118,15 @@ static mfa_status_t add_bias(const backward_t *b) {
 static mfa_status_t add_sinks(const backward_t *b) {
     const mfai_problem_t *p = b->problem;
     mfai_metal_dispatch_t *dispatch;
-    MFAI_TRY(add_plain(b, "backward_sinks", MFA_SINKS_SIMDGROUPS, &dispatch));
+    MFAI_TRY(add_plain(b, "backward_sinks", MFA_SINKS_SIMDGROUPS, MFAI_SEQUENCES, &dispatch));
     dispatch->threadgroups = (uint64_t)p->heads;
     dispatch->work = (uint64_t)(p->batch * p->query_count);
     return MFA_SUCCESS;
 }
 
 /* The first kernel that runs after the one that computes delta waits for it, and so do those behind, which share
-   nothing else. */
-static void wait_for_delta(mfai_metal_call_t *call) {
-    int first = 1;
+   nothing else. Fills come before it. */
+static void wait_for_delta(mfai_metal_call_t *call, int first) {
     while (first + 1 < call->dispatch_count && call->dispatches[first].threadgroups == 0)
         ++first;
     call->dispatches[first].waits = true;
@@ -130,12 +134,17 @@ static void wait_for_delta(mfai_metal_call_t *call) {
 
 /* "backward_FP16 prepare query:32x32 key:32x16": every kernel that runs, with the rows and keys of its tiles. */
 static void name_kernels(mfai_metal_call_t *call, int32_t format) {
+    static const char prefix[] = "backward_";
     char *text = call->kernels;
     const size_t size = sizeof call->kernels;
-    size_t used = (size_t)snprintf(text, size, "backward_%s", mfai_formats[format].name);
+    size_t used = (size_t)snprintf(text, size, "%s%s", prefix, mfai_formats[format].name);
     for (int i = 0; i < call->dispatch_count && used < size; ++i) {
         const mfai_metal_dispatch_t *dispatch = &call->dispatches[i];
-        const char *name = dispatch->kernel.name + strlen("backward_");
+        const char *name = dispatch->kernel.name;
+        if (dispatch->filled != NULL && i > 0)
+            continue; /* is named once */
+        if (strncmp(name, prefix, strlen(prefix)) == 0)
+            name += strlen(prefix);
         used += (size_t)(dispatch->rows > 0
                              ? snprintf(text + used, size - used, " %s:%dx%d", name, dispatch->rows, dispatch->keys)
                              : snprintf(text + used, size - used, " %s", name));
@@ -149,7 +158,9 @@ mfa_status_t mfai_metal_backward_make(const mfai_metal_device_t *device, const m
     MFAI_TRY(mfai_metal_check_process());
     MFAI_TRY(mfai_metal_parameters(p, &call->params));
     mfai_metal_add_operands(call, p);
+    MFAI_TRY(mfai_metal_add_fills(call, p));
     MFAI_TRY(add_prepare(&b));
+    const int first = call->dispatch_count;
     if (p->dquery.present)
         MFAI_TRY(add_query(&b));
     if (p->dkey.present || p->dvalue.present)
@@ -158,7 +169,7 @@ mfa_status_t mfai_metal_backward_make(const mfai_metal_device_t *device, const m
         MFAI_TRY(add_bias(&b));
     if (p->dsinks.present)
         MFAI_TRY(add_sinks(&b));
-    wait_for_delta(call);
+    wait_for_delta(call, first);
     name_kernels(call, p->query.format);
     return MFA_SUCCESS;
 }

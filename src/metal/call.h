@@ -14,7 +14,7 @@
 enum {
     MFAI_METAL_OPERANDS = MFAI_OPERANDS + 1, /* and blocks */
     MFAI_METAL_SCRATCHES = 4,
-    MFAI_METAL_DISPATCHES = 8
+    MFAI_METAL_DISPATCHES = 12
 };
 
 typedef struct {
@@ -24,6 +24,7 @@ typedef struct {
     unsigned threads;                             /* of a threadgroup */
     uint64_t threadgroups;                        /* 0: nothing to do */
     uint64_t work;                                /* multiplications that a threadgroup does, about */
+    const mfai_view_t *filled;                    /* the one operand of a fill; NULL: it is none */
     bool waits;                                   /* for what the dispatches before it wrote */
     bool reads_lists;                             /* of blocks, and no other operand */
 } mfai_metal_dispatch_t;

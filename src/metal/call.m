@@ -127,9 +127,13 @@ static void bind_one(id<MTLComputeCommandEncoder> encoder, id<MTLBuffer> buffer,
 /* What a dispatch reads and writes. */
 static void bind_all(id<MTLComputeCommandEncoder> encoder, const mfai_metal_call_t *call,
                      const mfai_metal_dispatch_t *dispatch, const resources_t *resources) {
-    for (int i = 0; i < call->operand_count; ++i)
-        if (call->operands[i].lists_blocks == dispatch->reads_lists)
-            bind_one(encoder, resources->operands[i].buffer, resources->operands[i].offset, call->operands[i].index);
+    for (int i = 0; i < call->operand_count; ++i) {
+        const mfai_metal_operand_t *operand = &resources->operands[i];
+        if (dispatch->filled == call->operands[i].view)
+            bind_one(encoder, operand->buffer, operand->offset, MFA_BUFFER_FILLED);
+        else if (dispatch->filled == NULL && call->operands[i].lists_blocks == dispatch->reads_lists)
+            bind_one(encoder, operand->buffer, operand->offset, call->operands[i].index);
+    }
     uint64_t offset = 0;
     for (int i = 0; i < call->scratch_count; ++i) {
         const mfai_metal_scratch_t *scratch = &call->scratches[i];
@@ -163,6 +167,14 @@ static mfa_status_t make_room(encoding_t *e, const mfai_metal_dispatch_t *dispat
     return MFA_SUCCESS;
 }
 
+static void describe_filled(mfai_metal_call_t *call, const mfai_view_t *result) {
+    const int64_t *size = result->shape;
+    for (int i = 0; i < call->operand_count; ++i)
+        if (call->operands[i].view == result)
+            call->params.filled = *call->operands[i].strides;
+    call->params.filled_size = (mfa_metal_strides){size[0], size[1], size[2], size[3]};
+}
+
 /* In parts, each of no more work than a device is given in one go. */
 static mfa_status_t encode_dispatch(encoding_t *e, const mfai_metal_dispatch_t *dispatch,
                                     id<MTLComputePipelineState> pipeline) {
@@ -170,6 +182,8 @@ static mfa_status_t encode_dispatch(encoding_t *e, const mfai_metal_dispatch_t *
     params->query_tiles = dispatch->query_tiles;
     params->key_tiles = dispatch->key_tiles;
     params->value_blocks = dispatch->value_blocks;
+    if (dispatch->filled != NULL)
+        describe_filled(e->call, dispatch->filled);
     [e->commands->encoder setComputePipelineState:pipeline];
     const uint64_t work = dispatch->work > 0 ? dispatch->work : 1;
     const uint64_t fitting = smaller(e->device->most_work / work, UINT32_MAX), most = fitting > 0 ? fitting : 1;
@@ -191,7 +205,7 @@ static mfa_status_t encode(encoding_t e) {
         if (e.resources->pipelines[i] == nil)
             continue;
         const mfai_metal_dispatch_t *dispatch = &e.call->dispatches[i];
-        if (bound == NULL || bound->reads_lists != dispatch->reads_lists)
+        if (bound == NULL || bound->reads_lists != dispatch->reads_lists || bound->filled != dispatch->filled)
             bind_all(e.commands->encoder, e.call, dispatch, e.resources);
         bound = dispatch;
         if (dispatch->waits)

@@ -7,6 +7,7 @@
 #import "metal/operands.h"
 #include "metal/parameters.h"
 #include "metal/process.h"
+#import "metal/sequences.h"
 #include "metal/tiles.h"
 
 static mfai_metal_tile_t find_tile(mfai_metal_pass_t pass, const mfai_metal_device_t *device, const mfai_problem_t *p) {
@@ -30,14 +31,17 @@ static uint64_t tile_work(const mfai_metal_tile_t *tile, int64_t keys) {
 
 static mfa_status_t make_tiled(const mfai_problem_t *p, const mfai_metal_tile_t *tile, mfai_metal_call_t *call) {
     mfai_metal_dispatch_t *dispatch;
+    MFAI_TRY(mfai_metal_add_fills(call, p));
     MFAI_TRY(mfai_metal_call_add_dispatch(call, "forward", &dispatch));
     specialise(dispatch, p, tile);
-    dispatch->query_tiles = mfai_ceil_div(p->query_count, tile->rows);
+    const mfai_metal_grid_t grid = mfai_metal_query_grid(p, tile->rows);
+    dispatch->query_tiles = grid.tiles;
     dispatch->key_tiles = mfai_ceil_div(p->key_count, tile->keys);
     dispatch->value_blocks = tile->value_blocks;
     dispatch->threads = (unsigned)tile->simdgroups * MFAI_METAL_SIMD_WIDTH;
-    dispatch->threadgroups = (uint64_t)(p->batch * p->heads * dispatch->query_tiles * dispatch->value_blocks);
+    dispatch->threadgroups = (uint64_t)(grid.batches * p->heads * grid.tiles * dispatch->value_blocks);
     dispatch->work = tile_work(tile, p->key_count);
+    dispatch->waits = call->dispatch_count > 1;
     return MFA_SUCCESS;
 }
 
@@ -51,10 +55,10 @@ static mfa_status_t add_combine(const mfai_problem_t *p, mfai_metal_call_t *call
     mfai_metal_kernel_define_operands(&dispatch->kernel, p);
     mfai_metal_kernel_define_type(&dispatch->kernel, MFAI_METAL_O, p->out.format);
     mfai_metal_kernel_define(&dispatch->kernel, MFAI_METAL_SIMDGROUPS, MFAI_METAL_COMBINE_SIMDGROUPS);
-    mfai_metal_kernel_set_features(&dispatch->kernel, p, MFAI_LOGSUMEXP | MFAI_SINKS);
+    mfai_metal_kernel_set_features(&dispatch->kernel, p, MFAI_LOGSUMEXP | MFAI_SINKS | MFAI_SEQUENCES);
     dispatch->threads = MFAI_METAL_COMBINE_SIMDGROUPS * MFAI_METAL_SIMD_WIDTH;
-    dispatch->threadgroups =
-        (uint64_t)mfai_ceil_div(p->batch * p->heads * p->query_count, MFAI_METAL_COMBINE_SIMDGROUPS);
+    const int64_t rows = call->params.stored_batches * p->heads * call->params.stored_rows;
+    dispatch->threadgroups = (uint64_t)mfai_ceil_div(rows, MFAI_METAL_COMBINE_SIMDGROUPS);
     dispatch->work = (uint64_t)(call->params.splits * p->value_dim);
     dispatch->waits = true;
     return MFA_SUCCESS;
@@ -74,7 +78,7 @@ static mfa_status_t make_decode(const mfai_problem_t *p, const mfai_metal_tile_t
     dispatch->threads = (unsigned)tile->simdgroups * MFAI_METAL_SIMD_WIDTH;
     dispatch->threadgroups = (uint64_t)(row_groups * params->splits);
     dispatch->work = tile_work(tile, params->split_keys);
-    const int64_t rows = p->batch * p->heads * p->query_count;
+    const int64_t rows = params->stored_batches * p->heads * params->stored_rows;
     const uint64_t floats = (uint64_t)(rows * params->splits * (p->value_dim + MFA_PARTIAL_EXTRA));
     MFAI_TRY(mfai_metal_call_add_scratch(call, MFA_BUFFER_PARTIALS, floats * sizeof(float)));
     return add_combine(p, call);
@@ -90,7 +94,9 @@ mfa_status_t mfai_metal_forward_make(const mfai_metal_device_t *device, const mf
     mfai_metal_add_operands(call, p);
     const mfai_metal_tile_t tile = find_tile(is_decode(p) ? MFAI_METAL_DECODE : MFAI_METAL_FORWARD, device, p);
     MFAI_TRY(is_decode(p) ? make_decode(p, &tile, call) : make_tiled(p, &tile, call));
-    snprintf(call->kernels, sizeof call->kernels, "%s_%s_d%dx%d", is_decode(p) ? "decode+combine" : "forward",
-             mfai_formats[p->query.format].name, tile.depth, tile.value_block);
+    const bool fills = call->dispatches[0].filled != NULL;
+    snprintf(call->kernels, sizeof call->kernels, "%s%s_%s_d%dx%d", fills ? "fill+" : "",
+             is_decode(p) ? "decode+combine" : "forward", mfai_formats[p->query.format].name, tile.depth,
+             tile.value_block);
     return MFA_SUCCESS;
 }

@@ -65,18 +65,27 @@ static unsigned mask_kind(const mfai_view_t *mask) {
     return kinds[mask->format];
 }
 
+static unsigned lists_of(const mfai_problem_t *p) {
+    return MFA_LIST_SEQUENCES | (p->query_starts.present ? MFA_LIST_QUERY_STARTS : 0) |
+           (p->key_starts.present ? MFA_LIST_KEY_STARTS : 0) | (p->query_lengths.present ? MFA_LIST_QUERY_LENGTHS : 0) |
+           (p->key_lengths.present ? MFA_LIST_KEY_LENGTHS : 0) | (p->left_padding.present ? MFA_LIST_LEFT_PADDING : 0) |
+           (p->key_batches.present ? MFA_LIST_KEY_BATCHES : 0) | (p->page_table.present ? MFA_LIST_PAGE_TABLE : 0);
+}
+
 void mfai_metal_kernel_set_features(mfai_metal_kernel_t *kernel, const mfai_problem_t *p, unsigned used) {
     static const struct {
         unsigned feature, constant;
     } flags[] = {{MFAI_LOGSUMEXP, MFA_CONSTANT_LOGSUMEXP}, {MFAI_BOOL_MASK, MFA_CONSTANT_BOOL_MASK},
                  {MFAI_ALIBI, MFA_CONSTANT_ALIBI},         {MFAI_SINKS, MFA_CONSTANT_SINKS},
                  {MFAI_SOFTCAP, MFA_CONSTANT_SOFTCAP},     {MFAI_DROPOUT, MFA_CONSTANT_DROPOUT},
-                 {MFAI_BLOCKS, MFA_CONSTANT_BLOCKS},       {MFAI_EXACT_WEIGHTS, MFA_CONSTANT_EXACT_WEIGHTS}};
+                 {MFAI_BLOCKS, MFA_CONSTANT_BLOCKS},       {MFAI_EXACT_WEIGHTS, MFA_CONSTANT_EXACT_WEIGHTS},
+                 {MFAI_CHUNK, MFA_CONSTANT_CHUNK}};
     const unsigned features = p->features & used;
     for (size_t i = 0; i < sizeof flags / sizeof *flags; ++i)
         kernel->constants[flags[i].constant] = (features & flags[i].feature) != 0;
     kernel->constants[MFA_CONSTANT_ADDITIVE_MASK] =
         features & MFAI_ADDITIVE_MASK ? mask_kind(&p->additive_mask) : MFA_MASK_NONE;
+    kernel->constants[MFA_CONSTANT_LISTS] = features & MFAI_SEQUENCES ? lists_of(p) : 0;
     /* Of kernels that score, which know a softcap. */
     kernel->constants[MFA_CONSTANT_HUGE_SCALE] = used & MFAI_SOFTCAP && isinf(p->softmax_scale * MFA_LOG2_E);
 }

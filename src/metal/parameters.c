@@ -2,11 +2,20 @@
 
 #include <float.h>
 
-#include "attn/extent.h"
 #include "core/limits.h"
 
 /* GPUs take a denormal number for 0, and a softcap divides. */
 static float normal(float softcap) { return softcap > 0 && softcap < FLT_MIN ? FLT_MIN : softcap; }
+
+static void describe_sequences(const mfai_problem_t *p, mfa_metal_params *params) {
+    params->stored_batches = p->query.shape[0];
+    params->stored_rows = p->query.shape[2];
+    params->cache_batches = p->key.shape[0];
+    params->cache_rows = p->key.shape[2];
+    params->cache_capacity = p->key.shape[2] * (p->page_table.present ? p->page_table.shape[3] : 1);
+    if (p->key.shape[0] == 0)
+        params->cache_capacity = 0; /* whatever a list says */
+}
 
 mfa_status_t mfai_metal_parameters(const mfai_problem_t *p, mfa_metal_params *params) {
     MFAI_TRY(mfai_check_head_dims("Metal", p));
@@ -18,7 +27,11 @@ mfa_status_t mfai_metal_parameters(const mfai_problem_t *p, mfa_metal_params *pa
                                  .key_count = p->key_count,
                                  .head_dim = p->head_dim,
                                  .value_dim = p->value_dim,
-                                 .offset = mfai_extent_of(p, 0).offset,
+                                 .offset = p->is_bottom_right ? p->key_count - p->query_count : 0,
+                                 .stored_batches = p->batch,
+                                 .stored_rows = p->query_count,
+                                 .is_bottom_right = p->is_bottom_right,
+                                 .chunk = p->chunk,
                                  .window_left = p->window_left,
                                  .window_right = p->window_right,
                                  .block_rows = p->block_rows,
@@ -30,5 +43,7 @@ mfa_status_t mfai_metal_parameters(const mfai_problem_t *p, mfa_metal_params *pa
                                  .keep_factor = 1 / (1 - p->dropout_p),
                                  .dropout_threshold = mfa_rule_dropout_threshold(p->dropout_p),
                                  .dropout_key = mfa_rule_dropout_key(p->dropout_seed, p->dropout_offset)};
+    if (p->features & MFAI_SEQUENCES)
+        describe_sequences(p, params);
     return MFA_SUCCESS;
 }

@@ -21,7 +21,8 @@ enum { QUERIES = 64, KEYS = 256, HEADS = 2, USUAL_DIM = 64 };
 typedef struct {
     int64_t query_count, head_dim, value_dim;
     int32_t precision, out, dout, gradient, mask; /* mask: of the additive mask; -1: none */
-    bool logsumexp, bool_mask, alibi, sinks, softcap, dropout, exact_weights, huge_scale, blocks;
+    bool logsumexp, bool_mask, alibi, sinks, softcap, dropout, exact_weights, huge_scale, blocks, chunk;
+    unsigned lists; /* MFA_LIST_... */
     bool dkey, dvalue;
 } variant_t;
 
@@ -77,6 +78,8 @@ static mfai_view_t view(bool present, int32_t precision) {
     return (mfai_view_t){.present = present, .format = precision};
 }
 
+static mfai_view_t list(const variant_t *v, unsigned which) { return view(v->lists & which, MFA_PRECISION_INT32); }
+
 static mfai_problem_t problem_of(const variant_t *v) {
     mfai_problem_t p = {.batch = 1,
                         .heads = HEADS,
@@ -101,7 +104,16 @@ static mfai_problem_t problem_of(const variant_t *v) {
                         .features = v->exact_weights ? MFAI_EXACT_WEIGHTS : 0,
                         .window_left = -1,
                         .window_right = -1,
+                        .chunk = v->chunk ? KEYS / 2 : 0,
+                        .query_starts = list(v, MFA_LIST_QUERY_STARTS),
+                        .key_starts = list(v, MFA_LIST_KEY_STARTS),
+                        .query_lengths = list(v, MFA_LIST_QUERY_LENGTHS),
+                        .key_lengths = list(v, MFA_LIST_KEY_LENGTHS),
+                        .left_padding = list(v, MFA_LIST_LEFT_PADDING),
+                        .key_batches = list(v, MFA_LIST_KEY_BATCHES),
+                        .page_table = list(v, MFA_LIST_PAGE_TABLE),
                         .dropout_p = v->dropout ? 0.5f : 0};
+    p.features |= v->lists != 0 ? MFAI_SEQUENCES : 0;
     mfai_problem_find_features(&p);
     return p;
 }
@@ -152,7 +164,8 @@ static variant_t plain(int32_t precision, int64_t head_dim, int64_t value_dim) {
 
 static variant_t with_everything(variant_t v, int32_t mask) {
     v.mask = mask;
-    v.logsumexp = v.bool_mask = v.alibi = v.sinks = v.softcap = v.dropout = v.exact_weights = v.blocks = true;
+    v.logsumexp = v.bool_mask = v.alibi = v.sinks = v.softcap = v.dropout = v.exact_weights = v.blocks = v.chunk = true;
+    v.lists = ~0u;
     return v;
 }
 
@@ -185,7 +198,7 @@ static void take_types(compiler_t *compiler) {
 
 static void take_features(compiler_t *compiler) {
     const variant_t nothing = plain(MFA_PRECISION_FP16, USUAL_DIM, USUAL_DIM);
-    variant_t v[12];
+    variant_t v[15];
     for (size_t i = 0; i < sizeof v / sizeof *v; ++i)
         v[i] = nothing;
     v[0].logsumexp = true;
@@ -200,6 +213,9 @@ static void take_features(compiler_t *compiler) {
     v[9].dvalue = false;
     v[10].huge_scale = true;
     v[11].blocks = true;
+    v[12].chunk = true;
+    v[13].lists = MFA_LIST_QUERY_STARTS | MFA_LIST_KEY_STARTS;
+    v[14].lists = MFA_LIST_QUERY_LENGTHS | MFA_LIST_KEY_LENGTHS | MFA_LIST_PAGE_TABLE;
     for (size_t i = 0; i < sizeof v / sizeof *v; ++i)
         take_variant(compiler, v[i]);
 }

@@ -13,6 +13,7 @@ from support.kernels import KERNELS, source_of
 BATCH = 24  # specialisations for one process of the compiler
 FUNCTION_CONSTANT = re.compile(r"constant (bool|uint) (\w+) \[\[function_constant")
 ON = {"bool": "01", "uint": "01000000"}
+EVERY_LIST = "ff000000"
 
 
 def lint(folder, source, macro_sets, constant_sets):
@@ -42,14 +43,15 @@ def assert_clean(folder, source, macro_sets, constant_sets):
 
 
 def features_of(source):
-    return [f"{name}={ON[type_name]}" for type_name, name in FUNCTION_CONSTANT.findall(source)]
+    found = FUNCTION_CONSTANT.findall(source)
+    return [f"{name}={EVERY_LIST if name == 'lists_there' else ON[type_name]}" for type_name, name in found]
 
 
 def test_the_host_specialises_every_kernel(specialisations):
     assert sorted(specialisations) == KERNELS
     for name, macro_sets in specialisations.items():
         types = {word for macros in macro_sets for word in macros.split() if word.startswith("MFA_T=")}
-        assert types == {"MFA_T=half", "MFA_T=bfloat", "MFA_T=float"} or name == "backward_sinks"
+        assert types == {"MFA_T=half", "MFA_T=bfloat", "MFA_T=float"} or name in ("backward_sinks", "fill")
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
