@@ -112,9 +112,10 @@ const mfai_operand_t mfai_operands[MFAI_OPERANDS] = {
     for (const mfai_operand_t *operand = mfai_operands; operand < mfai_operands + MFAI_OPERANDS; ++operand)
 
 /* Only those that a struct of the call's has; most calls have few of the structs. */
-#define FOR_EACH_DESCRIBED(operand, problem) \
-    FOR_EACH(operand)                        \
-    if ((problem)->described >> operand->described_by & 1)
+#define FOR_EACH_OF(operand, parts) \
+    FOR_EACH(operand)               \
+    if ((parts) >> operand->described_by & 1)
+#define FOR_EACH_DESCRIBED(operand, problem) FOR_EACH_OF(operand, (problem)->described)
 
 static bool is_needed(int use) { return use == MFAI_READ_ALWAYS || use == MFAI_WRITE_ALWAYS; }
 
@@ -168,7 +169,7 @@ static int64_t size_of(const mfai_problem_t *p, int size) {
                              [MFAI_KEY_ROWS] = p->key.shape[2],
                              [MFAI_HEAD_DIM] = p->head_dim,
                              [MFAI_VALUE_DIM] = p->value_dim,
-                             [MFAI_NEW_BATCH] = p->new_key.shape[0],
+                             [MFAI_NEW_BATCH] = p->new_starts.present ? 1 : p->batch,
                              [MFAI_NEW_ROWS] = p->new_key.shape[2],
                              [MFAI_ROTARY_ROWS] = p->rotary_cos.shape[2],
                              [MFAI_ROTARY_COLUMNS] = p->rotary_cos.shape[3],
@@ -197,8 +198,8 @@ static mfa_status_t check_shape(const mfai_operand_t *operand, const mfai_proble
     return mfai_view_expect(operand->name, view, shape, may_be_one);
 }
 
-mfa_status_t mfai_operands_check_shapes(const mfai_problem_t *problem) {
-    FOR_EACH_DESCRIBED(operand, problem)
+mfa_status_t mfai_operands_check_shapes(const mfai_problem_t *problem, unsigned parts) {
+    FOR_EACH_OF(operand, problem->described & parts)
     MFAI_TRY(check_shape(operand, problem));
     return MFA_SUCCESS;
 }

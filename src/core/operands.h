@@ -28,6 +28,12 @@ typedef enum {
     MFAI_DESC_SCALES
 } mfai_desc_t;
 
+/* Sets of them, as `described` is one: those that say how rows lie in sequences, and all others. */
+enum {
+    MFAI_PARTS_OF_SEQUENCES = 1 << MFAI_DESC_SEQUENCES | 1 << MFAI_DESC_PAGES | 1 << MFAI_DESC_APPEND,
+    MFAI_OTHER_PARTS = 1 << MFAI_DESC_FORWARD | 1 << MFAI_DESC_BACKWARD | 1 << MFAI_DESC_BLOCKS | 1 << MFAI_DESC_SCALES
+};
+
 /* Sizes that shapes are made of. Those that may be 1, which repeats the operand, are marked with MFAI_OR_ONE. */
 enum {
     MFAI_ONE,
@@ -44,8 +50,8 @@ enum {
     MFAI_KEY_ROWS,
     MFAI_HEAD_DIM,
     MFAI_VALUE_DIM,
-    MFAI_NEW_BATCH, /* as append.key has it */
-    MFAI_NEW_ROWS,
+    MFAI_NEW_BATCH,
+    MFAI_NEW_ROWS,    /* as append.key has it */
     MFAI_ROTARY_ROWS, /* as append.rotary_cos has it */
     MFAI_ROTARY_COLUMNS,
     MFAI_BLOCK_LINES, /* rows and columns of blocks, and of a block */
@@ -85,8 +91,8 @@ mfai_use_t mfai_operand_use(const mfai_operand_t *operand, const mfai_problem_t 
 mfa_status_t mfai_operands_import(mfa_context_t context, mfai_desc_t described_by, const void *desc,
                                   mfai_problem_t *problem);
 
-/* Checks every operand's shape against the problem's sizes. */
-mfa_status_t mfai_operands_check_shapes(const mfai_problem_t *problem);
+/* Checks the shapes of the operands of these structs against the problem's sizes. */
+mfa_status_t mfai_operands_check_shapes(const mfai_problem_t *problem, unsigned parts);
 
 /* Checks that each result has elements of its own, which no other operand shares. */
 mfa_status_t mfai_operands_check_results(const mfai_problem_t *problem);

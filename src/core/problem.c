@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "core/append.h"
+#include "core/blocks.h"
 #include "core/operands.h"
 #include "core/sequences.h"
 #include "core/versioned.h"
@@ -64,6 +65,9 @@ static mfa_status_t set_scores(const mfa_attention_desc_t *desc, mfai_problem_t 
     MFAI_REQUIRE(isfinite(desc->softmax_scale), "softmax_scale is %g, expected a finite number", desc->softmax_scale);
     MFAI_REQUIRE(isfinite(desc->softcap) && desc->softcap >= 0,
                  "softcap is %g, expected 0 (off) or a finite positive number", desc->softcap);
+    MFAI_REQUIRE(!p->query_value.present || p->query_value.format == p->query.format,
+                 "query_value.precision is %s, expected query's, %s", mfai_formats[p->query_value.format].name,
+                 mfai_formats[p->query.format].name);
     const int32_t weights = desc->intermediate_precision;
     MFAI_REQUIRE(weights >= MFA_PRECISION_DEFAULT && weights <= MFA_PRECISION_FP32,
                  "intermediate_precision is %d, expected MFA_PRECISION_DEFAULT, FP16, BF16 or FP32", weights);
@@ -138,6 +142,17 @@ static mfa_status_t import_parts(mfa_context_t context, const mfa_attention_desc
     return MFA_SUCCESS;
 }
 
+static mfa_status_t refuse_forward_only(const mfa_attention_desc_t *desc) {
+    const struct {
+        const char *name;
+        const void *given;
+    } members[] = {{"append", desc->append}, {"query_value", desc->query_value}, {"scales", desc->scales}};
+    for (size_t i = 0; i < sizeof members / sizeof *members; ++i)
+        MFAI_REQUIRE(members[i].given == NULL, "forward.%s is set, expected NULL: it has no backward pass",
+                     members[i].name);
+    return MFA_SUCCESS;
+}
+
 /* What the descriptor of the forward pass says, which every pass has. */
 static mfa_status_t import_forward(mfa_context_t context, const char *name, const mfa_attention_desc_t *caller,
                                    mfai_problem_t *problem) {
@@ -146,6 +161,8 @@ static mfa_status_t import_forward(mfa_context_t context, const char *name, cons
     const uint32_t known = MFA_ATTENTION_CAUSAL | MFA_ATTENTION_LITERAL_SCALE;
     MFAI_REQUIRE((desc.flags & ~known) == 0, "flags is 0x%x, which has bits this library does not know (known: 0x%x)",
                  desc.flags, known);
+    if (problem->pass == MFAI_BACKWARD)
+        MFAI_TRY(refuse_forward_only(&desc));
     MFAI_TRY(mfai_operands_import(context, MFAI_DESC_FORWARD, &desc, problem));
     mfa_sequences_t sequences = MFA_SEQUENCES_INIT;
     MFAI_TRY(import_parts(context, &desc, &sequences, problem));
@@ -153,6 +170,7 @@ static mfa_status_t import_forward(mfa_context_t context, const char *name, cons
     MFAI_TRY(set_key_range(&desc, problem));
     MFAI_TRY(set_scores(&desc, problem));
     MFAI_TRY(set_dropout(&desc, problem));
+    MFAI_TRY(mfai_append_check_positions(problem));
     mfai_problem_find_features(problem);
     return MFA_SUCCESS;
 }
@@ -172,8 +190,8 @@ static mfa_status_t import(mfa_context_t context, mfai_pass_t pass, const void *
     else
         MFAI_TRY(import_forward(context, "desc", desc, problem));
     mfai_sequences_lay_out(problem);
-    MFAI_TRY(mfai_operands_check_shapes(problem));
-    MFAI_TRY(mfai_append_check(problem));
+    MFAI_TRY(mfai_operands_check_shapes(problem, MFAI_OTHER_PARTS));
+    MFAI_TRY(mfai_blocks_check(problem));
     return mfai_operands_check_results(problem);
 }
 

@@ -204,12 +204,10 @@ static void free_tensors(tensors_t *t) {
         free(all[i]->data);
 }
 
-/* A block more of a line's list, which need not ascend. */
+/* A block more of a line's list. */
 static void list(mfa_tensor_t *counts, mfa_tensor_t *indices, int64_t b, int64_t h, int64_t line, int64_t block) {
     int32_t *count = int_at(counts, b, h, line, 0);
-    const int32_t at = (int32_t)(rand() % (*count + 1));
-    *int_at(indices, b, h, line, *count) = *int_at(indices, b, h, line, at);
-    *int_at(indices, b, h, line, at) = (int32_t)block;
+    *int_at(indices, b, h, line, *count) = (int32_t)block;
     ++*count;
 }
 
