@@ -7,11 +7,13 @@ take NumPy arrays, torch tensors and anything else with the buffer protocol or D
 
 from mfa._attention import attention, plan, sliding_window
 from mfa._attention_backward import attention_backward
+from mfa._block_mask import BlockMask, create_block_mask, create_mask
 from mfa._buffer import Buffer
 from mfa._context import Context
 from mfa._flash_attn import flash_attn_func
 from mfa._gradients import Gradients
 from mfa._installed import get_include, get_library
+from mfa._mask_mods import and_masks, noop_mask, or_masks
 from mfa._sdpa import scaled_dot_product_attention
 from mfa._status import is_device_supported, last_latency, library_version
 from mfa.errors import MFAError
@@ -20,19 +22,25 @@ from mfa.reports import ContextInfo, Plan
 __version__ = library_version()
 
 __all__ = [
+    "BlockMask",
     "Buffer",
     "Context",
     "ContextInfo",
     "Gradients",
     "MFAError",
     "Plan",
+    "and_masks",
     "attention",
     "attention_backward",
+    "create_block_mask",
+    "create_mask",
     "flash_attn_func",
     "get_include",
     "get_library",
     "is_device_supported",
     "last_latency",
+    "noop_mask",
+    "or_masks",
     "plan",
     "scaled_dot_product_attention",
     "sliding_window",

@@ -10,6 +10,7 @@ cdef enum Elements:
     ONLY_FLOAT32
     AS_FLOAT32  # any floating ones, converted
     ONLY_INT32
+    ONLY_BOOL
 
 
 cdef class Operand(Memory):

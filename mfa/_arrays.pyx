@@ -37,6 +37,7 @@ cdef dict EXPECTED_DTYPES = {
     ONLY_FLOAT32: "float32 in native byte order",
     AS_FLOAT32: "a floating one",
     ONLY_INT32: "int32 in native byte order",
+    ONLY_BOOL: "bool",
 }
 # Of arrays with a number for each head; others say how many axes they have.
 cdef dict EXPECTED_AXES = {(1, 1): "(heads)", (1, 2): "(heads) or (batch, heads)"}
@@ -141,8 +142,8 @@ cdef bint accepts(Elements accepted, int precision) noexcept:
         return precision == MFA_PRECISION_FP32
     if accepted == ONLY_INT32 or precision == MFA_PRECISION_INT32:
         return accepted == ONLY_INT32 and precision == MFA_PRECISION_INT32
-    if precision == MFA_PRECISION_BOOL:
-        return accepted == FLOATS_OR_BOOL
+    if accepted == ONLY_BOOL or precision == MFA_PRECISION_BOOL:
+        return accepted != FLOATS and precision == MFA_PRECISION_BOOL
     return precision != MFA_PRECISION_DEFAULT
 
 

@@ -42,6 +42,7 @@ class Keywords(TypedDict, total=False):
     leftpad_k: Any
     cache_batch_idx: Any
     page_table: Any
+    block_mask: Any
     attention_chunk: int
     qv: Any
     q_descale: Any
@@ -84,6 +85,7 @@ def attention(
     leftpad_k: Any = None,
     cache_batch_idx: Any = None,
     page_table: Any = None,
+    block_mask: Any = None,
     attention_chunk: int = 0,
     qv: Any = None,
     q_descale: Any = None,
@@ -168,6 +170,9 @@ def attention(
         Keys and values are in pages: key is (pages, page size, Hkv, D), and key j of sequence b is row
         ``j % page_size`` of page ``page_table[b, j // page_size]``, counted from before `leftpad_k`. Entries
         that no length reaches may hold anything.
+    block_mask : mfa.BlockMask, PyTorch's or None, default None
+        Blocks of the scores that count, as `create_block_mask` or PyTorch's finds them; the others are hidden
+        and cost nothing. What else hides keys does so besides.
     attention_chunk : int, default 0
         Keys are cut into chunks of so many, and row i sees only those in the chunk of key ``i + offset``. 0
         is off.

@@ -4,6 +4,7 @@ from mfa._arrays cimport Elements, Operand
 from mfa.c_mfa cimport (
     mfa_append_t,
     mfa_attention_desc_t,
+    mfa_blocks_t,
     mfa_pages_t,
     mfa_scales_t,
     mfa_sequences_t,
@@ -26,12 +27,15 @@ cdef class Inputs:
     cdef mfa_attention_desc_t desc  # without results
     cdef mfa_sequences_t sequences
     cdef mfa_pages_t pages
+    cdef mfa_blocks_t blocks
     cdef mfa_append_t append
     cdef mfa_scales_t scales
 
     cdef int add_masks(self, object mask, object bias) except -1
     cdef int add_sequences(self, dict keywords) except -1
     cdef int add_pages(self, object page_table) except -1
+    cdef int add_blocks(self, object block_mask) except -1
+    cdef const mfa_tensor_t *blocks_of(self, object array, str name, Elements accepted) except? NULL
     cdef int add_forward_only(self, dict keywords) except -1
     cdef int add_append(self, dict keywords) except -1
     cdef int add_rotary(self, dict keywords) except -1

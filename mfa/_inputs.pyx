@@ -6,6 +6,7 @@ from mfa._arrays cimport (
     AS_FLOAT32,
     FLOATS,
     FLOATS_OR_BOOL,
+    ONLY_BOOL,
     ONLY_FLOAT32,
     ONLY_INT32,
     Elements,
@@ -21,12 +22,14 @@ from mfa.c_mfa cimport (
     MFA_PRECISION_FP32,
     mfa_append_init,
     mfa_attention_desc_init,
+    mfa_blocks_init,
     mfa_pages_init,
     mfa_scales_init,
     mfa_sequences_init,
     mfa_tensor_t,
 )
 
+from mfa._block_mask import blocks_of_call
 from mfa._keywords import (
     causal_alignment,
     count,
@@ -125,6 +128,8 @@ cdef class Inputs:
         if self.forward_only is not None:
             self.add_forward_only(keywords)
         self.add_masks(keywords["mask"], keywords["bias"])
+        if keywords["block_mask"] is not None:
+            self.add_blocks(keywords["block_mask"])
         if keywords["alibi_slopes"] is not None:
             slopes = self.load_heads(keywords["alibi_slopes"], "alibi_slopes", ONLY_FLOAT32, 2)
             self.desc.alibi_slopes = &slopes.tensor
@@ -202,6 +207,36 @@ cdef class Inputs:
         self.pages.page_table = &table.tensor
         self.desc.pages = &self.pages
         return 0
+
+    cdef int add_blocks(self, object block_mask) except -1:
+        cdef int64_t *query = self.query.tensor.shape
+        lengths = None if self.has_lists else (query[2], self.key.tensor.shape[2])
+        # A bool mask is not looked at in full blocks.
+        lists = blocks_of_call(block_mask, self.batch, query[1], lengths, self.desc.bool_mask == NULL)
+        if lists is None:
+            return 0
+        self.blocks = mfa_blocks_init()
+        self.blocks.block_rows, self.blocks.block_keys = lists.block_size
+        self.blocks.kv_num_blocks = self.blocks_of(lists.kv_num_blocks, "kv_num_blocks", ONLY_INT32)
+        self.blocks.kv_indices = self.blocks_of(lists.kv_indices, "kv_indices", ONLY_INT32)
+        self.blocks.full_kv_num_blocks = self.blocks_of(lists.full_kv_num_blocks, "full_kv_num_blocks", ONLY_INT32)
+        self.blocks.full_kv_indices = self.blocks_of(lists.full_kv_indices, "full_kv_indices", ONLY_INT32)
+        self.blocks.block_mask = self.blocks_of(lists.block_mask, "block_mask", ONLY_BOOL)
+        self.blocks.masks = self.blocks_of(lists.masks, "masks", ONLY_BOOL)
+        self.blocks.mask_indices = self.blocks_of(lists.mask_indices, "mask_indices", ONLY_INT32)
+        self.desc.blocks = &self.blocks
+        return 0
+
+    cdef const mfa_tensor_t *blocks_of(self, object array, str name, Elements accepted) except? NULL:
+        """The tensor of what a block mask has for each batch, head and row of blocks; NULL without it."""
+        cdef Operand operand
+        if array is None:
+            return NULL
+        operand = load_operand(array, name, accepted, 3, 4, False, 0)
+        self.kept.append(operand)
+        if operand.ndim == 3:
+            operand.append_unit_axes(1)
+        return &operand.tensor
 
     cdef const mfa_tensor_t *list_of(self, dict keywords, str argument, int64_t length) except? NULL:
         """The tensor of a list of that many integers; NULL without one."""
