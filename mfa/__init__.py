@@ -1,7 +1,7 @@
 """mfa: flash attention behind one C ABI, on Metal and on the CPU.
 
 `attention` reaches everything, and `attention_backward` computes its gradients;
-`scaled_dot_product_attention` and `flash_attn_func` have the signatures of PyTorch and FlashAttention-3. All
+`scaled_dot_product_attention` has PyTorch's signature, and all of FlashAttention-3's functions are here. All
 take NumPy arrays, torch tensors and anything else with the buffer protocol or DLPack on the CPU.
 """
 
@@ -10,10 +10,14 @@ from mfa._attention_backward import attention_backward
 from mfa._block_mask import BlockMask, create_block_mask, create_mask
 from mfa._buffer import Buffer
 from mfa._context import Context
-from mfa._flash_attn import flash_attn_func
+from mfa._flash_attn import flash_attn_func, flash_attn_qkvpacked_func
+from mfa._flash_attn_combine import flash_attn_combine
+from mfa._flash_attn_kvcache import flash_attn_with_kvcache
+from mfa._flash_attn_varlen import flash_attn_varlen_func
 from mfa._gradients import Gradients
 from mfa._installed import get_include, get_library
 from mfa._mask_mods import and_masks, noop_mask, or_masks
+from mfa._scheduler_metadata import get_scheduler_metadata
 from mfa._sdpa import scaled_dot_product_attention
 from mfa._status import is_device_supported, last_latency, library_version
 from mfa.errors import MFAError
@@ -34,9 +38,14 @@ __all__ = [
     "attention_backward",
     "create_block_mask",
     "create_mask",
+    "flash_attn_combine",
     "flash_attn_func",
+    "flash_attn_qkvpacked_func",
+    "flash_attn_varlen_func",
+    "flash_attn_with_kvcache",
     "get_include",
     "get_library",
+    "get_scheduler_metadata",
     "is_device_supported",
     "last_latency",
     "noop_mask",

@@ -174,10 +174,8 @@ cdef Operand load_operand(
         if operand.ndim > 4 and max_ndim == 4:
             expected = "at most 4"
         raise ValueError(f"{name}: {operand.ndim} dimensions, expected {expected}")
-    if writable and operand.read_only:
-        raise BufferError(f"{name}: is read-only, expected writable memory")
-    if writable and operand.is_copy:
-        raise BufferError(f"{name}: was exported as a copy, expected the array's own memory")
+    if writable:
+        operand.require_writable()
     operand.describe(writable, stand_in)
     return operand
 

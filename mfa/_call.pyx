@@ -119,23 +119,28 @@ cdef class ForwardCall(Call):
         None is a new array of the kind of query.
     out_dtype, return_lse
         As for `mfa.attention`.
+    like : array or None
+        What results are of the kind of; None is query.
     """
 
     cdef bint owns_out
     cdef Operand out, logsumexp
 
     def __cinit__(
-            self, Inputs inputs not None, *, object out=None, object out_dtype=None, object return_lse=False):
+            self, Inputs inputs not None, *, object out=None, object out_dtype=None, object return_lse=False,
+            object like=None):
         cdef int out_precision = _keywords.out_dtype(out_dtype)
         cdef bint want_logsumexp = _keywords.flag(return_lse, "return_lse")
         cdef int ndim = len(inputs.shape)
         self.inputs = inputs
         self.desc = inputs.desc
+        if like is None:
+            like = inputs.query.array
         self.owns_out = out is None
         if self.owns_out:
             if out_precision == MFA_PRECISION_DEFAULT:
                 out_precision = inputs.query.tensor.precision
-            self.out = self.new_rows(inputs.query.array, inputs.shape, out_precision)
+            self.out = self.new_rows(like, inputs.shape, out_precision)
         else:
             self.out = inputs.load_rows(out, "out", ndim, ndim, True)
             inputs.require_shape_of_out(self.out)
@@ -145,8 +150,7 @@ cdef class ForwardCall(Call):
                     f"expected {dtype_name(self.out.tensor.precision)} as out has")
         self.desc.out = &self.out.tensor
         if want_logsumexp:
-            self.logsumexp = self.new_result(
-                inputs.query.array, inputs.logsumexp_shape(), MFA_PRECISION_FP32)
+            self.logsumexp = self.new_result(like, inputs.logsumexp_shape(), MFA_PRECISION_FP32)
             self.logsumexp.append_unit_axes(1)
             self.desc.logsumexp = &self.logsumexp.tensor
 

@@ -178,7 +178,7 @@ def intermediate_precision(value):
     return PRECISIONS[text]
 
 
-def out_dtype(value):
+def out_dtype(value, argument="out_dtype"):
     """Its code in mfa.h. `value` is a name, or anything that NumPy or torch calls a dtype."""
     if value is None:
         return DEFAULT_PRECISION
@@ -195,22 +195,6 @@ def out_dtype(value):
         name = None
     if name not in PRECISIONS:
         raise TypeError(
-            f"out_dtype: {shown(value)}, expected float32, float16 or bfloat16 in native byte order"
+            f"{argument}: {shown(value)}, expected float32, float16 or bfloat16 in native byte order"
         )
     return PRECISIONS[name]
-
-
-def require_default(function, name, value, default):
-    """Refuse an argument that would change the result and is not implemented."""
-    if value is default:
-        return
-    try:
-        is_default = bool(value == default)
-    except MemoryError:
-        raise
-    except Exception:
-        is_default = False
-    if not is_default:
-        raise NotImplementedError(
-            f"{name}: not implemented by mfa.{function}, expected its default, {default!r}"
-        )

@@ -23,6 +23,7 @@ cdef class Memory:
     cdef int hold_buffer(self, object array, int flags) except -1
     cdef int hold_dlpack(self, object capsule) except -1
     cdef int require_true(self) except -1
+    cdef int require_writable(self) except -1
     cdef int64_t extent(self, int axis) noexcept
     cdef int64_t stride(self, int axis) noexcept
     cdef object dtype(self)

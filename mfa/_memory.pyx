@@ -158,6 +158,13 @@ cdef class Memory:
             raise BufferError(f"{self.name}: DLPack data is NULL, expected memory")
         return 0
 
+    cdef int require_writable(self) except -1:
+        if self.read_only:
+            raise BufferError(f"{self.name}: is read-only, expected writable memory")
+        if self.is_copy:
+            raise BufferError(f"{self.name}: was exported as a copy, expected the array's own memory")
+        return 0
+
     cdef int64_t extent(self, int axis) noexcept:
         return self.dlpack.shape[axis] if self.dlpack != NULL else self.view.shape[axis]
 
@@ -213,16 +220,19 @@ cdef class Memory:
         }
 
 
-def as_ndarray(array, str name not None):
-    """An ndarray over the memory of `array`."""
+def as_ndarray(array, str name not None, bint writable=False):
+    """An ndarray over the memory of `array`, which is to be written if `writable`."""
     cdef Memory memory
-    if type(array) is ndarray:
-        return array
-    if isinstance(array, ndarray):
+    if isinstance(array, ndarray) and not writable:
+        if type(array) is ndarray:
+            return array
         refuse_masked(array, name)
         return numpy.asarray(array)
+    refuse_masked(array, name)
     memory = Memory.__new__(Memory)
-    memory.hold(array, name, False)
+    memory.hold(array, name, writable)
+    if writable:
+        memory.require_writable()
     if memory.numpy_dtype() is None:
         raise TypeError(f"{name}: dtype {brief(memory.dtype())}, expected one that NumPy knows")
     return memory.as_ndarray()

@@ -11,7 +11,9 @@ NAMES = {
     "append.starts": "cu_seqlens_k_new",
     "append.value": "v_new",
     "bool_mask": "mask",
+    "key": "key",
     "pages.page_table": "page_table",
+    "query": "query",
     "query_value": "qv",
     "scales.key": "k_descale",
     "scales.query": "q_descale",
@@ -24,6 +26,7 @@ NAMES = {
     "sequences.most_queries": "max_seqlen_q",
     "sequences.query_lengths": "seqused_q",
     "sequences.query_starts": "cu_seqlens_q",
+    "value": "value",
 }
 
 IN_MESSAGES = re.compile(rf"(?<![\w.])(?:{'|'.join(map(re.escape, NAMES))})(?![\w.])")
