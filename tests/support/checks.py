@@ -3,7 +3,7 @@ whether it delivered."""
 
 import ml_dtypes
 import numpy as np
-from support import gradient_tolerance, oracle, tolerance
+from support import gradient_tolerance, oracle, sequences, tolerance
 
 import mfa
 
@@ -14,14 +14,15 @@ DTYPES = (FLOAT32, FLOAT16, BFLOAT16)
 
 
 def heads_first(array, layout):
-    """(B, H, N, D), whatever the layout, without a copy."""
+    """(B, H, N, D), whatever the layout, without a copy; of packed rows there is one batch."""
+    array = array[None] if array.ndim == 3 else array
     return array if layout == "bhsd" else array.swapaxes(1, 2)
 
 
 def oracle_features(
     query_length, key_length, *, causal=None, alignment=None, window=(-1, -1), softmax_scale=None,
     softcap=0.0, mask=None, bias=None, alibi_slopes=None, sinks=None, dropout_p=0.0, dropout_seed=0,
-    dropout_offset=0,
+    dropout_offset=0, dropout_batch=0,
 ):  # fmt: skip
     """The keywords of mfa.attention as those of oracle.attention."""
     if causal is True:
@@ -40,6 +41,7 @@ def oracle_features(
         "dropout_p": dropout_p,
         "dropout_seed": dropout_seed,
         "dropout_offset": dropout_offset,
+        "dropout_batch": dropout_batch,
     }
 
 
@@ -54,15 +56,32 @@ def expected(
     query, key, value, *, layout="bshd", intermediate_precision=None, out=None, out_dtype=None, **features
 ):  # fmt: skip
     """tolerance.Reference, in (B, H, N, D), of mfa.attention with the same arguments."""
-    q, k, v = (heads_first(x, layout).astype(np.float64) for x in (query, key, value))
-    return tolerance.reference(
-        q,
-        k,
-        v,
-        weight_dtype=FLOAT32 if intermediate_precision == "float32" else query.dtype,
-        out_dtype=out.dtype if out is not None else out_dtype or query.dtype,
-        **oracle_features(q.shape[2], k.shape[2], **features),
-    )
+    dtypes = {
+        "weight_dtype": FLOAT32 if intermediate_precision == "float32" else query.dtype,
+        "out_dtype": out.dtype if out is not None else out_dtype or query.dtype,
+    }
+    q, k, v = (heads_first(x, layout) for x in (query, key, value))
+    if not sequences.is_plain(features):
+        return _expected_of_sequences(q, k, v, layout, dtypes, features)
+    return _expected(q, k, v, dtypes, features)
+
+
+def _expected(query, key, value, dtypes, features):
+    q, k, v = (x.astype(np.float64) for x in (query, key, value))
+    return tolerance.reference(q, k, v, **dtypes, **oracle_features(q.shape[2], k.shape[2], **features))
+
+
+def _expected_of_sequences(query, key, value, layout, dtypes, features):
+    out = np.zeros((*query.shape[:3], value.shape[3]))
+    logsumexp = np.full(query.shape[:3], -np.inf)
+    reference = tolerance.Reference(out, logsumexp, np.zeros_like(out), np.zeros_like(logsumexp))
+    for call in sequences.plain_calls(query, key, value, features):
+        if features.get("qv") is not None:
+            call = sequences.with_query_value(call, heads_first(features["qv"], layout), features)
+        plain = _expected(call.query, call.key, call.value, dtypes, call.options)
+        for whole, part in zip(reference, plain, strict=True):
+            call.sequence.queries.scatter(whole, part)
+    return reference
 
 
 def assert_matches(result, reference, layout="bshd"):
@@ -70,6 +89,7 @@ def assert_matches(result, reference, layout="bshd"):
     out, logsumexp = result
     tolerance.assert_within(heads_first(out, layout), reference.out, reference.out_bound)
     assert logsumexp.dtype == FLOAT32
+    logsumexp = logsumexp[None] if logsumexp.ndim == 2 else logsumexp
     tolerance.assert_within(logsumexp, reference.logsumexp, reference.logsumexp_bound, what="logsumexp")
 
 
@@ -86,19 +106,51 @@ def expected_gradients(
 ):  # fmt: skip
     """gradient_tolerance.GradientReference, in (B, H, N, D), of mfa.attention_backward with these arguments
     after a forward call that wrote `forward_dtype`, by default query's."""
-    g, q, k, v = (heads_first(x, layout).astype(np.float64) for x in (dout, query, key, value))
+    g, q, k, v = (heads_first(x, layout) for x in (dout, query, key, value))
     additive = additive_mask(mask=features.get("mask"), bias=features.get("bias"))
+    bias_shape, bias_dtype = None if additive is None else additive.shape, _bias_dtype(additive, out_dtype)
+    dtypes = {
+        "weight_dtype": FLOAT32 if intermediate_precision == "float32" else query.dtype,
+        "out_dtype": forward_dtype or query.dtype,
+        "gradient_dtype": np.dtype(out_dtype or query.dtype),
+    }
+    if not sequences.is_plain(features):
+        return _expected_gradients_of_sequences(g, q, k, v, dtypes, bias_shape, bias_dtype, features)
+    return _expected_gradients(
+        g, q, k, v, **dtypes, bias_shape=bias_shape, bias_dtype=bias_dtype, features=features
+    )
+
+
+def _expected_gradients(dout, query, key, value, *, features, **dtypes):
+    g, q, k, v = (x.astype(np.float64) for x in (dout, query, key, value))
     return gradient_tolerance.gradient_reference(
-        g,
-        q,
-        k,
-        v,
-        weight_dtype=FLOAT32 if intermediate_precision == "float32" else query.dtype,
-        out_dtype=forward_dtype or query.dtype,
-        gradient_dtype=np.dtype(out_dtype or query.dtype),
-        bias_shape=None if additive is None else additive.shape,
-        bias_dtype=_bias_dtype(additive, out_dtype),
-        **oracle_features(q.shape[2], k.shape[2], **features),
+        g, q, k, v, **dtypes, **oracle_features(q.shape[2], k.shape[2], **features)
+    )
+
+
+def _expected_gradients_of_sequences(dout, query, key, value, dtypes, bias_shape, bias_dtype, features):
+    rows, keys = sequences.most(query, key, features)
+    calls = list(sequences.plain_calls(query, key, value, features))
+    scores = (len(calls), query.shape[1], rows, keys)
+    exact, bound = (
+        oracle.Gradients(*map(np.zeros, (query.shape, key.shape, value.shape, scores, query.shape[1])))
+        for _ in range(2)
+    )
+    for call in calls:
+        part_dout = call.sequence.queries.gather(dout)
+        plain = _expected_gradients(
+            part_dout, call.query, call.key, call.value, **dtypes, features=call.options
+        )
+        for whole, part in ((exact, plain.exact), (bound, plain.bound)):
+            call.sequence.queries.scatter(whole.dq, part.dq)
+            call.sequence.keys.scatter(whole.dk, part.dk)
+            call.sequence.keys.scatter(whole.dv, part.dv)
+            whole.dbias[call.at, :, : part.dbias.shape[2], : part.dbias.shape[3]] = part.dbias[0]
+            # Sums over more rows than those of each sequence.
+            whole.dsinks[:] += part.dsinks * (1 if whole is exact else len(calls) ** 0.5)
+    dbias, dbias_bound = gradient_tolerance.bias_reference(exact.dbias, bound.dbias, bias_shape, bias_dtype)
+    return gradient_tolerance.GradientReference(
+        exact._replace(dbias=dbias), bound._replace(dbias=dbias_bound)
     )
 
 

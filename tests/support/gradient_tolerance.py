@@ -54,7 +54,7 @@ def gradient_reference(
         dscore_error = _dscore_error(weights, dweights, delta, exact.dbias)
         dq, dk = _products_bounds(query, key, weights, np.abs(exact.dbias), dscore_error, weight_dtype)
         dv = _dvalue_bound(dout, value, weights, dropped, weight_dtype)
-        dbias, dbias_bound = _dbias(exact.dbias, dscore_error, bias_shape, bias_dtype)
+        dbias, dbias_bound = bias_reference(exact.dbias, dscore_error, bias_shape, bias_dtype)
         dsinks = _dsinks_bound(weights, delta, features.get("sinks"))
     products = {
         name: bound + tolerance.written(getattr(exact, name), gradient_dtype)
@@ -177,7 +177,8 @@ def _dvalue_bound(dout, value, weights, dropped, weight_dtype):
     return _product(_by_key(terms, kv_heads), _by_key(error, kv_heads), rows, weight_dtype)
 
 
-def _dbias(exact, error, shape, dtype):
+def bias_reference(exact, error, shape, dtype):
+    """The gradients of scores and their errors, summed to an additive array of that shape."""
     if shape is None:
         return exact, error
     total = oracle.summed_to(exact, shape)

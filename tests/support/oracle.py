@@ -68,7 +68,7 @@ def softmax_rows(
     **dropout_features,
 ):
     """A Row for every row of every head."""
-    assert dropout_features.keys() <= {"dropout_p", "dropout_seed", "dropout_offset"}
+    assert dropout_features.keys() <= {"dropout_p", "dropout_seed", "dropout_offset", "dropout_batch"}
     query, key = (np.asarray(x, np.float64) for x in (query, key))
     batch, heads, query_length, head_dim = query.shape
     key_length, group = key.shape[2], heads // key.shape[1]
@@ -126,12 +126,15 @@ def softmax_weights(query, key, **features):
     return weights, slopes, logsumexp
 
 
-def dropout(query, key, *, dropout_p=0.0, dropout_seed=0, dropout_offset=0, **_):
-    """(B, H, Nq, Nkv): what dropout multiplies each weight by."""
+def dropout(query, key, *, dropout_p=0.0, dropout_seed=0, dropout_offset=0, dropout_batch=0, **_):
+    """(B, H, Nq, Nkv): what dropout multiplies each weight by. The first batch is number `dropout_batch`."""
     shape = (*query.shape[:3], key.shape[2])
     if not dropout_p:
         return np.broadcast_to(1.0, shape)
-    return dropout_factors(shape, dropout_p=dropout_p, seed=dropout_seed, offset=dropout_offset)
+    shape = (dropout_batch + shape[0], *shape[1:])
+    return dropout_factors(shape, dropout_p=dropout_p, seed=dropout_seed, offset=dropout_offset)[
+        dropout_batch:
+    ]
 
 
 def attention(query, key, value, **features):

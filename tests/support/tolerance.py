@@ -119,7 +119,9 @@ def score_errors(
 
     `without_error`: tanh never enlarges an error, a sink is exact, and dropout comes after the scores.
     """
-    assert without_error.keys() <= {"softcap", "sinks", "dropout_p", "dropout_seed", "dropout_offset"}
+    assert without_error.keys() <= {
+        "softcap", "sinks", "dropout_p", "dropout_seed", "dropout_offset", "dropout_batch",
+    }  # fmt: skip
     batch, heads, query_length, head_dim = query.shape
     key_length = key.shape[2]
     shape = (batch, heads, query_length, key_length)
