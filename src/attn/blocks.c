@@ -4,14 +4,18 @@
 
 #include "core/integers.h"
 
-/* What repeats along an axis in all that the lists say has size 1 there. */
-static int64_t joined(const mfai_problem_t *p, int axis, int64_t size) {
+bool mfai_blocks_differ(const mfai_problem_t *p, int axis) {
     const mfai_view_t *const lists[] = {&p->kv_num_blocks,   &p->kv_indices, &p->full_kv_num_blocks,
                                         &p->full_kv_indices, &p->block_mask, &p->mask_indices};
     for (size_t i = 0; i < sizeof lists / sizeof *lists; ++i)
         if (lists[i]->present && lists[i]->shape[axis] > 1 && lists[i]->stride[axis] != 0)
-            return size;
-    return size < 1 ? size : 1;
+            return true;
+    return false;
+}
+
+/* What repeats along an axis in all that the lists say has size 1 there. */
+static int64_t joined(const mfai_problem_t *p, int axis, int64_t size) {
+    return mfai_blocks_differ(p, axis) || size < 1 ? size : 1;
 }
 
 static int64_t columns_of(const mfai_problem_t *p) { return mfai_ceil_div(p->key_count, p->block_keys); }

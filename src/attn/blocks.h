@@ -7,6 +7,9 @@
 #include "core/problem.h"
 #include "mfa_rules.h"
 
+/* Whether lists are not the same along an axis, 0 (batches) or 1 (heads). */
+bool mfai_blocks_differ(const mfai_problem_t *problem, int axis);
+
 /* Bytes of memory, aligned to 4, for what is made of the lists; -1 if they leave 63 bits. */
 int64_t mfai_blocks_bytes(const mfai_problem_t *problem);
 
@@ -35,6 +38,14 @@ static inline mfai_block_kind_t mfai_block_kind(const mfai_block_line_t *line, i
     const bool full =
         !line->is_masked || (line->full != NULL && mfa_rule_bit(line->full[block / MFA_BLOCK_BITS], block));
     return full ? MFAI_BLOCK_FULL : MFAI_BLOCK_PARTIAL;
+}
+
+/* Whether nothing is hidden in blocks first .. end - 1. */
+static inline bool mfai_blocks_are_full(const mfai_block_line_t *line, mfa_span blocks) {
+    for (int64_t block = blocks.begin; block < blocks.end; ++block)
+        if (mfai_block_kind(line, block) != MFAI_BLOCK_FULL)
+            return false;
+    return true;
 }
 
 /* The tile that hides pairs in a partial block; -1: none. */

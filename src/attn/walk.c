@@ -29,10 +29,6 @@ static int64_t next_visible(const mfai_walk_t *walk, mfa_span block_rows, int64_
     return end;
 }
 
-static bool is_hidden(const mfai_walk_t *walk, mfa_span block_rows, int64_t block) {
-    return next_visible(walk, block_rows, block, block + 1) != block;
-}
-
 mfa_span mfai_walk_next(const mfai_walk_t *walk, mfa_span rows, mfa_span among, int64_t most) {
     const mfai_problem_t *p = walk->problem;
     mfa_span run = mfa_span_cut(mfa_rule_keys_some_see(walk->extent, rows), among);
@@ -40,12 +36,16 @@ mfa_span mfai_walk_next(const mfai_walk_t *walk, mfa_span rows, mfa_span among, 
         const mfa_span existing = mfa_span_cut(rows, mfa_span_of(0, walk->extent.query_count));
         const mfa_span block_rows = mfa_span_tiles(existing, p->block_rows);
         const mfa_span blocks = mfa_span_tiles(run, p->block_keys);
-        int64_t last = next_visible(walk, block_rows, blocks.begin, blocks.end);
-        if (last * p->block_keys > run.begin)
-            run.begin = last * p->block_keys;
-        while (last < blocks.end && last * p->block_keys - run.begin < most && !is_hidden(walk, block_rows, last))
-            ++last;
-        run = mfa_span_cut(run, mfa_span_of(run.begin, last * p->block_keys));
+        int64_t next = next_visible(walk, block_rows, blocks.begin, blocks.end), end = next;
+        if (next * p->block_keys > run.begin)
+            run.begin = next * p->block_keys;
+        /* From one visible block to the next, while no more than a small hole lies between. */
+        while (next < blocks.end && (next - end) * p->block_keys < MFAI_WALK_LEAST_HOLE &&
+               next * p->block_keys - run.begin < most) {
+            end = next + 1;
+            next = next_visible(walk, block_rows, end, blocks.end);
+        }
+        run = mfa_span_cut(run, mfa_span_of(run.begin, end * p->block_keys));
     }
     if (run.end - run.begin > most)
         run.end = run.begin + most;

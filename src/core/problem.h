@@ -28,7 +28,8 @@ enum {
     MFAI_QUERY_VALUE = 1 << 14,
     MFAI_SCALES = 1 << 15,
 
-    MFAI_BIASES = MFAI_BOOL_MASK | MFAI_ADDITIVE_MASK | MFAI_ALIBI | MFAI_BLOCKS /* added to scores, one by one */
+    MFAI_BIASES = MFAI_ADDITIVE_MASK | MFAI_ALIBI, /* added to scores, one by one */
+    MFAI_HIDING = MFAI_BOOL_MASK | MFAI_BLOCKS     /* hides scores, one by one, and changes no other */
 };
 
 /* How many rows of a sequence are there. */

@@ -17,6 +17,7 @@ enum {
     BLOCK_FLOATS = 6 << 15, /* what a block of keys and its scores take, of a second-level cache of 1 MiB */
     WANTED_TASKS = 16,      /* for each thread, between two points where all threads meet */
     UNIT_PANELS = 3,        /* of keys: whole register tiles of keys fit in them */
+    SMALL_BLOCKS_ROWS = 48, /* rows of a tile of several rows of blocks, which few keys may have in common */
 };
 _Static_assert((int)MFAI_CPU_BACKWARD_KEYS <= (int)MFAI_ROWS_MOST, "rows of one table");
 _Static_assert((int)MFAI_CPU_BACKWARD_ROWS <= (int)MFAI_ROWS_MOST, "rows of one table");
@@ -32,6 +33,19 @@ typedef struct {
         size; /* offsets in floats into the workspace, behind the slots' scratch */
 } pass_t;
 
+/* The size of tiles along an axis of `count`, `size` without blocks, so that few tiles lie in two blocks: as many
+   blocks as fit in `fitting`, or one, or an equal part of one that is more than `most`. */
+static int64_t follow_blocks(int64_t block, int64_t count, int64_t size, int64_t fitting, int64_t most) {
+    if (count <= size)
+        return size;
+    if (block <= most)
+        return mfai_max(fitting / block, 1) * block;
+    for (int64_t least = mfai_ceil_div(block, most), parts = least; parts < 2 * least; ++parts)
+        if (block % parts == 0)
+            return block / parts;
+    return size;
+}
+
 static mfai_cpu_backward_shape_t find_shape(const mfai_problem_t *p, const mfai_cpu_tile_t *tile) {
     mfai_cpu_backward_shape_t s = {0};
     s.query_words = mfai_round_up(mfai_ceil_div(p->head_dim, tile->word_depth), tile->lanes);
@@ -43,6 +57,9 @@ static mfai_cpu_backward_shape_t find_shape(const mfai_problem_t *p, const mfai_
     s.block_rows = tile->sub_rows;
     if (s.row_blocks > 0)
         s.block_rows = mfai_round_up(mfai_ceil_div(p->query_count, s.row_blocks), tile->sub_rows);
+    if (p->features & MFAI_BLOCKS)
+        s.block_rows =
+            follow_blocks(p->block_rows, p->query_count, s.block_rows, SMALL_BLOCKS_ROWS, MFAI_CPU_BACKWARD_ROWS);
     s.row_blocks = mfai_ceil_div(p->query_count, s.block_rows);
 
     const int64_t unit = (int64_t)UNIT_PANELS * tile->panel;
@@ -52,16 +69,19 @@ static mfai_cpu_backward_shape_t find_shape(const mfai_problem_t *p, const mfai_
     s.block_keys = tile->panel;
     if (s.key_blocks > 0)
         s.block_keys = mfai_round_up(mfai_ceil_div(p->key_count, s.key_blocks), tile->panel);
+    if (p->features & MFAI_BLOCKS)
+        s.block_keys = follow_blocks(p->block_keys, p->key_count, s.block_keys, most, most);
     s.key_blocks = mfai_ceil_div(p->key_count, s.block_keys);
-    s.stride =
-        s.block_keys + 16; /* an odd number of cache lines, so that a column does not fall into few sets of the cache */
+    /* An odd number of cache lines, so that a column does not fall into few sets of the cache. */
+    s.stride = mfai_round_up(s.block_keys, tile->panel) + 16;
     return s;
 }
 
 static mfai_cpu_backward_scratch_t lay_out(const mfai_cpu_backward_job_t *job, const mfai_cpu_tile_t *tile) {
     const mfai_problem_t *p = job->problem;
     const mfai_cpu_backward_shape_t *s = &job->shape;
-    const int64_t rows = s->block_rows, keys = s->block_keys, products = job->bias_pass ? 0 : 1;
+    const int64_t rows = mfai_round_up(s->block_rows, tile->sub_rows), keys = mfai_round_up(s->block_keys, tile->panel);
+    const int64_t products = job->bias_pass ? 0 : 1;
     const int64_t widest = mfai_max(mfai_round_up(p->head_dim, tile->panel), mfai_round_up(p->value_dim, tile->panel));
     const bool contiguous = mfai_rows_are_contiguous(&p->query) && mfai_rows_are_contiguous(&p->key) &&
                             mfai_rows_are_contiguous(&p->value) && mfai_rows_are_contiguous(&p->dout);
@@ -115,11 +135,11 @@ static mfa_status_t plan_pass(const mfai_cpu_device_t *device, const mfai_cpu_ke
     mfai_cpu_backward_job_t *job = &pass->job;
     *job = (mfai_cpu_backward_job_t){.problem = p, .bias_pass = bias_pass};
     job->shape = find_shape(p, &kernels->tile);
-    job->has_bias = p->features & MFAI_BIASES;
+    job->has_bias = p->features & (MFAI_BIASES | MFAI_HIDING);
     const double factor = p->softmax_scale * MFA_LOG2_E_DOUBLE;
     job->factor = (float)factor;
     job->factor_rest = (float)(factor - job->factor);
-    job->finish_scores = job->has_bias || p->softcap > 0 || !isfinite(job->factor);
+    job->finish_scores = p->features & MFAI_BIASES || p->softcap > 0 || !isfinite(job->factor);
     job->dropout = mfai_cpu_dropout(p);
     job->scratch = lay_out(job, &kernels->tile);
 

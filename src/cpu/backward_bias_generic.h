@@ -11,17 +11,18 @@ static mfa_span bias_tiles(bool summed, int64_t owned, int64_t tiles) {
 
 static void add_tile(const backward_tile_t *t, bool sum_rows, bool sum_keys, float *sums) {
     const int64_t stride = t->job->shape.stride;
+    const int64_t end = t->part.end < t->keys ? t->part.end : t->keys;
     const float *gradients = t->scratch + t->job->scratch.dscores;
     for (int64_t r = 0; r < t->rows; ++r) {
         const float *row = gradients + r * stride;
         float *to = sums + (sum_rows ? 0 : r * stride);
         if (sum_keys) {
             float sum = 0;
-            for (int64_t j = 0; j < t->keys; ++j)
+            for (int64_t j = t->part.begin; j < end; ++j)
                 sum += row[j];
             *to += sum;
         } else {
-            for (int64_t j = 0; j < t->keys; ++j)
+            for (int64_t j = t->part.begin; j < end; ++j)
                 to[j] += row[j];
         }
     }
@@ -58,11 +59,13 @@ static void backward_bias(void *argument, int64_t task, int slot) {
                                                                             : shape->block_keys;
                 t.packed = false;
                 for (int64_t i = rows.begin; i < rows.end; ++i) {
-                    t.first_row = i * shape->block_rows;
-                    t.rows = extent.query_count - t.first_row < shape->block_rows ? extent.query_count - t.first_row
-                                                                                  : shape->block_rows;
-                    if (mfai_walk_visits(&t.walk, rows_of_tile(&t), keys_of_tile(&t)) && fill_tile(&t))
-                        add_tile(&t, sum_rows, sum_keys, sums);
+                    const int64_t first = i * shape->block_rows, there = extent.query_count - first;
+                    if (!begin_rows(&t, first, there < shape->block_rows ? there : shape->block_rows))
+                        continue;
+                    do
+                        if (fill_tile(&t))
+                            add_tile(&t, sum_rows, sum_keys, sums);
+                    while (next_run(&t));
                 }
             }
 

@@ -17,7 +17,8 @@
  * computes them, so that results have the same bits for any number of threads.
  */
 
-/* A block of keys, packed when the first row that sees it turns up, and the rows that meet it. */
+/* A block of keys, packed when the first row that sees it turns up, and the rows that meet it, packed likewise; these
+   go through one run of the keys after the other. */
 typedef struct {
     const mfai_cpu_backward_job_t *job;
     float *scratch;
@@ -25,10 +26,13 @@ typedef struct {
     int64_t b, kv_head, first_key, keys;
     bool packed;
     int64_t head, first_row, rows;
-    mfa_span seen[MFAI_CPU_BACKWARD_ROWS];             /* keys that each row sees, from first_key on */
+    bool rows_packed;
+    mfa_span run;                          /* keys that some of the rows may see */
+    mfa_span part;                         /* of the panels that the run lies in, counted from first_key on */
+    mfa_span seen[MFAI_CPU_BACKWARD_ROWS]; /* keys of the run that each row sees, from first_key on */
     mfa_span words[MFAI_CPU_BACKWARD_ROWS / ROW_TILE]; /* of keys that rows of each register tile see */
-    bool whole;                                        /* each row sees them all */
-    bool biased;                                       /* some bias is not zero */
+    bool whole;                                        /* each row sees all of them */
+    uint8_t found[MFAI_CPU_BACKWARD_ROWS];             /* BIAS_ANY_... bits of each row */
 } backward_tile_t;
 
 static mfa_span rows_of_tile(const backward_tile_t *t) { return mfa_span_of(t->first_row, t->first_row + t->rows); }
@@ -77,8 +81,11 @@ static void pack_key_block(backward_tile_t *t) {
     t->packed = true;
 }
 
-static void pack_row_block(const backward_tile_t *t) {
+static void pack_row_block(backward_tile_t *t) {
     const mfai_cpu_backward_job_t *job = t->job;
+    if (t->rows_packed)
+        return;
+    t->rows_packed = true;
     const mfai_rows_t queries = find_block(t, &job->problem->query, t->head, t->first_row, t->rows);
     pack_rows(&queries, job->shape.query_words, t->scratch + job->scratch.query_rows);
     if (!job->bias_pass)
@@ -119,7 +126,7 @@ static int64_t words_of_part(int64_t first, int64_t end) { return end - first < 
 static void multiply_columns(const backward_tile_t *t, int64_t left, int64_t words, int64_t columns, int64_t depth,
                              int64_t products) {
     const int64_t stride = t->job->shape.stride;
-    for (int64_t panel = 0; panel * PANEL < t->keys; ++panel) {
+    for (int64_t panel = t->part.begin / PANEL; panel * PANEL < t->part.end; ++panel) {
         const mfa_span panel_words = mfa_span_of(panel * PANEL / WORD_DEPTH, (panel + 1) * PANEL / WORD_DEPTH);
         for (int64_t row = 0; row < t->rows; row += ROW_TILE) {
             if (!mfa_spans_meet(t->words[row / ROW_TILE], panel_words))
@@ -146,7 +153,7 @@ static void set_reference(const mfai_cpu_backward_job_t *job, float logsumexp, g
 static void finish_rows(const backward_tile_t *t, int64_t row) {
     const mfai_cpu_backward_job_t *job = t->job;
     const mfai_problem_t *p = job->problem;
-    const int64_t stride = job->shape.stride, width = (t->keys + PANEL - 1) / PANEL * PANEL;
+    const int64_t stride = job->shape.stride;
     const int64_t first = row_number(p, t->b, t->head, t->first_row);
     gradient_row_t rows[WORD_DEPTH] = {{.scores = NULL}};
     mfa_span keys = mfa_span_of(0, 0);
@@ -160,7 +167,7 @@ static void finish_rows(const backward_tile_t *t, int64_t row) {
             .taint = job->taint[first + at],
             .scores = t->scratch + job->scratch.scores + at * stride,
             .dscores = t->scratch + job->scratch.dscores + at * stride,
-            .bias = t->biased ? t->scratch + job->scratch.bias + at * stride : NULL,
+            .bias = t->found[at] & BIAS_ANY_NONZERO ? t->scratch + job->scratch.bias + at * stride : NULL,
         };
         set_reference(job, job->reference[first + at], &rows[count]);
     }
@@ -174,31 +181,53 @@ static void finish_rows(const backward_tile_t *t, int64_t row) {
         }
     lane32 *along = t->scratch + job->scratch.dscore_rows + row * stride;
     if (job->finish_scores)
-        gradient_rows(job, true, rows, count, keys, width, along, stride);
+        gradient_rows(job, true, rows, count, keys, t->part, along, stride);
     else
-        gradient_rows(job, false, rows, count, keys, width, along, stride);
+        gradient_rows(job, false, rows, count, keys, t->part, along, stride);
 }
 
-/* What each row sees of the keys, and the biases. False if no row sees any. */
+/* What each row sees of the run, and the biases. False if no row sees any. */
 static bool find_visible(backward_tile_t *t) {
     const mfai_cpu_backward_job_t *job = t->job;
     const mfa_span rows = rows_of_tile(t);
-    seen_t seen = find_seen(&t->walk, rows, keys_of_tile(t), t->seen);
-    unsigned bias = 0;
-    if (job->has_bias && !mfa_span_is_empty(seen.any))
-        bias =
-            fill_bias(&t->walk, rows, t->first_key, &seen, (sums_t){t->scratch + job->scratch.bias, job->shape.stride});
-    t->biased = bias & BIAS_ANY_NONZERO;
+    seen_t seen = find_seen(&t->walk, rows, t->run, t->first_key, t->seen);
+    memset(t->found, 0, (size_t)t->rows);
+    if (job->has_bias && !mfa_span_is_empty(seen.any)) {
+        const sums_t biases = {t->scratch + job->scratch.bias, job->shape.stride};
+        const unsigned all = fill_bias(&t->walk, rows, t->first_key, &seen, biases, t->found);
+        if (job->problem->features & MFAI_BIASES)
+            memset(t->found, (int)all, (size_t)t->rows);
+    }
+    t->part = mfa_span_of((t->run.begin - t->first_key) / PANEL * PANEL,
+                          (t->run.end - t->first_key + PANEL - 1) / PANEL * PANEL);
     t->whole = true;
     for (int64_t r = 0; r < t->rows; ++r)
-        t->whole = t->whole && t->seen[r].begin == 0 && t->seen[r].end == t->keys;
+        t->whole =
+            t->whole && t->seen[r].begin == t->run.begin - t->first_key && t->seen[r].end == t->run.end - t->first_key;
     for (int64_t row = 0; row < t->rows; row += ROW_TILE)
         t->words[row / ROW_TILE] =
             mfa_span_tiles(keys_of_rows(t, mfa_span_of(row, row + tile_rows(row, t->rows))), WORD_DEPTH);
     return !mfa_span_is_empty(seen.any);
 }
 
-/* Weights and gradients of the tile; false if no row sees a key. */
+/* The run that follows; false if there is none. Without blocks, it is all keys or none. */
+static bool next_run(backward_tile_t *t) {
+    const mfa_span keys = keys_of_tile(t), left = mfa_span_of(t->run.end, keys.end);
+    const mfa_span next = mfai_walk_next(&t->walk, rows_of_tile(t), left, t->keys);
+    t->run = t->job->problem->features & MFAI_BLOCKS || mfa_span_is_empty(next) ? next : mfa_span_cut(keys, left);
+    return !mfa_span_is_empty(t->run);
+}
+
+/* Begins with the rows from first_row on, and the first run of keys that they may see; false if there is none. */
+static bool begin_rows(backward_tile_t *t, int64_t first_row, int64_t rows) {
+    t->first_row = first_row;
+    t->rows = rows;
+    t->rows_packed = false;
+    t->run = mfa_span_of(t->first_key, t->first_key);
+    return next_run(t);
+}
+
+/* Weights and gradients of the run; false if no row sees a key. */
 static bool fill_tile(backward_tile_t *t) {
     const mfai_cpu_backward_job_t *job = t->job;
     const mfai_problem_t *p = job->problem;
@@ -219,16 +248,18 @@ static bool fill_tile(backward_tile_t *t) {
 static void add_to_keys(const backward_tile_t *t, int64_t left, int64_t panels, int64_t columns, int64_t sums,
                         int64_t width) {
     const int64_t stride = t->job->shape.stride * WORD_DEPTH, depth = words_of(t->rows);
+    const int64_t first_key = t->part.begin, end_key = t->part.end < t->keys ? t->part.end : t->keys;
     mfa_span words[MFAI_CPU_BACKWARD_KEYS / ROW_TILE + 1];
-    for (int64_t key = 0; key < t->keys; key += ROW_TILE)
-        words[key / ROW_TILE] = words_of_rows(t, mfa_span_of(key, key + tile_rows(key, t->keys)));
+    for (int64_t key = first_key; key < end_key; key += ROW_TILE)
+        words[(key - first_key) / ROW_TILE] = words_of_rows(t, mfa_span_of(key, key + tile_rows(key, end_key)));
     for (int64_t panel = 0; panel * PANEL < columns; ++panel) {
         const bool full = panel_is_full(panel, columns);
         const lane32 *right = t->scratch + panels + panel * PANEL * depth;
-        for (int64_t key = 0; key < t->keys; key += ROW_TILE) {
-            const int64_t end = words[key / ROW_TILE].end;
-            for (int64_t k = words[key / ROW_TILE].begin; k < end; k += PART_WORDS)
-                multiply_add_turned(tile_rows(key, t->keys), full,
+        for (int64_t key = first_key; key < end_key; key += ROW_TILE) {
+            const mfa_span rows = words[(key - first_key) / ROW_TILE];
+            const int64_t end = rows.end;
+            for (int64_t k = rows.begin; k < end; k += PART_WORDS)
+                multiply_add_turned(tile_rows(key, end_key), full,
                                     (left_t){t->scratch + left + k * stride + key, stride},
                                     right + k * (full ? PANEL : VL), words_of_part(k, end),
                                     (sums_t){t->scratch + sums + key * width + panel * PANEL, width}, NULL);
@@ -275,20 +306,26 @@ static void backward_rows(backward_tile_t *t, int64_t row_block, int64_t key_blo
     const mfai_cpu_backward_job_t *job = t->job;
     const mfai_problem_t *p = job->problem;
     const mfai_cpu_backward_shape_t *shape = &job->shape;
-    const bool any = fill_tile(t);
-    if (any && p->dvalue.present)
-        add_to_keys(t, job->scratch.scores, job->scratch.dout_panels, job->problem->value_dim, job->scratch.dvalue,
-                    shape->value_width);
-    if (any && p->dkey.present)
-        add_to_keys(t, job->scratch.dscores, job->scratch.query_panels, job->problem->head_dim, job->scratch.dkey,
-                    shape->query_width);
-    if (p->dquery.present) {
-        uint32_t *turn = &job->turns[(t->b * job->problem->heads + t->head) * shape->row_blocks + row_block];
-        wait_for_turn(turn, (uint32_t)(mfai_walk_before(&t->walk, rows_of_tile(t), key_block, shape->block_keys) + 1));
-        if (any)
+    uint32_t *turn = &job->turns[(t->b * job->problem->heads + t->head) * shape->row_blocks + row_block];
+    bool waited = false;
+    do {
+        const bool any = fill_tile(t);
+        if (any && p->dvalue.present)
+            add_to_keys(t, job->scratch.scores, job->scratch.dout_panels, job->problem->value_dim, job->scratch.dvalue,
+                        shape->value_width);
+        if (any && p->dkey.present)
+            add_to_keys(t, job->scratch.dscores, job->scratch.query_panels, job->problem->head_dim, job->scratch.dkey,
+                        shape->query_width);
+        if (p->dquery.present && !waited) {
+            const int64_t before = mfai_walk_before(&t->walk, rows_of_tile(t), key_block, shape->block_keys);
+            wait_for_turn(turn, (uint32_t)(before + 1));
+            waited = true;
+        }
+        if (any && p->dquery.present)
             add_to_queries(t);
+    } while (next_run(t));
+    if (p->dquery.present)
         __atomic_store_n(turn, (uint32_t)(key_block + 1), __ATOMIC_RELEASE);
-    }
 }
 
 static void store_key_gradient(const backward_tile_t *t, const mfai_view_t *view, const float *sums, int64_t width) {
@@ -323,10 +360,8 @@ static void backward_task(void *argument, int64_t task, int slot) {
     for (t.head = t.kv_head * p->group; t.head < (t.kv_head + 1) * p->group; ++t.head) {
         t.walk = mfai_walk_of(p, t.b, mfa_span_of(t.head, t.head + 1));
         for (int64_t i = 0; i < shape->row_blocks; ++i) {
-            t.first_row = i * shape->block_rows;
-            t.rows = extent.query_count - t.first_row < shape->block_rows ? extent.query_count - t.first_row
-                                                                          : shape->block_rows;
-            if (mfai_walk_visits(&t.walk, rows_of_tile(&t), keys_of_tile(&t)))
+            const int64_t first = i * shape->block_rows, there = extent.query_count - first;
+            if (begin_rows(&t, first, there < shape->block_rows ? there : shape->block_rows))
                 backward_rows(&t, i, key_block);
         }
     }

@@ -1,6 +1,9 @@
 /* What masks, blocks and ALiBi add to the scores of one row: -inf hides a key. */
 
-enum { BIAS_ANY_VISIBLE = 1, BIAS_ANY_NONZERO = 2 };
+enum {
+    BIAS_ANY_VISIBLE = 1,
+    BIAS_ANY_NONZERO = 2
+}; /* without the latter, scores are as they would be without biases */
 
 /* Exactly -inf hides, whatever else is added. */
 INLINE float add_mask(float bias, float mask) { return mask == -INFINITY ? mask : bias + mask; }
@@ -73,6 +76,25 @@ static void hide_by_blocks(const mfai_walk_t *walk, int64_t head, int64_t row, m
             hide_by_tile(p, mfai_block_tile(&line, i), row, some, bias + (some.begin - keys.begin));
         }
     }
+}
+
+/* Whether nothing hides or changes a score of the row's, for the keys, as can be told without looking at each. */
+static bool is_plain_row(const mfai_walk_t *walk, int64_t h, int64_t row, mfa_span keys) {
+    const mfai_problem_t *p = walk->problem;
+    if (p->features & MFAI_BIASES)
+        return false;
+    if (p->features & MFAI_BLOCKS) {
+        mfai_block_line_t line = mfai_block_line(p, walk->batch, h, row / p->block_rows);
+        if (mfai_blocks_are_full(&line, mfa_span_tiles(keys, p->block_keys)))
+            return true;
+        if (line.tiles != NULL || !p->bool_mask.present)
+            return false;
+        line.is_masked = false;
+        if (!mfai_blocks_are_full(&line, mfa_span_tiles(keys, p->block_keys)))
+            return false;
+    }
+    const char *mask = mask_row(&p->bool_mask, walk->batch, h, row, keys.begin);
+    return p->bool_mask.stride[3] == 1 && memchr(mask, 0, (size_t)(keys.end - keys.begin)) == NULL;
 }
 
 /* Fills bias[0], bias[1] and so on for the keys, which bounds let the row see, and returns BIAS_ANY_... bits about

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "attn/blocks.h"
 #include "attn/rows.h"
 #include "core/limits.h"
 #include "cpu/append.h"
@@ -20,6 +21,7 @@ enum {
     WANTED_TASKS = 24,        /* enough for balance on common widths, few enough that packing is shared */
     LEAST_SUB_BLOCKS = 4,     /* query sub-blocks in a chunk: each chunk packs the keys anew */
     MOST_SUB_BLOCKS = 22,
+    LEAST_LINE_ROWS = 12,   /* in a sub-block, whatever the blocks */
     CHUNK_FLOATS = 1 << 18, /* queries and sums of a chunk: 1 MiB, about a second-level cache */
     BLOCK_FLOATS = 1 << 17, /* packed keys and values of a block */
     MOST_BLOCK_KEYS = MFAI_ROWS_MOST,
@@ -29,16 +31,33 @@ enum {
 /* Whether so few rows share a key that packing it would cost more than the products. */
 static bool is_direct(const mfai_problem_t *p) { return p->group * p->query_count <= DIRECT_MOST_ROWS; }
 
+/* Heads that share keys but not blocks go separate ways, unless they are so few rows that reading keys is all. */
+static int64_t heads_together(const mfai_problem_t *p) {
+    const bool differ = p->features & MFAI_BLOCKS && mfai_blocks_differ(p, 1);
+    return differ && !is_direct(p) ? 1 : p->group;
+}
+
 static const mfai_cpu_kernels_t *choose_kernel(const mfai_cpu_isa_t *isa, const mfai_problem_t *p) {
     const bool pairs =
         isa->bfloat16 != NULL && p->query.format == MFAI_FORMAT_BF16 && !(p->features & MFAI_EXACT_WEIGHTS);
     return pairs ? isa->bfloat16 : isa->float32;
 }
 
+/* Rows of blocks are not cut by chunks and sub-blocks if these need not be much smaller for it. */
+static void follow_lines(const mfai_problem_t *p, int64_t most_rows, mfai_cpu_forward_shape_t *s) {
+    if (!(p->features & MFAI_BLOCKS) || p->block_rows > INT32_MAX || is_direct(p))
+        return;
+    const int64_t rows = p->block_rows * s->group;
+    s->line_rows = rows >= LEAST_LINE_ROWS ? rows : 0;
+    if (rows <= most_rows)
+        s->chunk_rows = mfai_max(s->chunk_rows / rows, 1) * rows;
+}
+
 static mfai_cpu_forward_shape_t find_shape(const mfai_problem_t *p, const mfai_cpu_tile_t *tile) {
     mfai_cpu_forward_shape_t s = {0};
-    const int64_t heads = p->batch * p->kv_heads;
-    s.rows = p->group * p->query_count;
+    s.group = heads_together(p);
+    const int64_t heads = p->batch * (p->heads / s.group);
+    s.rows = s.group * p->query_count;
     s.key_words = mfai_round_up(mfai_ceil_div(p->head_dim, tile->word_depth), tile->lanes);
     s.query_words = s.key_words;
     if (p->query_value.present)
@@ -53,6 +72,7 @@ static mfai_cpu_forward_shape_t find_shape(const mfai_problem_t *p, const mfai_c
         mfai_round_up(mfai_clamp(mfai_ceil_div(heads * s.rows, WANTED_TASKS), least_rows, most_rows), tile->sub_rows);
     s.chunks = mfai_ceil_div(s.rows, s.chunk_rows);
     s.chunk_rows = s.chunks > 0 ? mfai_round_up(mfai_ceil_div(s.rows, s.chunks), tile->sub_rows) : tile->sub_rows;
+    follow_lines(p, most_rows, &s);
     s.chunks = mfai_ceil_div(s.rows, s.chunk_rows);
 
     s.block_keys = mfai_clamp(BLOCK_FLOATS / words, tile->panel, MOST_BLOCK_KEYS) / tile->panel * tile->panel;
@@ -110,9 +130,9 @@ static mfa_status_t make_plan(const mfai_cpu_device_t *device, const mfai_proble
     mfai_cpu_forward_job_t *job = &plan->job;
     *job = (mfai_cpu_forward_job_t){.problem = p};
     job->shape = find_shape(p, &plan->kernel->tile);
-    job->has_bias = p->features & MFAI_BIASES;
+    job->has_bias = p->features & (MFAI_BIASES | MFAI_HIDING);
     job->direct = is_direct(p);
-    job->score_pass = job->has_bias || p->softcap > 0 || p->query_scale.present || p->key_scale.present ||
+    job->score_pass = p->features & MFAI_BIASES || p->softcap > 0 || p->query_scale.present || p->key_scale.present ||
                       p->softmax_scale == 0 || !isfinite(p->softmax_scale * MFA_LOG2_E);
     job->negate_query = !job->score_pass && p->softmax_scale < 0;
     job->score_factor = job->score_pass ? 1 : fabsf(p->softmax_scale) * MFA_LOG2_E;
@@ -122,7 +142,7 @@ static mfa_status_t make_plan(const mfai_cpu_device_t *device, const mfai_proble
     job->scratch = lay_out(p, &job->shape, &plan->kernel->tile, job->has_bias);
 
     plan->slots = (int)mfai_clamp(job->shape.tasks, 1, device->num_threads);
-    const int64_t rows = p->batch * p->kv_heads * job->shape.rows;
+    const int64_t rows = p->batch * (p->heads / job->shape.group) * job->shape.rows;
     plan->partial_floats = job->shape.splits > 1 ? rows * job->shape.splits * (job->shape.value_width + 2) : 0;
     plan->append_floats = 0;
     if (p->features & MFAI_APPEND)
@@ -170,9 +190,10 @@ mfa_status_t mfai_cpu_forward(mfai_cpu_device_t *device, const mfai_problem_t *p
         }
         mfai_parallel_for(plan.slots, shape->tasks, plan.kernel->forward, &plan.job);
         if (shape->splits > 1)
-            mfai_parallel_for(plan.slots,
-                              mfai_ceil_div(problem->batch * problem->kv_heads * shape->rows, MFAI_CPU_COMBINE_ROWS),
-                              plan.kernel->combine, &plan.job);
+            mfai_parallel_for(
+                plan.slots,
+                mfai_ceil_div(problem->batch * problem->heads * problem->query_count, MFAI_CPU_COMBINE_ROWS),
+                plan.kernel->combine, &plan.job);
         mfai_workspace_give(&device->workspaces, workspace);
     }
     return MFA_SUCCESS;

@@ -220,16 +220,17 @@ static void softmax_and_values(const block_t *block, const seen_t *seen) {
     }
 }
 
-/* Packs keys and values on the first call for a block of keys. */
-static void attend(const block_t *block, bool *packed) {
+/* The rows meet some of the block's keys. Packs keys and values on the first call for a block. */
+static void attend(const block_t *block, mfa_span among, bool *packed) {
     const mfai_cpu_forward_job_t *job = block->job;
     const mfai_problem_t *p = job->problem;
     mfa_span row[SUB_ROWS];
     const mfa_span rows = mfa_span_of(block->first_row, block->first_row + block->rows);
-    seen_t seen = find_seen(block->walk, rows, block->keys, row);
+    seen_t seen = find_seen(block->walk, rows, among, block->keys.begin, row);
+    uint8_t found[SUB_ROWS] = {0};
     unsigned bias = 0;
     if (job->has_bias && !mfa_span_is_empty(seen.any))
-        bias = fill_bias(block->walk, rows, block->keys.begin, &seen, (sums_t){block->bias, block->stride});
+        bias = fill_bias(block->walk, rows, block->keys.begin, &seen, (sums_t){block->bias, block->stride}, found);
     if (mfa_span_is_empty(seen.any))
         return;
     if (!*packed && !job->direct) {
@@ -242,14 +243,43 @@ static void attend(const block_t *block, bool *packed) {
         *packed = true;
     }
     multiply_scores(block, seen.any);
-    for (int r = 0; r < block->rows && job->score_pass; ++r) {
+    const bool adds = p->features & MFAI_BIASES && bias & BIAS_ANY_NONZERO;
+    for (int r = 0; r < block->rows; ++r) {
         float *scores = block->scores + r * block->stride;
-        if (bias & BIAS_ANY_NONZERO)
-            finish_scores(p, block->scale, scores, block->bias + r * block->stride, row[r]);
-        else
+        const float *row_bias = block->bias + r * block->stride;
+        if (job->score_pass && adds)
+            finish_scores(p, block->scale, scores, row_bias, row[r]);
+        else if (job->score_pass)
             finish_scores(p, block->scale, scores, NULL, row[r]);
+        if (!adds && found[r] & BIAS_ANY_NONZERO)
+            hide_scores(scores, row_bias, row[r]);
     }
     softmax_and_values(block, &seen);
+}
+
+/* The rows meet those of the block's keys that some of them may see. */
+static void attend_runs(const block_t *block, bool *packed) {
+    if (!(block->job->problem->features & MFAI_BLOCKS)) {
+        attend(block, block->keys, packed);
+        return;
+    }
+    const mfa_span rows = row_positions(block->walk, mfa_span_of(block->first_row, block->first_row + block->rows));
+    mfa_span left = block->keys;
+    for (;;) {
+        const mfa_span run = mfai_walk_next(block->walk, rows, left, key_count(block));
+        if (mfa_span_is_empty(run))
+            return;
+        attend(block, run, packed);
+        left.begin = run.end;
+    }
+}
+
+/* Rows from `first` of a chunk on that make a sub-block. */
+static int64_t sub_block_rows(const mfai_cpu_forward_shape_t *shape, int64_t first, int64_t end) {
+    int64_t rows = end - first < SUB_ROWS ? end - first : SUB_ROWS;
+    if (shape->line_rows > 0 && shape->line_rows - first % shape->line_rows < rows)
+        rows = shape->line_rows - first % shape->line_rows;
+    return rows;
 }
 
 /* Divides by the sum, with the sink in it, and writes out and logsumexp. */
@@ -293,13 +323,14 @@ static void forward_task(void *argument, int64_t task, int slot) {
        come first. */
     const int64_t split = task % shape->splits, bh = task / shape->splits / shape->chunks;
     const int64_t chunk = shape->chunks - 1 - task / shape->splits % shape->chunks;
-    const int64_t b = bh / p->kv_heads, kv_head = bh % p->kv_heads;
+    const int64_t sets = p->heads / shape->group, b = bh / sets, head = bh % sets * shape->group;
+    const int64_t kv_head = head / p->group;
     const int64_t first_row = chunk * shape->chunk_rows;
     const int64_t words = shape->query_words, width = shape->value_width;
     const float scale = mfai_score_scale(p, b, kv_head);
 
-    const mfai_walk_t walk = mfai_walk_of(p, b, mfa_span_of(kv_head * p->group, (kv_head + 1) * p->group));
-    const int64_t there = p->group * walk.extent.query_count - first_row;
+    const mfai_walk_t walk = mfai_walk_of(p, b, mfa_span_of(head, head + shape->group));
+    const int64_t there = shape->group * walk.extent.query_count - first_row;
     const int64_t rows = there < shape->chunk_rows ? there : shape->chunk_rows;
     if (rows <= 0)
         return; /* a shorter sequence than others */
@@ -324,7 +355,8 @@ static void forward_task(void *argument, int64_t task, int slot) {
     for (; !mfa_span_is_empty(keys); keys = mfai_walk_next(&walk, positions, left, shape->block_keys)) {
         left.begin = keys.end;
         bool packed = false;
-        for (int64_t r = 0; r < rows; r += SUB_ROWS) {
+        for (int64_t r = 0, some; r < rows; r += some) {
+            some = sub_block_rows(shape, first_row + r, first_row + rows);
             const block_t block = {
                 .job = job,
                 .walk = &walk,
@@ -332,7 +364,7 @@ static void forward_task(void *argument, int64_t task, int slot) {
                 .kv_head = kv_head,
                 .scale = scale,
                 .first_row = first_row + r,
-                .rows = (int)(rows - r < SUB_ROWS ? rows - r : SUB_ROWS),
+                .rows = (int)some,
                 .query = query + r * words,
                 .key_panels = scratch + job->scratch.keys,
                 .value_panels = scratch + job->scratch.values,
@@ -346,15 +378,14 @@ static void forward_task(void *argument, int64_t task, int slot) {
                 .drop_factors = scratch + job->scratch.drop_factors,
                 .stride = shape->block_keys,
             };
-            attend(&block, &packed);
+            attend_runs(&block, &packed);
         }
     }
 
     for (int64_t r = 0; r < rows; ++r) {
         const int64_t at = first_row + r;
         if (shape->splits == 1) {
-            finish_row(job, b, kv_head * p->group + at % p->group, at / p->group, out + r * width, row_max[r],
-                       row_sum[r]);
+            finish_row(job, b, row_head(&walk, at), row_position(&walk, at), out + r * width, row_max[r], row_sum[r]);
             continue;
         }
         float *partial = job->partial + ((bh * shape->rows + at) * shape->splits + split) * (width + 2);
@@ -369,12 +400,13 @@ static void forward_combine(void *argument, int64_t task, int slot) {
     const mfai_cpu_forward_job_t *job = argument;
     const mfai_problem_t *p = job->problem;
     const mfai_cpu_forward_shape_t *shape = &job->shape;
-    const int64_t width = shape->value_width, total = p->batch * p->kv_heads * shape->rows;
+    const int64_t width = shape->value_width, sets = p->heads / shape->group;
+    const int64_t total = p->batch * sets * shape->rows;
     float *sums = (float *)job->memory + slot * job->scratch.size + job->scratch.out;
     for (int64_t at = task * MFAI_CPU_COMBINE_ROWS; at < total && at < (task + 1) * MFAI_CPU_COMBINE_ROWS; ++at) {
         const int64_t bh = at / shape->rows, row = at % shape->rows;
-        const int64_t b = bh / p->kv_heads, head = bh % p->kv_heads * p->group + row % p->group;
-        if (row / p->group >= mfai_extent_of(p, b).query_count)
+        const int64_t b = bh / sets, head = bh % sets * shape->group + row % shape->group;
+        if (row / shape->group >= mfai_extent_of(p, b).query_count)
             continue;
         const float *partial = job->partial + at * shape->splits * (width + 2);
         float row_max = -INFINITY, row_sum = 0;
@@ -393,6 +425,6 @@ static void forward_combine(void *argument, int64_t task, int slot) {
             for (int64_t c = 0; c < width; c += VL)
                 vf_store(sums + c, vf_fma(vf_load(part + c), vf_set1(factor), vf_load(sums + c)));
         }
-        finish_row(job, b, head, row / p->group, sums, row_max, row_sum);
+        finish_row(job, b, head, row / shape->group, sums, row_max, row_sum);
     }
 }

@@ -42,6 +42,8 @@ INLINE void gradient_step(const mfai_cpu_backward_job_t *job, const bool finish_
         const vf rest = vf_fma(score, vf_set1(job->factor_rest), vf_set1(-row->reference_rest));
         score = vf_fused(score, vf_set1(job->factor), vf_set1(-row->reference));
         score = vf_select_equal(score, hidden, hidden, vf_add(score, rest)); /* rest may be the opposite infinity */
+        if (row->bias)
+            score = vf_select_equal(vf_load(row->bias + j), hidden, hidden, score);
     }
     if (masked)
         score = vf_hide_outside(score, row->seen.begin - j, row->seen.end - j);
@@ -63,15 +65,15 @@ INLINE void gradient_step(const mfai_cpu_backward_job_t *job, const bool finish_
 
 /* Rows whose words share memory, one or two, of which `count` are there. Writes weights as words over the first row's
    scores, gradients as words over its dscores and, where words are pairs, each row's gradients as words along the keys
-   to `along`. `keys` holds everything that the rows see; what lies outside, up to `width`, is set to 0. */
+   to `along`. `keys` holds everything that the rows see; what lies outside, in whole vectors of `part`, is set to 0. */
 INLINE void gradient_rows(const mfai_cpu_backward_job_t *job, const bool finish_scores, gradient_row_t *rows, int count,
-                          mfa_span keys, int64_t width, lane32 *along, int64_t along_stride) {
+                          mfa_span keys, mfa_span part, lane32 *along, int64_t along_stride) {
     float *weights = rows[0].scores, *gradients = rows[0].dscores;
     const int64_t first = keys.begin / VL * VL, last = (keys.end + VL - 1) / VL * VL;
     mfa_span inner = keys;
     for (int r = 0; r < count; ++r)
         inner = mfa_span_cut(inner, rows[r].seen);
-    for (int64_t j = 0; j < width; j += VL) {
+    for (int64_t j = part.begin; j < part.end; j += VL) {
         vf weight[WORD_DEPTH], gradient[WORD_DEPTH];
         if (j < first || j >= last) {
 #pragma GCC unroll 2

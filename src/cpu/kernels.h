@@ -25,7 +25,9 @@ typedef struct mfai_cpu_dropout {
 
 /* Sizes that depend on the problem only, so that results do not depend on the machine's width. */
 typedef struct mfai_cpu_forward_shape {
-    int64_t rows; /* query rows that share a key/value head: group * query_count, position-major */
+    int64_t group;     /* heads whose rows are visited together: those that share a key/value head, or one alone */
+    int64_t rows;      /* of them: group * query_count, position-major */
+    int64_t line_rows; /* no sub-block holds rows on both sides of a multiple of as many; 0: any */
     int64_t chunk_rows, chunks;
     int64_t block_keys; /* keys packed at once */
     int64_t split_keys, splits;
@@ -45,12 +47,12 @@ typedef struct mfai_cpu_forward_job {
     mfai_cpu_forward_shape_t shape;
     mfai_cpu_forward_scratch_t scratch;
     /* Running maxima are kept in units in which weights are cheap. Plain scores: products times score_factor, in units
-       of log2. With a score pass, which finishes scores one by one (scale, softcap, biases, masks): natural units,
+       of log2. With a score pass, which finishes scores one by one (scale, softcap, biases): natural units,
        since scores near the largest floats, as masks of finfo.min make, would overflow in others. */
     bool score_pass;
     float score_factor; /* times a product, or a finished score, is the unit of the maxima */
     float max_to_log2, max_to_natural;
-    bool has_bias;     /* mask, additive mask or ALiBi */
+    bool has_bias;     /* MFAI_BIASES or MFAI_HIDING */
     bool direct;       /* few rows: keys and values are read where they lie, not packed */
     bool negate_query; /* a negative scale moved into the queries, so that score_factor is positive */
     mfai_cpu_dropout_t dropout;
@@ -99,7 +101,7 @@ typedef struct mfai_cpu_backward_job {
     mfai_cpu_backward_scratch_t scratch;
     float factor, factor_rest; /* from a product to log2 of its weight, but for logsumexp: the sum of both */
     bool finish_scores;        /* scores need more than a factor: softcap, biases, a factor that is not finite */
-    bool has_bias;             /* mask, additive mask or ALiBi */
+    bool has_bias;             /* MFAI_BIASES or MFAI_HIDING */
     bool bias_pass;            /* gradients are those of the biases, before scale and softcap */
     mfai_cpu_dropout_t dropout;
     /* Key/value heads, counted over all batches, whose dquery is summed at the same time: first_head on, `heads` of

@@ -26,45 +26,49 @@ INLINE mfa_span join_spans(mfa_span a, mfa_span b) {
     return mfa_span_of(a.begin < b.begin ? a.begin : b.begin, a.end > b.end ? a.end : b.end);
 }
 
-/* As causal and window bounds have it; `row` has room for the rows. */
-static seen_t find_seen(const mfai_walk_t *walk, mfa_span rows, mfa_span keys, mfa_span *row) {
+/* As bounds have it, of `keys`, counted from first_key on; `row` has room for the rows. */
+static seen_t find_seen(const mfai_walk_t *walk, mfa_span rows, mfa_span keys, int64_t first_key, mfa_span *row) {
     seen_t seen = {.row = row, .any = mfa_span_of(0, 0)};
     if (mfa_span_holds(mfa_rule_keys_all_see(walk->extent, row_positions(walk, rows)), keys)) {
-        seen.any = mfa_span_of(0, keys.end - keys.begin);
+        seen.any = mfa_span_of(keys.begin - first_key, keys.end - first_key);
         for (int64_t i = 0; i < rows.end - rows.begin; ++i)
             row[i] = seen.any;
         return seen;
     }
     for (int64_t i = rows.begin; i < rows.end; ++i, ++row) {
         const mfa_span some = mfa_span_cut(mfa_rule_keys_of_row(walk->extent, row_position(walk, i)), keys);
-        *row =
-            mfa_span_is_empty(some) ? mfa_span_of(0, 0) : mfa_span_of(some.begin - keys.begin, some.end - keys.begin);
+        *row = mfa_span_is_empty(some) ? mfa_span_of(0, 0) : mfa_span_of(some.begin - first_key, some.end - first_key);
         seen.any = join_spans(seen.any, *row);
     }
     return seen;
 }
 
-/* Fills the biases of the rows, for the keys from first_key on, and narrows what they see. Returns BIAS_ANY_... bits of
-   all. */
-static unsigned fill_bias(const mfai_walk_t *walk, mfa_span rows, int64_t first_key, seen_t *seen, sums_t bias) {
+/* Fills the biases of the rows, for the keys from first_key on, and narrows what they see. `found` gets BIAS_ANY_... bits
+   of each; where these have no BIAS_ANY_NONZERO, its biases may be left out. Returns the bits of all. */
+static unsigned fill_bias(const mfai_walk_t *walk, mfa_span rows, int64_t first_key, seen_t *seen, sums_t bias,
+                          uint8_t *found) {
     unsigned all = 0;
     seen->any = mfa_span_of(0, 0);
     for (int64_t r = 0; r < rows.end - rows.begin; ++r) {
         mfa_span keys = seen->row[r];
+        found[r] = 0;
         if (mfa_span_is_empty(keys))
             continue;
+        const int64_t head = row_head(walk, rows.begin + r), row = row_position(walk, rows.begin + r);
+        const mfa_span there = mfa_span_of(first_key + keys.begin, first_key + keys.end);
         float *row_bias = bias.first + r * bias.stride;
-        const unsigned found =
-            fill_bias_row(walk, row_head(walk, rows.begin + r), row_position(walk, rows.begin + r),
-                          mfa_span_of(first_key + keys.begin, first_key + keys.end), row_bias + keys.begin);
-        all |= found;
-        if (!(found & BIAS_ANY_VISIBLE))
-            keys = mfa_span_of(0, 0);
-        /* Padding is hidden keys at either end: not visiting it saves time, and whatever it holds stays unread. */
-        while (keys.begin < keys.end && row_bias[keys.begin] == -INFINITY)
-            ++keys.begin;
-        while (keys.begin < keys.end && row_bias[keys.end - 1] == -INFINITY)
-            --keys.end;
+        found[r] = BIAS_ANY_VISIBLE;
+        if (!is_plain_row(walk, head, row, there)) {
+            found[r] = (uint8_t)fill_bias_row(walk, head, row, there, row_bias + keys.begin);
+            if (!(found[r] & BIAS_ANY_VISIBLE))
+                keys = mfa_span_of(0, 0);
+            /* Padding is hidden keys at either end: not visiting it saves time, and whatever it holds stays unread. */
+            while (keys.begin < keys.end && row_bias[keys.begin] == -INFINITY)
+                ++keys.begin;
+            while (keys.begin < keys.end && row_bias[keys.end - 1] == -INFINITY)
+                --keys.end;
+        }
+        all |= found[r];
         seen->row[r] = keys;
         seen->any = join_spans(seen->any, keys);
     }
@@ -100,6 +104,13 @@ INLINE void finish_scores(const mfai_problem_t *p, float factor, float *scores, 
         }
         vf_store(scores + j, x);
     }
+}
+
+/* Hides the scores whose bias does; in the lanes beside them there may be anything. */
+static void hide_scores(float *scores, const float *bias, mfa_span seen) {
+    const vf hidden = vf_set1(-INFINITY);
+    for (int64_t j = seen.begin / VL * VL; j < seen.end; j += VL)
+        vf_store(scores + j, vf_select_equal(vf_load(bias + j), hidden, hidden, vf_load(scores + j)));
 }
 
 /* Hides what lies outside begin .. end in the edge vectors and returns the largest score, -inf if there is none. */

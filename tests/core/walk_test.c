@@ -24,10 +24,11 @@ static bool any_sees(const mfai_problem_t *p, mfa_span heads, mfa_span rows, mfa
     return false;
 }
 
-/* Runs come in order, hold every visible key, and without bounds no hidden block. */
+/* Runs come in order, hold every visible key, and without bounds neither begin nor end with a hidden one nor have a
+   large hole. */
 static void check_runs(const mfai_walk_t *walk, mfa_span rows, int64_t most) {
     const mfai_problem_t *p = walk->problem;
-    const bool bounded = p->window_left >= 0 || p->window_right >= 0;
+    const bool bounded = p->window_left >= 0 || p->window_right >= 0 || p->chunk > 0;
     int64_t at = 0;
     for (;;) {
         const mfa_span run = mfai_walk_next(walk, rows, mfa_span_of(at, p->key_count), most);
@@ -36,8 +37,12 @@ static void check_runs(const mfai_walk_t *walk, mfa_span rows, int64_t most) {
         if (ended)
             break;
         CHECK(run.begin >= at && run.end <= p->key_count && run.end - run.begin <= most);
-        for (int64_t key = run.begin; key < run.end && !bounded; ++key)
-            CHECK(any_sees(p, walk->heads, rows, mfa_span_of(key, key + 1)));
+        int64_t hole = MFAI_WALK_LEAST_HOLE; /* none before it */
+        for (int64_t key = run.begin; key < run.end && !bounded; ++key) {
+            hole = any_sees(p, walk->heads, rows, mfa_span_of(key, key + 1)) ? 0 : hole + 1;
+            CHECK(hole < MFAI_WALK_LEAST_HOLE);
+        }
+        CHECK(bounded || hole == 0 || run.end - run.begin == most);
         at = run.end;
     }
 }
@@ -56,20 +61,21 @@ static void check_tiles(const mfai_walk_t *walk, mfa_span rows, int64_t size) {
 
 static void check_problem(int64_t queries, int64_t keys, int64_t block_rows, int64_t block_keys, bool has_blocks) {
     mfai_problem_t p = {.query_count = queries, .key_count = keys, .window_left = -1, .window_right = -1};
-    p.block_rows = block_rows;
-    p.block_keys = block_keys;
     p.blocks.data = (char *)bits;
     p.blocks.present = has_blocks;
     p.blocks.stride[2] = (keys / block_keys) / MFA_BLOCK_BITS + 1;
     p.blocks.stride[1] = p.blocks.stride[2] * (queries / block_rows + 1);
     mfai_problem_find_features(&p);
+    p.block_rows = block_rows;
+    p.block_keys = block_keys;
     for (size_t i = 0; i < sizeof bits / sizeof *bits; ++i)
         bits[i] =
             random_float() > 0 ? 0 : (uint32_t)(random_float() * 0x7fffffff) & (uint32_t)(random_float() * 0x7fffffff);
-    for (int bounds = 0; bounds < 3; ++bounds) {
+    for (int bounds = 0; bounds < 4; ++bounds) {
         p.window_right = bounds > 0 ? 0 : -1;
-        p.window_left = bounds > 1 ? 3 : -1;
+        p.window_left = bounds == 2 ? 3 : -1;
         p.is_bottom_right = bounds > 1;
+        p.chunk = bounds > 2 ? 10 : 0;
         for (int64_t heads = 1; heads <= HEADS; ++heads) {
             const mfai_walk_t walk = mfai_walk_of(&p, 0, mfa_span_of(heads - 1, HEADS));
             for (int64_t row = 0; row < queries; row += 7)
@@ -85,9 +91,9 @@ static void check_problem(int64_t queries, int64_t keys, int64_t block_rows, int
 
 int main(void) {
     for (int has_blocks = 0; has_blocks < 2; ++has_blocks)
-        for (int i = 0; i < 6; ++i) {
-            static const int64_t sizes[][4] = {{1, 1, 1, 1},    {40, 69, 1, 1},  {33, 40, 16, 3},
-                                               {69, 65, 8, 32}, {20, 69, 64, 7}, {13, 0, 4, 4}};
+        for (int i = 0; i < 8; ++i) {
+            static const int64_t sizes[][4] = {{1, 1, 1, 1},    {40, 69, 1, 1}, {33, 40, 16, 3}, {69, 65, 8, 32},
+                                               {20, 69, 64, 7}, {13, 0, 4, 4},  {40, 70, 5, 8},  {20, 200, 4, 40}};
             check_problem(sizes[i][0], sizes[i][1], sizes[i][2], sizes[i][3], has_blocks);
         }
     return check_report();

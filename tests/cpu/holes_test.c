@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "attn/walk.h"
 #include "check.h"
 #include "tensors.h"
 
@@ -141,7 +142,7 @@ static mfa_attention_desc_t forward_desc(const shape_t *s, tensors_t *t, blocks_
     desc.softcap = s->softcap;
     desc.dropout_p = s->dropout_p;
     desc.dropout_seed = 7;
-    desc.chunk = s->chunk;
+    desc.chunk = blocks != NULL ? s->chunk : 0; /* the mask hides as much */
     return desc;
 }
 
@@ -164,13 +165,18 @@ static void backward(mfa_context_t context, const shape_t *s, tensors_t *t, bloc
     CHECK(mfa_attention_backward_desc(context, &backward) == MFA_SUCCESS);
 }
 
-/* NaN in the keys and values that no row sees and in blocks that no row has. */
+/* NaN in the keys and values of blocks that no row has, where so many follow each other that nobody may visit them. */
 static void spoil(const shape_t *s, tensors_t *t, const bool *used) {
-    for (int64_t i = 0; i < B * s->kv_heads * s->keys; ++i)
-        for (int64_t c = 0; c < s->dim && !used[i]; ++c) {
-            store(s->precision, t->key.data, i * s->dim + c, NAN);
-            store(s->precision, t->value.data, i * s->dim + c, NAN);
+    for (int64_t i = 0, end; i < B * s->kv_heads * s->keys; i = end) {
+        for (end = i + 1; end % s->keys != 0 && used[end] == used[i];)
+            ++end;
+        const bool at_end = i % s->keys == 0 || end % s->keys == 0;
+        for (int64_t at = i * s->dim; at < end * s->dim && !used[i] && (at_end || end - i >= MFAI_WALK_LEAST_HOLE);
+             ++at) {
+            store(s->precision, t->key.data, at, NAN);
+            store(s->precision, t->value.data, at, NAN);
         }
+    }
 }
 
 static tensors_t make_tensors(const shape_t *s) {
@@ -263,6 +269,9 @@ static blocks_t make_blocks(const shape_t *s, pattern_t pattern, form_t form, te
                         sees = sees && *bool_at(&t->pairs, b, h, row, key);
                     if (tile_of[at] >= 0)
                         sees = sees && *bool_at(&k.masks, tile_of[at], 0, row % s->block_rows, key % s->block_keys);
+                    const int64_t place = row + s->keys - s->queries + s->keys * s->chunk; /* not negative */
+                    if (s->chunk > 0)
+                        sees = sees && place / s->chunk - s->keys == key / s->chunk;
                     *bool_at(&t->mask, b, h, row, key) = sees;
                 }
     free(is_full), free(tile_of);
