@@ -6,12 +6,14 @@ static inline float part_weight(const device float *part, mfa_index value_dim, f
     return fast::exp2((part[value_dim] - reference) * MFA_LOG2_E);
 }
 
-/* Of a row as it lies. */
-static inline bool is_of_a_sequence(constant mfa_metal_params &p, mfa_lists lists, mfa_index batch, mfa_index row) {
-    mfa_index number = batch;
+/* The number of the only sequence that a row as it lies may be of. */
+static inline mfa_index sequence_at(constant mfa_metal_params &p, mfa_lists lists, mfa_index batch, mfa_index row) {
     if (has_query_starts)
-        number = mfa_find_sequence<1, false>(lists.query_starts, p.query_starts.column, p.batch, p.stored_rows, row);
-    const mfa_sequence sequence = mfa_sequence_of(p, lists, number);
+        return mfa_find_sequence<1, false>(lists.query_starts, p.query_starts.column, p.batch, p.stored_rows, row);
+    return batch;
+}
+
+static inline bool has_row(mfa_sequence sequence, mfa_index row) {
     return row >= sequence.queries.row && row < sequence.queries.row + sequence.extent.query_count;
 }
 
@@ -20,6 +22,8 @@ attention_combine(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]], MF
                   device MFA_O *out [[buffer(MFA_BUFFER_OUT)]],
                   device float *logsumexp [[buffer(MFA_BUFFER_LOGSUMEXP), function_constant(has_logsumexp)]],
                   const device float *sinks [[buffer(MFA_BUFFER_SINKS), function_constant(has_sinks)]],
+                  const device float *value_scale
+                  [[buffer(MFA_BUFFER_VALUE_SCALE), function_constant(has_value_scale)]],
                   const device float *partials [[buffer(MFA_BUFFER_PARTIALS)]],
                   uint threadgroup_number [[threadgroup_position_in_grid]],
                   uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
@@ -34,7 +38,9 @@ attention_combine(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]], MF
     const device float *parts = partials + number * splits * width;
 
     device MFA_O *to = mfa_row_at(mfa_result_rows_of(out, p.out, origin, head, value_dim), row);
-    if (has_sequences && !is_of_a_sequence(p, MFA_LISTS, origin.batch, row)) {
+    const mfa_lists lists = MFA_LISTS;
+    const mfa_index sequence = sequence_at(p, lists, origin.batch, row);
+    if (has_sequences && !has_row(mfa_sequence_of(p, lists, sequence), row)) {
         for (mfa_index column = lane; column < value_dim; column += 32)
             to[column * p.out.column] = MFA_O(0);
         if (has_logsumexp && lane == 0)
@@ -49,7 +55,10 @@ attention_combine(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]], MF
     for (mfa_index s = 0; s < splits; ++s)
         sum += parts[s * width + value_dim + 1] * part_weight(parts + s * width, value_dim, reference);
 
-    const mfa_row_end end = mfa_finish_row(p, most, sum, has_sinks ? sinks[head * p.sinks.head] : -INFINITY);
+    const float value_factor =
+        has_value_scale ? mfa_factor(value_scale, p.value_scale, sequence, head / p.group) : 1.0f;
+    const mfa_row_end end =
+        mfa_finish_row(p, most, sum, has_sinks ? sinks[head * p.sinks.head] : -INFINITY, value_factor);
     for (mfa_index column = lane; column < value_dim; column += 32) {
         float total = 0;
         for (mfa_index s = 0; s < splits; ++s)

@@ -41,10 +41,25 @@ static inline piece_t read_piece(mfa_rows<MFA_KV> rows, mfa_index row, int colum
     return exists ? piece_t(mfa_read<MFA_VECTOR>(rows, row, column)) : piece_t(MFA_T(0));
 }
 
+/* Adds products of some columns of keys, or of values in their place, and of queries. This lane has `column` and those
+   behind it of every eighth key from `key` on. */
+static inline void add_products(mfa_rows<MFA_KV> rows, mfa_index key, mfa_span keys, int column,
+                                thread vec<MFA_T, 2> (&queries)[CHUNK_FRAGMENTS],
+                                thread float2 (&scores)[KEY_FRAGMENTS]) {
+#pragma unroll
+    for (int f = 0; f < KEY_FRAGMENTS; ++f) {
+        const mfa_index own_key = key + 8 * f;
+        const piece_t piece = read_piece(rows, own_key, column, own_key >= keys.begin && own_key < keys.end);
+#pragma unroll
+        for (int t = 0; t < CHUNK_FRAGMENTS; ++t)
+            scores[f] =
+                mfa_multiply_add<MFA_T, MFA_T>(vec<MFA_T, 2>(piece[2 * t], piece[2 * t + 1]), queries[t], scores[f]);
+    }
+}
+
 [[kernel, max_total_threads_per_threadgroup(32 * MFA_SIMDGROUPS)]] void
-attention_decode(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]],
-                 const device MFA_T *query [[buffer(MFA_BUFFER_QUERY)]], MFA_KEY_ARGUMENTS, MFA_BIAS_ARGUMENTS,
-                 MFA_SEQUENCE_ARGUMENTS, device float *partials [[buffer(MFA_BUFFER_PARTIALS)]],
+attention_decode(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]], MFA_FORWARD_ARGUMENTS, MFA_KEY_ARGUMENTS,
+                 MFA_BIAS_ARGUMENTS, MFA_SEQUENCE_ARGUMENTS, device float *partials [[buffer(MFA_BUFFER_PARTIALS)]],
                  uint threadgroup_number [[threadgroup_position_in_grid]],
                  uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
     threadgroup float all_max[MFA_SIMDGROUPS][MFA_BQ];
@@ -74,7 +89,7 @@ attention_decode(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]],
     const int fragment_row = mfa_fragment_row(lane), fragment_column = mfa_fragment_column(lane);
     const mfa_index row = min(first_row + fragment_row, last_row);
     const mfa_index head = kv_head * group + row % group, query_row = row / group;
-    const mfa_scoring scoring = mfa_scoring_of(p, biases, sequence, head);
+    const mfa_scoring scoring = mfa_scaled(p, mfa_scoring_of(p, biases, sequence, head), MFA_QUERIES, batch, kv_head);
     mfa_mask_row mask_row;
     if (has_mask)
         mask_row = mfa_mask_row_of(p, biases, batch, head, query_row);
@@ -93,11 +108,16 @@ attention_decode(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]],
     mfa_softmax_row state = mfa_softmax_row_of(query_row, mfa_span_cut(lane_walk.visited, split_keys));
 
     const mfa_index row_a = min(first_row + fragment_column, last_row), row_b = min(row_a + 1, last_row);
-    const mfa_index head_dim = p.head_dim, query_stride = p.query.column;
-    const device MFA_T *query_a = mfa_row_at(
-        mfa_rows_of(query, p.query, sequence.queries, kv_head * group + row_a % group, head_dim), row_a / group);
-    const device MFA_T *query_b = mfa_row_at(
-        mfa_rows_of(query, p.query, sequence.queries, kv_head * group + row_b % group, head_dim), row_b / group);
+    const mfa_index head_a = kv_head * group + row_a % group, head_b = kv_head * group + row_b % group;
+    const mfa_rows<MFA_T> queries_a = mfa_query_rows(p, MFA_QUERIES, sequence, head_a);
+    const mfa_index head_dim = p.head_dim, query_stride = queries_a.column_stride;
+    const device MFA_T *query_a = mfa_row_at(queries_a, row_a / group);
+    const device MFA_T *query_b = mfa_row_at(mfa_query_rows(p, MFA_QUERIES, sequence, head_b), row_b / group);
+    const device MFA_T *query_value_a = query_a, *query_value_b = query_b;
+    if (has_query_value) {
+        query_value_a = mfa_row_at(mfa_query_value_rows(p, MFA_QUERIES, sequence, head_a), row_a / group);
+        query_value_b = mfa_row_at(mfa_query_value_rows(p, MFA_QUERIES, sequence, head_b), row_b / group);
+    }
     /* Of a fragment's row of the transposed queries. */
     const int query_column = fragment_row / 2 * MFA_VECTOR + fragment_row % 2;
 #if MFA_RESIDENT
@@ -141,16 +161,17 @@ attention_decode(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]],
                     read_transposed(query_a, query_b, query_stride, CHUNK * c + query_column + 2 * t, head_dim);
 #endif
             }
+            add_products(key_rows, first_key + fragment_row, keys, CHUNK * c + fragment_column / 2 * MFA_VECTOR,
+                         columns, scores);
+        }
+        for (int column = 0; has_query_value && column < value_rows.length; column += CHUNK) {
+            vec<MFA_T, 2> columns[CHUNK_FRAGMENTS];
 #pragma unroll
-            for (int f = 0; f < KEY_FRAGMENTS; ++f) {
-                const mfa_index own_key = first_key + 8 * f + fragment_row;
-                const piece_t piece = read_piece(key_rows, own_key, CHUNK * c + fragment_column / 2 * MFA_VECTOR,
-                                                 own_key >= keys.begin && own_key < keys.end);
-#pragma unroll
-                for (int t = 0; t < CHUNK_FRAGMENTS; ++t)
-                    scores[f] = mfa_multiply_add<MFA_T, MFA_T>(vec<MFA_T, 2>(piece[2 * t], piece[2 * t + 1]),
-                                                               columns[t], scores[f]);
-            }
+            for (int t = 0; t < CHUNK_FRAGMENTS; ++t)
+                columns[t] = read_transposed(query_value_a, query_value_b, p.query_value.column,
+                                             column + query_column + 2 * t, p.value_dim);
+            add_products(value_rows, first_key + fragment_row, keys, column + fragment_column / 2 * MFA_VECTOR, columns,
+                         scores);
         }
 
 #pragma unroll

@@ -36,11 +36,26 @@ static inline vec<MFA_T, 2> read_query(mfa_rows<MFA_T> queries, mfa_index row, m
     return row < query_count ? mfa_read<2>(queries, row, column) : vec<MFA_T, 2>(MFA_T(0));
 }
 
-[[kernel, max_total_threads_per_threadgroup(32 * MFA_SIMDGROUPS)]] void attention_forward(
-    constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]], const device MFA_T *query [[buffer(MFA_BUFFER_QUERY)]],
-    MFA_KEY_ARGUMENTS, MFA_BIAS_ARGUMENTS, MFA_SEQUENCE_ARGUMENTS, device MFA_O *out [[buffer(MFA_BUFFER_OUT)]],
-    device float *logsumexp [[buffer(MFA_BUFFER_LOGSUMEXP), function_constant(has_logsumexp)]],
-    const device float *sinks [[buffer(MFA_BUFFER_SINKS), function_constant(has_sinks)]], MFA_THREAD_ARGUMENTS) {
+/* Adds products of fragments of queries and of staged keys; `columns`: what this lane has of the first of these. */
+static inline void add_products(thread vec<MFA_T, 2> (&queries)[ROW_FRAGMENTS], const threadgroup MFA_T *columns,
+                                thread float2 (&scores)[ROW_FRAGMENTS][KEY_FRAGMENTS]) {
+#pragma unroll
+    for (int f = 0; f < KEY_FRAGMENTS; ++f) {
+        const vec<MFA_T, 2> some = mfa_read_staged(columns + 8 * f);
+#pragma unroll
+        for (int r = 0; r < ROW_FRAGMENTS; ++r)
+            scores[r][f] = mfa_multiply_add<MFA_T, MFA_T>(queries[r], some, scores[r][f]);
+    }
+}
+
+[[kernel, max_total_threads_per_threadgroup(32 * MFA_SIMDGROUPS)]] void
+attention_forward(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]], MFA_FORWARD_ARGUMENTS, MFA_KEY_ARGUMENTS,
+                  MFA_BIAS_ARGUMENTS, MFA_SEQUENCE_ARGUMENTS, device MFA_O *out [[buffer(MFA_BUFFER_OUT)]],
+                  device float *logsumexp [[buffer(MFA_BUFFER_LOGSUMEXP), function_constant(has_logsumexp)]],
+                  const device float *sinks [[buffer(MFA_BUFFER_SINKS), function_constant(has_sinks)]],
+                  const device float *value_scale
+                  [[buffer(MFA_BUFFER_VALUE_SCALE), function_constant(has_value_scale)]],
+                  MFA_THREAD_ARGUMENTS) {
     threadgroup vec<MFA_T, MFA_VECTOR> staged_keys[KEY_PIECES];
     threadgroup vec<MFA_T, MFA_VECTOR> staged_values[VALUE_PIECES];
     threadgroup uint votes[2][MFA_SIMDGROUPS], not_finite[MFA_SIMDGROUPS];
@@ -63,10 +78,13 @@ static inline vec<MFA_T, 2> read_query(mfa_rows<MFA_T> queries, mfa_index row, m
 
     const mfa_biases biases = MFA_BIASES;
     const mfa_blocks blocks = mfa_blocks_of(p, biases, batch, head);
-    const mfa_rows<MFA_T> queries = mfa_rows_of(query, p.query, sequence.queries, head, p.head_dim);
+    const mfa_rows<MFA_T> queries = mfa_query_rows(p, MFA_QUERIES, sequence, head);
+    mfa_rows<MFA_T> query_values;
+    if (has_query_value)
+        query_values = mfa_query_value_rows(p, MFA_QUERIES, sequence, head);
     const mfa_rows<MFA_KV> key_rows = mfa_key_rows(p, MFA_KEYS, sequence, kv_head);
     const mfa_rows<MFA_KV> value_rows = mfa_value_rows(p, MFA_KEYS, sequence, kv_head);
-    const mfa_scoring scoring = mfa_scoring_of(p, biases, sequence, head);
+    const mfa_scoring scoring = mfa_scaled(p, mfa_scoring_of(p, biases, sequence, head), MFA_QUERIES, batch, kv_head);
 
     /* This lane's first row, and its columns in each fragment; further rows are 8 apart. */
     const int fragment_row = mfa_fragment_row(lane), fragment_column = mfa_fragment_column(lane);
@@ -164,15 +182,23 @@ static inline vec<MFA_T, 2> read_query(mfa_rows<MFA_T> queries, mfa_index row, m
                                                  block * MFA_BD + 8 * d + fragment_column);
 #endif
                         }
-#pragma unroll
-                        for (int f = 0; f < KEY_FRAGMENTS; ++f) {
-                            const vec<MFA_T, 2> columns =
-                                mfa_read_staged(keys + (8 * d + fragment_row) * KEY_LEAD + 8 * f + fragment_column);
-#pragma unroll
-                            for (int r = 0; r < ROW_FRAGMENTS; ++r)
-                                scores[r][f] = mfa_multiply_add<MFA_T, MFA_T>(part[r], columns, scores[r][f]);
-                        }
+                        add_products(part, keys + (8 * d + fragment_row) * KEY_LEAD + fragment_column, scores);
                     }
+            }
+        }
+        /* Values take the place of keys. */
+        for (int column = 0; has_query_value && is_staged && column < value_rows.length; column += MFA_BD) {
+            const mfa_span part = mfa_walk_part(walk, first_key, MFA_BK);
+            threadgroup_barrier(mem_flags::mem_threadgroup);
+            mfa_stage<MFA_BK, MFA_BD, true, false, THREADS>(keys, value_rows, first_key, int(part.begin), int(part.end),
+                                                            column, thread_number);
+            threadgroup_barrier(mem_flags::mem_threadgroup);
+            for (int d = 0; d < BLOCK_FRAGMENTS && is_visited; ++d) {
+                vec<MFA_T, 2> part[ROW_FRAGMENTS];
+#pragma unroll
+                for (int r = 0; r < ROW_FRAGMENTS; ++r)
+                    part[r] = read_query(query_values, lane_row + 8 * r, query_count, column + 8 * d + fragment_column);
+                add_products(part, keys + (8 * d + fragment_row) * KEY_LEAD + fragment_column, scores);
             }
         }
         if (!is_visited)
@@ -219,10 +245,12 @@ static inline vec<MFA_T, 2> read_query(mfa_rows<MFA_T> queries, mfa_index row, m
 
     const mfa_result_rows<MFA_O> outs = mfa_result_rows_of(out, p.out, sequence.queries, head, p.value_dim);
     const float sink = has_sinks ? sinks[head * p.sinks.head] : -INFINITY;
+    const float value_factor = has_value_scale ? mfa_factor(value_scale, p.value_scale, batch, kv_head) : 1.0f;
 #pragma unroll
     for (int r = 0; r < ROW_FRAGMENTS; ++r) {
         const mfa_index row = rows[r].row;
-        const mfa_row_end end = mfa_finish_row(p, mfa_to_natural(rows[r].most), mfa_row_sum(rows[r].sum), sink);
+        const mfa_row_end end =
+            mfa_finish_row(p, mfa_to_natural(rows[r].most), mfa_row_sum(rows[r].sum), sink, value_factor);
         if (row < query_count) {
 #pragma unroll
             for (int c = 0; c < VALUE_FRAGMENTS; ++c)

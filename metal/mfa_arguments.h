@@ -34,6 +34,51 @@ inline mfa_rows<MFA_KV> mfa_value_rows(constant mfa_metal_params &p, mfa_keys ke
     return mfa_cache_rows_of(keys.value, p, p.value, sequence, kv_head, p.value_dim);
 }
 
+/* ------------------------------------------------------------------ queries of the forward pass */
+
+#define MFA_FORWARD_ARGUMENTS                                                                                   \
+    const device MFA_T *query [[buffer(MFA_BUFFER_QUERY)]],                                                     \
+        const device MFA_T *turned [[buffer(MFA_BUFFER_TURNED), function_constant(has_rotary)]],                \
+        const device MFA_T *query_value [[buffer(MFA_BUFFER_QUERY_VALUE), function_constant(has_query_value)]], \
+        const device float *query_scale [[buffer(MFA_BUFFER_QUERY_SCALE), function_constant(has_query_scale)]], \
+        const device float *key_scale [[buffer(MFA_BUFFER_KEY_SCALE), function_constant(has_key_scale)]]
+#define MFA_QUERIES mfa_queries_of(query, turned, query_value, query_scale, key_scale)
+
+/* Those that are there. */
+struct mfa_queries {
+    const device MFA_T *query, *turned, *query_value;
+    const device float *query_scale, *key_scale;
+};
+
+inline mfa_queries mfa_queries_of(const device MFA_T *query, const device MFA_T *turned,
+                                  const device MFA_T *query_value, const device float *query_scale,
+                                  const device float *key_scale) {
+    mfa_queries queries;
+    queries.query = query;
+    if (has_rotary)
+        queries.turned = turned;
+    if (has_query_value)
+        queries.query_value = query_value;
+    if (has_query_scale)
+        queries.query_scale = query_scale;
+    if (has_key_scale)
+        queries.key_scale = key_scale;
+    return queries;
+}
+
+inline mfa_rows<MFA_T> mfa_query_rows(constant mfa_metal_params &p, mfa_queries queries, mfa_sequence sequence,
+                                      mfa_index head) {
+    if (has_rotary)
+        return mfa_rows_of(queries.turned, p.turned, sequence.queries, head, p.head_dim);
+    return mfa_rows_of(queries.query, p.query, sequence.queries, head, p.head_dim);
+}
+
+/* There have to be some. */
+inline mfa_rows<MFA_T> mfa_query_value_rows(constant mfa_metal_params &p, mfa_queries queries, mfa_sequence sequence,
+                                            mfa_index head) {
+    return mfa_rows_of(queries.query_value, p.query_value, sequence.queries, head, p.value_dim);
+}
+
 /* ------------------------------------------------------------------ what is added to scores, or hides them */
 
 #define MFA_BIAS_ARGUMENTS                                                                                            \

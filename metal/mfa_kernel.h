@@ -20,6 +20,9 @@ constant bool has_vectors [[function_constant(MFA_CONSTANT_VECTORS)]];
 constant bool has_blocks [[function_constant(MFA_CONSTANT_BLOCKS)]];
 constant uint lists_there [[function_constant(MFA_CONSTANT_LISTS)]];
 constant bool has_chunk [[function_constant(MFA_CONSTANT_CHUNK)]];
+constant bool has_query_value [[function_constant(MFA_CONSTANT_QUERY_VALUE)]];
+constant uint scales_there [[function_constant(MFA_CONSTANT_SCALES)]];
+constant bool has_rotary [[function_constant(MFA_CONSTANT_ROTARY)]];
 
 constant bool has_additive_mask = additive_mask_type != 0;
 constant bool has_mask = has_bool_mask || has_additive_mask;
@@ -32,6 +35,10 @@ constant bool has_key_lengths = (lists_there & MFA_LIST_KEY_LENGTHS) != 0;
 constant bool has_left_padding = (lists_there & MFA_LIST_LEFT_PADDING) != 0;
 constant bool has_key_batches = (lists_there & MFA_LIST_KEY_BATCHES) != 0;
 constant bool has_pages = (lists_there & MFA_LIST_PAGE_TABLE) != 0;
+
+constant bool has_query_scale = (scales_there & MFA_SCALE_QUERY) != 0;
+constant bool has_key_scale = (scales_there & MFA_SCALE_KEY) != 0;
+constant bool has_value_scale = (scales_there & MFA_SCALE_VALUE) != 0;
 
 /* Elements from an operand's first to column 0 of a row. */
 inline mfa_index mfa_place(constant mfa_metal_strides &strides, mfa_index batch, mfa_index head, mfa_index row) {

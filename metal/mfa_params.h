@@ -62,6 +62,7 @@ typedef struct mfa_metal_params {
     mfa_metal_strides new_key, new_value, new_starts, rotary_cos, rotary_sin, rotary_positions;
     mfa_metal_strides dout, dquery, dkey, dvalue, dbias, dsinks;
     mfa_metal_strides dbias_size;          /* sizes of dbias: full, or 1 where it is summed */
+    mfa_metal_strides turned;              /* of MFA_BUFFER_TURNED */
     mfa_metal_strides filled, filled_size; /* the result that fill.metal fills, and its sizes */
 
     float softmax_scale;
@@ -125,7 +126,8 @@ enum {
     MFA_BUFFER_KEY_BATCHES = 25,
     MFA_BUFFER_PAGE_TABLE = 26,
 
-    MFA_BUFFER_QUERY_VALUE = 11, /* forward only; 12 is free there */
+    MFA_BUFFER_QUERY_VALUE = 11, /* these of the forward pass only */
+    MFA_BUFFER_TURNED = 12,      /* MFA_T, as query, contiguous; written by rotate. Bound if MFA_CONSTANT_ROTARY */
     MFA_BUFFER_QUERY_SCALE = 13,
     MFA_BUFFER_KEY_SCALE = 14,
     MFA_BUFFER_VALUE_SCALE = 15,
@@ -148,8 +150,8 @@ typedef struct mfa_metal_delta {
 enum { MFA_FILL_ROWS = 32, MFA_FILL_SIMDGROUPS = 4 };
 enum { MFA_PREPARE_ROWS = 32, MFA_PREPARE_SIMDGROUPS = 4, MFA_SINKS_SIMDGROUPS = 8 };
 
-/* Function constants: flags (bool) but for MFA_CONSTANT_ADDITIVE_MASK and MFA_CONSTANT_LISTS, each a uint. Each has a
-   value in each pipeline. */
+/* Function constants: flags (bool) but for MFA_CONSTANT_ADDITIVE_MASK, MFA_CONSTANT_LISTS and MFA_CONSTANT_SCALES, each a
+   uint. Each has a value in each pipeline. */
 enum {
     MFA_CONSTANT_LOGSUMEXP = 0,     /* logsumexp is written, or filled */
     MFA_CONSTANT_BOOL_MASK = 1,     /* there is one */
@@ -169,6 +171,9 @@ enum {
     MFA_CONSTANT_BLOCKS = 12,
     MFA_CONSTANT_LISTS = 13, /* MFA_LIST_... */
     MFA_CONSTANT_CHUNK = 14,
+    MFA_CONSTANT_QUERY_VALUE = 15,
+    MFA_CONSTANT_SCALES = 16, /* MFA_SCALE_... */
+    MFA_CONSTANT_ROTARY = 17, /* queries and new keys are turned by their positions */
     MFA_CONSTANTS
 };
 
@@ -185,6 +190,9 @@ enum {
     MFA_LIST_KEY_BATCHES = 64,
     MFA_LIST_PAGE_TABLE = 128
 };
+
+/* Factors of stored values; a set is a sum. */
+enum { MFA_SCALE_QUERY = 1, MFA_SCALE_KEY = 2, MFA_SCALE_VALUE = 4 };
 
 enum { MFA_MASK_NONE = 0, MFA_MASK_FP16 = 1, MFA_MASK_BF16 = 2, MFA_MASK_FP32 = 3 };
 

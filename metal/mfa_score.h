@@ -8,7 +8,8 @@
 
 #include "mfa_walk.h"
 
-constant bool scores_are_natural = has_mask || has_alibi || has_softcap || has_huge_scale;
+constant bool scores_are_natural =
+    has_mask || has_alibi || has_softcap || has_huge_scale || has_query_scale || has_key_scale;
 
 inline float mfa_to_natural(float score) { return scores_are_natural ? score : score * MFA_LN_2; }
 inline float mfa_from_natural(float score) { return scores_are_natural ? score : score * MFA_LOG2_E; }
@@ -35,6 +36,22 @@ inline mfa_scoring mfa_scoring_of(constant mfa_metal_params &p, mfa_biases biase
     scoring.softcap = has_softcap ? p.softcap : 0.0f;
     scoring.slope = has_alibi ? biases.alibi_slopes[mfa_place(p.alibi_slopes, sequence.number, head, 0)] : 0.0f;
     scoring.offset = sequence.extent.offset;
+    return scoring;
+}
+
+/* The factor of a batch and key/value head. */
+inline float mfa_factor(const device float *factors, constant mfa_metal_strides &strides, mfa_index batch,
+                        mfa_index kv_head) {
+    return factors[mfa_place(strides, batch, kv_head, 0)];
+}
+
+/* Of stored queries and keys, which have factors. */
+inline mfa_scoring mfa_scaled(constant mfa_metal_params &p, mfa_scoring scoring, mfa_queries queries, mfa_index batch,
+                              mfa_index kv_head) {
+    if (has_query_scale || has_key_scale)
+        scoring.scale = mfa_rule_scale(
+            scoring.scale, has_query_scale ? mfa_factor(queries.query_scale, p.query_scale, batch, kv_head) : 1.0f,
+            has_key_scale ? mfa_factor(queries.key_scale, p.key_scale, batch, kv_head) : 1.0f);
     return scoring;
 }
 
@@ -107,8 +124,8 @@ struct mfa_row_end {
 };
 
 /* `most` is the largest score, in natural units, and `sum` that of the weights relative to it. `sink`: -inf for none.
-   */
-inline mfa_row_end mfa_finish_row(constant mfa_metal_params &p, float most, float sum, float sink) {
+   `value_factor`: that of stored values */
+inline mfa_row_end mfa_finish_row(constant mfa_metal_params &p, float most, float sum, float sink, float value_factor) {
     mfa_row_end end;
     end.factor = 1;
     if (has_sinks) {
@@ -119,7 +136,7 @@ inline mfa_row_end mfa_finish_row(constant mfa_metal_params &p, float most, floa
             sum = sum * end.factor + precise::exp(sink - most);
         }
     }
-    end.factor = sum == 0 ? 0.0f : end.factor / sum * p.keep_factor;
+    end.factor = sum == 0 ? 0.0f : end.factor / sum * p.keep_factor * value_factor;
     end.logsumexp = sum == 0 ? -INFINITY : most + precise::log(sum);
     return end;
 }

@@ -23,8 +23,9 @@ static void specialise(mfai_metal_dispatch_t *dispatch, const mfai_problem_t *p,
     dispatch->keys = tile->keys;
 }
 
-static uint64_t tile_work(const mfai_metal_tile_t *tile, int64_t keys) {
-    return (uint64_t)tile->rows * (uint64_t)keys * (uint64_t)(tile->depth + tile->value_block);
+static uint64_t tile_work(const mfai_problem_t *p, const mfai_metal_tile_t *tile, int64_t keys) {
+    const int64_t depth = tile->depth + (p->query_value.present ? p->value_dim : 0);
+    return (uint64_t)tile->rows * (uint64_t)keys * (uint64_t)(depth + tile->value_block);
 }
 
 /* ------------------------------------------------------------------ tiles of rows */
@@ -40,7 +41,7 @@ static mfa_status_t make_tiled(const mfai_problem_t *p, const mfai_metal_tile_t 
     dispatch->value_blocks = tile->value_blocks;
     dispatch->threads = (unsigned)tile->simdgroups * MFAI_METAL_SIMD_WIDTH;
     dispatch->threadgroups = (uint64_t)(grid.batches * p->heads * grid.tiles * dispatch->value_blocks);
-    dispatch->work = tile_work(tile, p->key_count);
+    dispatch->work = tile_work(p, tile, p->key_count);
     dispatch->waits = call->dispatch_count > 1;
     return MFA_SUCCESS;
 }
@@ -55,7 +56,7 @@ static mfa_status_t add_combine(const mfai_problem_t *p, mfai_metal_call_t *call
     mfai_metal_kernel_define_operands(&dispatch->kernel, p);
     mfai_metal_kernel_define_type(&dispatch->kernel, MFAI_METAL_O, p->out.format);
     mfai_metal_kernel_define(&dispatch->kernel, MFAI_METAL_SIMDGROUPS, MFAI_METAL_COMBINE_SIMDGROUPS);
-    mfai_metal_kernel_set_features(&dispatch->kernel, p, MFAI_LOGSUMEXP | MFAI_SINKS | MFAI_SEQUENCES);
+    mfai_metal_kernel_set_features(&dispatch->kernel, p, MFAI_LOGSUMEXP | MFAI_SINKS | MFAI_SEQUENCES | MFAI_SCALES);
     dispatch->threads = MFAI_METAL_COMBINE_SIMDGROUPS * MFAI_METAL_SIMD_WIDTH;
     const int64_t rows = call->params.stored_batches * p->heads * call->params.stored_rows;
     dispatch->threadgroups = (uint64_t)mfai_ceil_div(rows, MFAI_METAL_COMBINE_SIMDGROUPS);
@@ -77,7 +78,7 @@ static mfa_status_t make_decode(const mfai_problem_t *p, const mfai_metal_tile_t
     params->split_keys = split.keys;
     dispatch->threads = (unsigned)tile->simdgroups * MFAI_METAL_SIMD_WIDTH;
     dispatch->threadgroups = (uint64_t)(row_groups * params->splits);
-    dispatch->work = tile_work(tile, params->split_keys);
+    dispatch->work = tile_work(p, tile, params->split_keys);
     const int64_t rows = params->stored_batches * p->heads * params->stored_rows;
     const uint64_t floats = (uint64_t)(rows * params->splits * (p->value_dim + MFA_PARTIAL_EXTRA));
     MFAI_TRY(mfai_metal_call_add_scratch(call, MFA_BUFFER_PARTIALS, floats * sizeof(float)));

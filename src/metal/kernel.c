@@ -72,6 +72,11 @@ static unsigned lists_of(const mfai_problem_t *p) {
            (p->key_batches.present ? MFA_LIST_KEY_BATCHES : 0) | (p->page_table.present ? MFA_LIST_PAGE_TABLE : 0);
 }
 
+static unsigned scales_of(const mfai_problem_t *p) {
+    return (p->query_scale.present ? MFA_SCALE_QUERY : 0) | (p->key_scale.present ? MFA_SCALE_KEY : 0) |
+           (p->value_scale.present ? MFA_SCALE_VALUE : 0);
+}
+
 void mfai_metal_kernel_set_features(mfai_metal_kernel_t *kernel, const mfai_problem_t *p, unsigned used) {
     static const struct {
         unsigned feature, constant;
@@ -79,13 +84,15 @@ void mfai_metal_kernel_set_features(mfai_metal_kernel_t *kernel, const mfai_prob
                  {MFAI_ALIBI, MFA_CONSTANT_ALIBI},         {MFAI_SINKS, MFA_CONSTANT_SINKS},
                  {MFAI_SOFTCAP, MFA_CONSTANT_SOFTCAP},     {MFAI_DROPOUT, MFA_CONSTANT_DROPOUT},
                  {MFAI_BLOCKS, MFA_CONSTANT_BLOCKS},       {MFAI_EXACT_WEIGHTS, MFA_CONSTANT_EXACT_WEIGHTS},
-                 {MFAI_CHUNK, MFA_CONSTANT_CHUNK}};
+                 {MFAI_CHUNK, MFA_CONSTANT_CHUNK},         {MFAI_QUERY_VALUE, MFA_CONSTANT_QUERY_VALUE},
+                 {MFAI_ROTARY, MFA_CONSTANT_ROTARY}};
     const unsigned features = p->features & used;
     for (size_t i = 0; i < sizeof flags / sizeof *flags; ++i)
         kernel->constants[flags[i].constant] = (features & flags[i].feature) != 0;
     kernel->constants[MFA_CONSTANT_ADDITIVE_MASK] =
         features & MFAI_ADDITIVE_MASK ? mask_kind(&p->additive_mask) : MFA_MASK_NONE;
     kernel->constants[MFA_CONSTANT_LISTS] = features & MFAI_SEQUENCES ? lists_of(p) : 0;
+    kernel->constants[MFA_CONSTANT_SCALES] = features & MFAI_SCALES ? scales_of(p) : 0;
     /* Of kernels that score, which know a softcap. */
     kernel->constants[MFA_CONSTANT_HUGE_SCALE] = used & MFAI_SOFTCAP && isinf(p->softmax_scale * MFA_LOG2_E);
 }

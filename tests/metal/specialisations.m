@@ -21,8 +21,8 @@ enum { QUERIES = 64, KEYS = 256, HEADS = 2, USUAL_DIM = 64 };
 typedef struct {
     int64_t query_count, head_dim, value_dim;
     int32_t precision, out, dout, gradient, mask; /* mask: of the additive mask; -1: none */
-    bool logsumexp, bool_mask, alibi, sinks, softcap, dropout, exact_weights, huge_scale, blocks, chunk;
-    unsigned lists; /* MFA_LIST_... */
+    bool logsumexp, bool_mask, alibi, sinks, softcap, dropout, exact_weights, huge_scale, blocks, chunk, query_value;
+    unsigned lists, scales; /* MFA_LIST_..., MFA_SCALE_... */
     bool dkey, dvalue;
 } variant_t;
 
@@ -80,6 +80,8 @@ static mfai_view_t view(bool present, int32_t precision) {
 
 static mfai_view_t list(const variant_t *v, unsigned which) { return view(v->lists & which, MFA_PRECISION_INT32); }
 
+static mfai_view_t scale(const variant_t *v, unsigned which) { return view(v->scales & which, MFA_PRECISION_FP32); }
+
 static mfai_problem_t problem_of(const variant_t *v) {
     mfai_problem_t p = {.batch = 1,
                         .heads = HEADS,
@@ -112,6 +114,10 @@ static mfai_problem_t problem_of(const variant_t *v) {
                         .left_padding = list(v, MFA_LIST_LEFT_PADDING),
                         .key_batches = list(v, MFA_LIST_KEY_BATCHES),
                         .page_table = list(v, MFA_LIST_PAGE_TABLE),
+                        .query_value = view(v->query_value, v->precision),
+                        .query_scale = scale(v, MFA_SCALE_QUERY),
+                        .key_scale = scale(v, MFA_SCALE_KEY),
+                        .value_scale = scale(v, MFA_SCALE_VALUE),
                         .dropout_p = v->dropout ? 0.5f : 0};
     p.features |= v->lists != 0 ? MFAI_SEQUENCES : 0;
     mfai_problem_find_features(&p);
@@ -121,6 +127,8 @@ static mfai_problem_t problem_of(const variant_t *v) {
 static mfai_problem_t backward_of(const variant_t *v) {
     mfai_problem_t p = problem_of(v);
     p.pass = MFAI_BACKWARD;
+    p.query_value.present = p.query_scale.present = p.key_scale.present = p.value_scale.present = false;
+    p.features &= ~(unsigned)(MFAI_QUERY_VALUE | MFAI_SCALES);
     p.dout = view(true, v->dout);
     p.dquery = view(true, v->gradient);
     p.dkey = view(v->dkey, v->gradient);
@@ -164,8 +172,9 @@ static variant_t plain(int32_t precision, int64_t head_dim, int64_t value_dim) {
 
 static variant_t with_everything(variant_t v, int32_t mask) {
     v.mask = mask;
-    v.logsumexp = v.bool_mask = v.alibi = v.sinks = v.softcap = v.dropout = v.exact_weights = v.blocks = v.chunk = true;
-    v.lists = ~0u;
+    v.logsumexp = v.bool_mask = v.alibi = v.sinks = v.softcap = v.dropout = v.exact_weights = v.blocks = v.chunk =
+        v.query_value = true;
+    v.lists = v.scales = ~0u;
     return v;
 }
 
@@ -198,7 +207,7 @@ static void take_types(compiler_t *compiler) {
 
 static void take_features(compiler_t *compiler) {
     const variant_t nothing = plain(MFA_PRECISION_FP16, USUAL_DIM, USUAL_DIM);
-    variant_t v[15];
+    variant_t v[17];
     for (size_t i = 0; i < sizeof v / sizeof *v; ++i)
         v[i] = nothing;
     v[0].logsumexp = true;
@@ -216,6 +225,8 @@ static void take_features(compiler_t *compiler) {
     v[12].chunk = true;
     v[13].lists = MFA_LIST_QUERY_STARTS | MFA_LIST_KEY_STARTS;
     v[14].lists = MFA_LIST_QUERY_LENGTHS | MFA_LIST_KEY_LENGTHS | MFA_LIST_PAGE_TABLE;
+    v[15].query_value = true;
+    v[16].scales = MFA_SCALE_QUERY | MFA_SCALE_VALUE;
     for (size_t i = 0; i < sizeof v / sizeof *v; ++i)
         take_variant(compiler, v[i]);
 }

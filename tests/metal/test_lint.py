@@ -13,7 +13,7 @@ from support.kernels import KERNELS, source_of
 BATCH = 24  # specialisations for one process of the compiler
 FUNCTION_CONSTANT = re.compile(r"constant (bool|uint) (\w+) \[\[function_constant")
 ON = {"bool": "01", "uint": "01000000"}
-EVERY_LIST = "ff000000"
+EVERY_BIT = {"lists_there": "ff000000", "scales_there": "07000000"}
 
 
 def lint(folder, source, macro_sets, constant_sets):
@@ -44,7 +44,7 @@ def assert_clean(folder, source, macro_sets, constant_sets):
 
 def features_of(source):
     found = FUNCTION_CONSTANT.findall(source)
-    return [f"{name}={EVERY_LIST if name == 'lists_there' else ON[type_name]}" for type_name, name in found]
+    return [f"{name}={EVERY_BIT.get(name, ON[type_name])}" for type_name, name in found]
 
 
 def test_the_host_specialises_every_kernel(specialisations):
