@@ -1,104 +1,12 @@
 /* Every way in which a descriptor can be wrong, with what the message says. */
-#include "core/problem.h"
+#include "described.h"
 
-#include "check.h"
-#include "core/context.h"
-#include "core/operands.h"
+static call of_pass(mfa_context_t context, mfai_pass_t pass) { return good(context, pass, 0); }
 
-static float memory[MFAI_OPERANDS][1 << 14];
-
-/* A backward call, or the forward call in it, with every operand: each at its own memory, packed. */
-typedef struct {
-    mfa_context_t context;
-    mfai_pass_t pass;
-    mfa_tensor_t tensors[MFAI_OPERANDS];
-    bool absent[MFAI_OPERANDS];
-    mfa_attention_desc_t desc;
-    mfa_attention_backward_desc_t backward;
-} call;
-
-static int number_of(const char *name) {
-    int i = 0;
-    while (strcmp(mfai_operands[i].name, name) != 0)
-        ++i;
-    return i;
-}
-
-#define T(name) c.tensors[number_of(#name)]
-#define DATA(name) memory[number_of(#name)]
-
-static void pack(mfa_tensor_t *tensor, int64_t b, int64_t h, int64_t n, int64_t d) {
-    const int64_t shape[4] = {b, h, n, d}, stride[4] = {h * n * d, n * d, d, 1};
-    memcpy(tensor->shape, shape, sizeof shape);
-    memcpy(tensor->stride, stride, sizeof stride);
-}
-
-/* Of the descriptors themselves; the structs that they point to have tests of their own. */
-static bool is_tested(const mfai_operand_t *operand, mfai_pass_t pass) {
-    return operand->described_by <= MFAI_DESC_BACKWARD && operand->use[pass] != MFAI_UNUSED;
-}
-
-static int32_t first_format(unsigned formats) { return __builtin_ctz(formats); }
-
-/* B = 2, H = 4, Hkv = 2, Nq = 3, Nkv = 5, D = 8, Dv = 6; masks are broadcast. */
-static call good(mfa_context_t context, mfai_pass_t pass) {
-    static const int64_t sizes[] = {
-        [MFAI_ONE] = 1,       [MFAI_BATCH] = 2,    [MFAI_HEADS] = 4,       [MFAI_KV_HEADS] = 2,
-        [MFAI_QUERIES] = 3,   [MFAI_KEYS] = 5,     [MFAI_QUERY_BATCH] = 2, [MFAI_QUERY_ROWS] = 3,
-        [MFAI_KEY_BATCH] = 2, [MFAI_KEY_ROWS] = 5, [MFAI_HEAD_DIM] = 8,    [MFAI_VALUE_DIM] = 6};
-    call c = {.context = context,
-              .pass = pass,
-              .desc = MFA_ATTENTION_DESC_INIT,
-              .backward = MFA_ATTENTION_BACKWARD_DESC_INIT};
-    for (int i = 0; i < MFAI_OPERANDS; ++i) {
-        const mfai_operand_t *operand = &mfai_operands[i];
-        c.absent[i] = !is_tested(operand, pass);
-        if (c.absent[i])
-            continue;
-        const uint8_t *shape = mfai_operands[operand->like ? number_of(operand->like) : i].shape;
-        int64_t n[4];
-        for (int axis = 0; axis < 4; ++axis)
-            n[axis] = sizes[shape[axis] & ~MFAI_OR_ONE];
-        c.tensors[i] = (mfa_tensor_t)MFA_TENSOR_INIT;
-        c.tensors[i].precision =
-            operand->formats & MFAI_FORMAT_BIT(MFAI_FORMAT_FP32) ? MFAI_FORMAT_FP32 : first_format(operand->formats);
-        c.tensors[i].data = memory[i];
-        pack(&c.tensors[i], n[0], n[1], n[2], n[3]);
-    }
-    pack(&T(bool_mask), 1, 4, 1, 5);
-    pack(&T(additive_mask), 2, 1, 3, 1);
-    pack(&T(dbias), 2, 1, 3, 1);
-    pack(&T(alibi_slopes), 1, 4, 1, 1);
-    T(additive_mask).precision = MFA_PRECISION_FP16;
-    c.desc.alignment = MFA_ALIGN_BOTTOM_RIGHT;
-    return c;
-}
-
-static mfai_problem_t problem;
-
-static mfa_status_t import(call *c) {
-    for (int i = 0; i < MFAI_OPERANDS; ++i) {
-        if (mfai_operands[i].described_by > MFAI_DESC_BACKWARD)
-            continue;
-        char *desc = mfai_operands[i].described_by == MFAI_DESC_FORWARD ? (char *)&c->desc : (char *)&c->backward;
-        const mfa_tensor_t *tensor = c->absent[i] ? NULL : &c->tensors[i];
-        memcpy(desc + mfai_operands[i].tensor, &tensor, sizeof tensor);
-    }
-    c->backward.forward = &c->desc;
-    return mfai_problem_import(c->context, c->pass, c->pass == MFAI_BACKWARD ? (void *)&c->backward : &c->desc,
-                               &problem);
-}
-
-#define REFUSED(change, status, fragment)          \
-    do {                                           \
-        call c = good(context, MFAI_FORWARD);      \
-        change;                                    \
-        CHECK_FAILS(import(&c), status, fragment); \
-    } while (0)
-#define INVALID(change, fragment) REFUSED(change, MFA_ERROR_INVALID_ARGS, fragment)
+#define INVALID(change, fragment) INVALID_OF(of_pass(context, MFAI_FORWARD), change, fragment)
 
 static void test_normalised(mfa_context_t context) {
-    call c = good(context, MFAI_FORWARD);
+    call c = of_pass(context, MFAI_FORWARD);
     CHECK(import(&c) == MFA_SUCCESS);
     CHECK(problem.batch == 2 && problem.heads == 4 && problem.kv_heads == 2 && problem.group == 2);
     CHECK(problem.query_count == 3 && problem.key_count == 5 && problem.head_dim == 8 && problem.value_dim == 6);
@@ -162,6 +70,9 @@ static void test_refused(mfa_context_t context) {
     INVALID(T(logsumexp).data = DATA(out), "out overlaps logsumexp");
     INVALID(T(logsumexp).data = DATA(sinks), "logsumexp overlaps sinks");
     INVALID(T(out).data = DATA(bool_mask), "out overlaps bool_mask");
+    INVALID(c.desc.chunk = -1, "chunk is -1");
+    INVALID((c.desc.alignment = MFA_ALIGN_NONE, c.desc.chunk = 2, ABSENT(alibi_slopes) = true), "alignment is");
+    INVALID(T(query_value).precision = MFA_PRECISION_FP16, "query_value.precision is FP16, expected query's, FP32");
     INVALID(c.desc.alignment = 3, "alignment is 3");
     INVALID(c.desc.alignment = MFA_ALIGN_NONE, "alignment is MFA_ALIGN_NONE");
     INVALID(c.desc.window_left = -2, "window_left is -2");
@@ -175,67 +86,44 @@ static void test_refused(mfa_context_t context) {
     CHECK_FAILS(mfai_problem_import(context, MFAI_FORWARD, &empty, &problem), MFA_ERROR_INVALID_ARGS, "query is NULL");
 }
 
-/* What holds of every operand, by its row in the table. */
-static void test_each_operand(mfa_context_t context, mfai_pass_t pass) {
-    call c = good(context, pass);
-    CHECK(import(&c) == MFA_SUCCESS);
+/* What may be left out, and which sizes the others are held against. */
+static void test_presence_and_shape(mfa_context_t context, mfai_pass_t pass) {
+    call c = of_pass(context, pass);
     for (int i = 0; i < MFAI_OPERANDS; ++i) {
         const mfai_operand_t *operand = &mfai_operands[i];
-        if (!is_tested(operand, pass))
+        const mfai_use_t use = (mfai_use_t)operand->use[pass];
+        c = of_pass(context, pass);
+        if (c.absent[i])
             continue;
-        const bool needed = operand->use[pass] == MFAI_READ_ALWAYS || operand->use[pass] == MFAI_WRITE_ALWAYS;
-        char text[64];
-        c = good(context, pass);
         c.absent[i] = true;
         /* A gradient asks for its operand. */
-        for (int other = 0; other < MFAI_OPERANDS && !needed; ++other)
+        for (int other = 0; other < MFAI_OPERANDS; ++other)
             c.absent[other] = c.absent[other] || (mfai_operands[other].like != NULL &&
                                                   strcmp(mfai_operands[other].like, operand->name) == 0);
-        snprintf(text, sizeof text, "%s is NULL", operand->name);
-        if (needed)
-            CHECK_FAILS(import(&c), MFA_ERROR_INVALID_ARGS, text);
-        else
+        if (use == MFAI_READ || use == MFAI_WRITE)
             CHECK(import(&c) == MFA_SUCCESS && !mfai_operand_view(operand, &problem)->present);
 
-        c = good(context, pass);
+        char text[64];
+        c = of_pass(context, pass);
         c.tensors[i].shape[3] = 7;
         snprintf(text, sizeof text, "%s has shape", operand->name);
         /* Lengths of query, key and value are what the others are held against. */
         if (i > number_of("value"))
             CHECK_FAILS(import(&c), MFA_ERROR_INVALID_ARGS, text);
-
-        for (int format = 0; format <= MFA_PRECISION_BOOL; ++format)
-            if (!(operand->formats & MFAI_FORMAT_BIT(format))) {
-                c = good(context, pass);
-                c.tensors[i].precision = format;
-                snprintf(text, sizeof text, "%s.precision is %s", operand->name, mfai_formats[format].name);
-                CHECK_FAILS(import(&c), MFA_ERROR_INVALID_ARGS, text);
-            }
-
-        for (int other = 0; other < MFAI_OPERANDS && mfai_is_written(operand->use[pass]); ++other) {
-            if (other == i || !is_tested(&mfai_operands[other], pass))
-                continue;
-            c = good(context, pass);
-            c.tensors[i].data = memory[other];
-            const bool first = i < other || !mfai_is_written(mfai_operands[other].use[pass]);
-            snprintf(text, sizeof text, "%s overlaps %s", mfai_operands[first ? i : other].name,
-                     mfai_operands[first ? other : i].name);
-            CHECK_FAILS(import(&c), MFA_ERROR_INVALID_ARGS, text);
-        }
     }
 }
 
 static void test_gradients_want_their_operands(mfa_context_t context) {
-    call c = good(context, MFAI_BACKWARD);
+    call c = of_pass(context, MFAI_BACKWARD);
     c.absent[number_of("additive_mask")] = true;
     CHECK_FAILS(import(&c), MFA_ERROR_INVALID_ARGS, "dbias is set, but additive_mask is NULL");
-    c = good(context, MFAI_BACKWARD);
+    c = of_pass(context, MFAI_BACKWARD);
     c.absent[number_of("sinks")] = true;
     CHECK_FAILS(import(&c), MFA_ERROR_INVALID_ARGS, "dsinks is set, but sinks is NULL");
-    c = good(context, MFAI_BACKWARD);
+    c = of_pass(context, MFAI_BACKWARD);
     pack(&T(dbias), 2, 4, 3, 5);
     CHECK_FAILS(import(&c), MFA_ERROR_INVALID_ARGS, "dbias has shape (2, 4, 3, 5), expected (2, 1, 3, 1)");
-    c = good(context, MFAI_BACKWARD);
+    c = of_pass(context, MFAI_BACKWARD);
     c.backward.flags = 1;
     CHECK_FAILS(import(&c), MFA_ERROR_INVALID_ARGS, "flags is 0x1, expected 0");
 }
@@ -245,11 +133,11 @@ static void test_gradients_want_their_operands(mfa_context_t context) {
 static void test_extremes(mfa_context_t context) {
     const int64_t huge = INT64_C(1) << 62;
     INVALID((T(query).shape[0] = 0, T(query).shape[2] = huge), "overflows 64 bits");
-    call c = good(context, MFAI_FORWARD);
+    call c = of_pass(context, MFAI_FORWARD);
     T(query).stride[0] = -(INT64_C(1) << 61);
     CHECK(import(&c) == MFA_SUCCESS); /* two batches, 2^63 bytes apart: odd, but not wrong */
     /* More keys than sums of lengths and bounds may have; memory is no obstacle where rows repeat. */
-    c = good(context, MFAI_FORWARD);
+    c = of_pass(context, MFAI_FORWARD);
     c.absent[number_of("bool_mask")] = c.absent[number_of("additive_mask")] = true;
     for (int i = number_of("key"); i <= number_of("value"); ++i) {
         c.tensors[i].shape[0] = c.tensors[i].shape[1] = c.tensors[i].shape[3] = 1;
@@ -257,11 +145,38 @@ static void test_extremes(mfa_context_t context) {
         c.tensors[i].stride[2] = 0;
     }
     CHECK_FAILS(import(&c), MFA_ERROR_INVALID_ARGS, "key has 2305843009213693950 rows, expected at most");
-    c = good(context, MFAI_FORWARD);
+    c = of_pass(context, MFAI_FORWARD);
     T(query).shape[2] = T(query_value).shape[2] = T(out).shape[2] = T(logsumexp).shape[2] = 0;
     T(additive_mask).shape[2] = 0;
     T(out).data = (char *)DATA(out) + 1; /* an empty tensor's address is never used */
     CHECK(import(&c) == MFA_SUCCESS);
+}
+
+/* What has no backward pass says so. */
+static void test_forward_only(mfa_context_t context) {
+    call c = of_pass(context, MFAI_BACKWARD);
+    ABSENT(query_value) = false;
+    CHECK_FAILS(import(&c), MFA_ERROR_INVALID_ARGS, "forward.query_value is set, expected NULL");
+    c = good(context, MFAI_BACKWARD, 1 << MFAI_DESC_SCALES);
+    CHECK_FAILS(import(&c), MFA_ERROR_INVALID_ARGS, "forward.scales is set, expected NULL");
+    c = good(context, MFAI_BACKWARD, 1 << MFAI_DESC_APPEND);
+    CHECK_FAILS(import(&c), MFA_ERROR_INVALID_ARGS, "forward.append is set, expected NULL");
+}
+
+static call scaled(mfa_context_t context, mfai_pass_t pass) { return good(context, pass, 1 << MFAI_DESC_SCALES); }
+
+static void test_scales(mfa_context_t context) {
+    test_each_operand(scaled, context, MFAI_FORWARD);
+    call c = scaled(context, MFAI_FORWARD);
+    CHECK(import(&c) == MFA_SUCCESS && problem.features & MFAI_SCALES && problem.key_scale.stride[0] == 2);
+    pack(&T(scales.key), 1, 2, 1, 1);
+    pack(&T(scales.value), 2, 1, 1, 1);
+    ABSENT(scales.query) = true;
+    CHECK(import(&c) == MFA_SUCCESS && problem.key_scale.stride[0] == 0 && problem.value_scale.stride[1] == 0);
+    pack(&T(scales.value), 2, 4, 1, 1);
+    CHECK_FAILS(import(&c), MFA_ERROR_INVALID_ARGS, "scales.value has shape (2, 4, 1, 1), expected (2, 2, 1, 1)");
+    INVALID_OF(scaled(context, MFAI_FORWARD), c.scales.reserved = 1, "scales.reserved is 1");
+    INVALID_OF(scaled(context, MFAI_FORWARD), c.scales.struct_size = 8, "scales.struct_size is 8");
 }
 
 static void test_newer_caller(mfa_context_t context) {
@@ -269,7 +184,7 @@ static void test_newer_caller(mfa_context_t context) {
         mfa_tensor_t known;
         int64_t more;
     } newer = {.more = 0};
-    call c = good(context, MFAI_FORWARD);
+    call c = of_pass(context, MFAI_FORWARD);
     newer.known = T(query);
     newer.known.struct_size = sizeof newer;
     mfai_view_t view;
@@ -285,7 +200,7 @@ static void test_buffers(mfa_context_t context) {
     CHECK(mfa_create_context(&other) == MFA_SUCCESS);
     CHECK(mfa_create_buffer(context, 2 * 4 * 3 * 8 * 4 + 8, &buffer) == MFA_SUCCESS);
     CHECK(mfa_create_buffer(other, 4096, &foreign) == MFA_SUCCESS);
-    call c = good(context, MFAI_FORWARD);
+    call c = of_pass(context, MFAI_FORWARD);
     T(query).data = NULL;
     T(query).buffer = buffer;
     T(query).byte_offset = 8;
@@ -306,10 +221,14 @@ int main(void) {
     CHECK(mfa_create_context(&context) == MFA_SUCCESS);
     test_normalised(context);
     test_refused(context);
-    test_each_operand(context, MFAI_FORWARD);
-    test_each_operand(context, MFAI_BACKWARD);
+    test_each_operand(of_pass, context, MFAI_FORWARD);
+    test_each_operand(of_pass, context, MFAI_BACKWARD);
+    test_presence_and_shape(context, MFAI_FORWARD);
+    test_presence_and_shape(context, MFAI_BACKWARD);
     test_gradients_want_their_operands(context);
     test_extremes(context);
+    test_forward_only(context);
+    test_scales(context);
     test_newer_caller(context);
     test_buffers(context);
     mfa_destroy_context(context);
