@@ -17,7 +17,7 @@ enum {
     BLOCK_FLOATS = 6 << 15, /* what a block of keys and its scores take, of a second-level cache of 1 MiB */
     WANTED_TASKS = 16,      /* for each thread, between two points where all threads meet */
     UNIT_PANELS = 3,        /* of keys: whole register tiles of keys fit in them */
-    SMALL_BLOCKS_ROWS = 48, /* rows of a tile of several rows of blocks, which few keys may have in common */
+    SMALL_BLOCKS_ROWS = 24, /* rows of a tile of several rows of blocks, which few keys may have in common */
 };
 _Static_assert((int)MFAI_CPU_BACKWARD_KEYS <= (int)MFAI_ROWS_MOST, "rows of one table");
 _Static_assert((int)MFAI_CPU_BACKWARD_ROWS <= (int)MFAI_ROWS_MOST, "rows of one table");

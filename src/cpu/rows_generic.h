@@ -43,11 +43,27 @@ static seen_t find_seen(const mfai_walk_t *walk, mfa_span rows, mfa_span keys, i
     return seen;
 }
 
+/* Whether nothing hides or changes a score of the rows that bounds let them see, as one line of blocks tells. */
+static bool are_plain_rows(const mfai_walk_t *walk, mfa_span rows, mfa_span keys) {
+    const mfai_problem_t *p = walk->problem;
+    if (p->features & MFAI_BIASES || !(p->features & MFAI_BLOCKS))
+        return false;
+    const mfa_span lines = mfa_span_tiles(row_positions(walk, rows), p->block_rows);
+    if (lines.end - lines.begin != 1 || (walk->heads.end - walk->heads.begin > 1 && p->blocks.stride[1] != 0))
+        return false;
+    const mfai_block_line_t line = mfai_block_line(p, walk->batch, walk->heads.begin, lines.begin);
+    return mfai_blocks_are_full(&line, mfa_span_tiles(keys, p->block_keys));
+}
+
 /* Fills the biases of the rows, for the keys from first_key on, and narrows what they see. `found` gets BIAS_ANY_... bits
    of each; where these have no BIAS_ANY_NONZERO, its biases may be left out. Returns the bits of all. */
 static unsigned fill_bias(const mfai_walk_t *walk, mfa_span rows, int64_t first_key, seen_t *seen, sums_t bias,
                           uint8_t *found) {
     unsigned all = 0;
+    if (are_plain_rows(walk, rows, mfa_span_of(first_key + seen->any.begin, first_key + seen->any.end))) {
+        memset(found, BIAS_ANY_VISIBLE, (size_t)(rows.end - rows.begin));
+        return BIAS_ANY_VISIBLE;
+    }
     seen->any = mfa_span_of(0, 0);
     for (int64_t r = 0; r < rows.end - rows.begin; ++r) {
         mfa_span keys = seen->row[r];
