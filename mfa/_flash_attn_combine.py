@@ -6,7 +6,7 @@ import numpy
 
 from mfa import _keywords
 from mfa._memory import as_ndarray
-from mfa._messages import shown
+from mfa._messages import brief, shown
 from mfa._tensors import new_array, note_write
 
 FLOAT32 = numpy.dtype(numpy.float32)
@@ -54,7 +54,7 @@ def flash_attn_combine(out_partial: Any, lse_partial: Any, out: Any = None, out_
     else:
         result, written = out, as_ndarray(out, "out", writable=True)
         if written.dtype not in DTYPES.values():
-            raise TypeError(f"out: dtype {shown(written.dtype)}, expected float32, float16 or bfloat16")
+            raise TypeError(f"out: dtype {brief(str(written.dtype))}, expected float32, float16 or bfloat16")
         if written.dtype != DTYPES.get(precision, written.dtype):
             raise ValueError(f"out_dtype: {DTYPES[precision]}, expected {written.dtype} as out has")
         if written.shape != shape:
@@ -84,5 +84,5 @@ def _joined(partial, logsumexps, logsumexp):
 def _float32(array, name):
     numbers = as_ndarray(array, name)
     if numbers.dtype != FLOAT32:
-        raise TypeError(f"{name}: dtype {shown(numbers.dtype)}, expected float32 in native byte order")
+        raise TypeError(f"{name}: dtype {brief(str(numbers.dtype))}, expected float32 in native byte order")
     return numbers

@@ -8,6 +8,7 @@ from mfa import _keywords, _scheduler_metadata
 from mfa._attention import DEFAULTS
 from mfa._call import ForwardCall
 from mfa._inputs import Inputs
+from mfa._lists import INT32, int32_list
 from mfa._memory import as_ndarray
 from mfa._messages import shown
 
@@ -22,7 +23,6 @@ NAMES = {
     "rotary_positions": "rotary_seqlens",
     "window": "window_size",
 }
-INT32 = numpy.dtype(numpy.int32)
 
 
 def flash_attn_with_kvcache(
@@ -176,12 +176,7 @@ def _each(length, batch):
 
 def _rows(page_table, indices):
     """The rows of the page table that the sequences have."""
-    table, indices = as_ndarray(page_table, "page_table"), as_ndarray(indices, "cache_batch_idx")
-    for array, ndim, name in ((table, 2, "page_table"), (indices, 1, "cache_batch_idx")):
-        if array.dtype != INT32:
-            raise TypeError(f"{name}: dtype {shown(array.dtype)}, expected int32 in native byte order")
-        if array.ndim != ndim:
-            raise ValueError(f"{name}: {array.ndim} dimensions, expected {ndim}")
+    table, indices = int32_list(page_table, "page_table", 2), int32_list(indices, "cache_batch_idx")
     for place in numpy.flatnonzero((indices < 0) | (indices >= len(table)))[:1]:
         raise ValueError(
             f"cache_batch_idx[{place}]: {indices[place]}, expected 0 to {len(table) - 1}, a row of page_table"

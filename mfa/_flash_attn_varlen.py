@@ -45,7 +45,7 @@ def flash_attn_varlen_func(
     cu_seqlens_q, cu_seqlens_k : array (B + 1) of int32, or None
         From 0, not descending, at most T and Tk. None: q, or k and v, are (B, rows, heads, dim) instead.
     max_seqlen_q, max_seqlen_k : int or None
-        No sequence has more rows; more than the longest has is fine, and changes nothing.
+        No sequence has more rows. It may be more than the longest has.
     seqused_q, seqused_k : array (B) of int32, or None, default None
         So many rows of each sequence are there, from the first one; None is all.
     softmax_scale, causal, qv, ..., return_attn_probs

@@ -2,14 +2,12 @@
 
 from typing import Any
 
-import numpy
-
 from mfa import _keywords
+from mfa._lists import INT32, int32_list
 from mfa._memory import as_ndarray
 from mfa._messages import shown
 from mfa._tensors import new_array
 
-INT32 = numpy.dtype(numpy.int32)
 SIZES = ("batch_size", "num_heads_q", "num_heads_kv", "headdim", "headdim_v")
 
 
@@ -69,9 +67,7 @@ def get_scheduler_metadata(
         if size >= 2**31:
             raise ValueError(f"{name}: {shown(size)}, expected at most {2**31 - 1}")
     _keywords.out_dtype(qkv_dtype, "qkv_dtype")
-    lengths = as_ndarray(cache_seqlens, "cache_seqlens")
-    if lengths.dtype != INT32:
-        raise TypeError(f"cache_seqlens: dtype {shown(lengths.dtype)}, expected int32 in native byte order")
+    lengths = int32_list(cache_seqlens, "cache_seqlens")
     if lengths.shape != (sizes[0],):
         raise ValueError(f"cache_seqlens: shape {shown(lengths.shape)}, expected ({sizes[0]},)")
     metadata = new_array(cache_seqlens, (len(sizes),), INT32)
@@ -81,14 +77,12 @@ def get_scheduler_metadata(
 
 def require(metadata, batch, q, k_cache, v_cache):
     """Refuse metadata of a call of other sizes."""
-    metadata = as_ndarray(metadata, "scheduler_metadata")
-    if metadata.dtype != INT32:
-        raise TypeError(f"scheduler_metadata: dtype {shown(metadata.dtype)}, expected int32")
+    metadata = int32_list(metadata, "scheduler_metadata")
     shapes = [
         as_ndarray(array, name).shape
         for array, name in ((q, "q"), (k_cache, "k_cache"), (v_cache, "v_cache"))
     ]
-    if metadata.ndim != 1 or len(metadata) < len(SIZES) or min(map(len, shapes)) < 2:
+    if len(metadata) < len(SIZES) or min(map(len, shapes)) < 2:
         raise ValueError(
             f"scheduler_metadata: shape {shown(metadata.shape)}, "
             "expected what get_scheduler_metadata returns for arrays like these"

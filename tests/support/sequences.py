@@ -28,8 +28,9 @@ class Places(NamedTuple):
     def scatter(self, array, rows):
         array[self.batches, :, self.rows] = rows[0].swapaxes(0, 1)
 
-    def of_batch(self, rows):
-        return Places(self.batches[rows], self.rows[rows])
+    def last(self, count):
+        first = len(self) - count
+        return Places(self.batches[first:], self.rows[first:])
 
 
 class Sequence(NamedTuple):
@@ -98,6 +99,7 @@ class PlainCall(NamedTuple):
     query: np.ndarray
     key: np.ndarray
     value: np.ndarray
+    stored_value: np.ndarray  # without its factor
     options: dict
 
 
@@ -115,21 +117,23 @@ def plain_calls(query, key, value, options):
             rest["alibi_slopes"] = slopes[b]
         if rest.get("dropout_p"):
             rest["dropout_batch"] = b
+        stored = v
         q, k, v = _scaled(q, k, v, b, options)
         if options.get("attention_chunk"):
             rest = _with_chunk(rest, q.shape[2], k.shape[2], options["attention_chunk"])
-        yield PlainCall(b, sequence, q, k, v, rest)
+        yield PlainCall(b, sequence, q, k, v, stored, rest)
 
 
 def with_query_value(call, qv, options):
     """A PlainCall in which qv is part of the query: what it is multiplied by, the values, are part of the
-    keys."""
-    q = call.sequence.queries.gather(qv).astype(np.float64)
-    q = q * _factor(options.get("q_descale"), call.at, q.shape[1], call.key.shape[1])
-    query = np.concatenate([call.query, q], axis=-1)
+    keys and scaled as they are."""
+    heads, kv_heads = call.query.shape[1], call.key.shape[1]
+    qv = _factor(options.get("q_descale"), call.at, heads, kv_heads) * call.sequence.queries.gather(qv)
+    values = _factor(options.get("k_descale"), call.at, kv_heads, kv_heads) * call.stored_value
+    query = np.concatenate([call.query, qv.astype(np.float64)], axis=-1)
     scale = call.options.get("softmax_scale")
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    key = np.concatenate([call.key, call.value], axis=-1)
+    key = np.concatenate([call.key, values.astype(np.float64)], axis=-1)
     return call._replace(query=query, key=key, options=call.options | {"softmax_scale": scale})
 
 
