@@ -18,6 +18,7 @@
 typedef struct {
     const mfai_cpu_forward_job_t *job;
     const mfai_walk_t *walk;
+    bool direct;
     mfa_span keys;
     int64_t kv_head, first_row;
     float scale; /* times a product, in a score pass */
@@ -72,7 +73,7 @@ static void add_value_scores(const block_t *block, mfa_span seen) {
 static void multiply_scores(const block_t *block, mfa_span seen) {
     const mfai_problem_t *p = block->job->problem;
     const int64_t words = block->job->shape.query_words, first = block->job->shape.key_words;
-    if (block->job->direct) {
+    if (block->direct) {
         multiply_direct(block, &p->key, 0, seen, block->scores);
         if (p->query_value.present)
             add_value_scores(block, seen);
@@ -110,7 +111,7 @@ static void multiply_values(const block_t *block, int first, int rows, mfa_span 
     const int64_t width = block->job->shape.value_width;
     float *out = block->out + first * width;
     const int64_t from = seen.begin, to = seen.end;
-    if (block->job->direct) {
+    if (block->direct) {
         mfa_span run = first_run(block, &p->value, seen);
         mfai_spaced_rows_t values = space_rows(block, &p->value, run);
         /* Nothing is packed, so the room for packed values, which is at least that large, holds the block's sums. */
@@ -233,7 +234,7 @@ static void attend(const block_t *block, mfa_span among, bool *packed) {
         bias = fill_bias(block->walk, rows, block->keys.begin, &seen, (sums_t){block->bias, block->stride}, found);
     if (mfa_span_is_empty(seen.any))
         return;
-    if (!*packed && !job->direct) {
+    if (!*packed && !block->direct) {
         const mfai_rows_t keys = find_rows(block, &p->key);
         pack_keys(&keys, job->shape.query_words, 0, block->key_panels);
         const mfai_rows_t values = find_rows(block, &p->value);
@@ -275,10 +276,10 @@ static void attend_runs(const block_t *block, bool *packed) {
 }
 
 /* Rows from `first` of a chunk on that make a sub-block. */
-static int64_t sub_block_rows(const mfai_cpu_forward_shape_t *shape, int64_t first, int64_t end) {
+static int64_t sub_block_rows(const mfai_cpu_forward_part_t *part, int64_t first, int64_t end) {
     int64_t rows = end - first < SUB_ROWS ? end - first : SUB_ROWS;
-    if (shape->line_rows > 0 && shape->line_rows - first % shape->line_rows < rows)
-        rows = shape->line_rows - first % shape->line_rows;
+    if (part->line_rows > 0 && part->line_rows - first % part->line_rows < rows)
+        rows = part->line_rows - first % part->line_rows;
     return rows;
 }
 
@@ -313,6 +314,18 @@ static void pack_query_rows(const mfai_cpu_forward_job_t *job, const mfai_walk_t
         pack_queries(job, &p->query_value, walk, rows, copy, job->shape.query_words - first, query + first);
 }
 
+/* The last part of which a number, one of the first_... that `member` is the offset of, is at most this. */
+static const mfai_cpu_forward_part_t *find_part(const mfai_cpu_forward_job_t *job, size_t member, int64_t number) {
+    int64_t begin = 0, end = job->part_count;
+    while (end - begin > 1) {
+        const int64_t middle = begin + (end - begin) / 2;
+        int64_t first;
+        memcpy(&first, (const char *)&job->parts[middle] + member, sizeof first);
+        *(first <= number ? &begin : &end) = middle;
+    }
+    return &job->parts[begin];
+}
+
 static void forward_task(void *argument, int64_t task, int slot) {
     const mfai_cpu_forward_job_t *job = argument;
     const mfai_problem_t *p = job->problem;
@@ -321,21 +334,20 @@ static void forward_task(void *argument, int64_t task, int slot) {
 
     /* Tasks of one head follow each other, so that its keys stay in cache, and the costliest causal rows, the last,
        come first. */
-    const int64_t split = task % shape->splits, bh = task / shape->splits / shape->chunks;
-    const int64_t chunk = shape->chunks - 1 - task / shape->splits % shape->chunks;
-    const int64_t sets = p->heads / shape->group, b = bh / sets, head = bh % sets * shape->group;
+    const mfai_cpu_forward_part_t *part = find_part(job, offsetof(mfai_cpu_forward_part_t, first_task), task);
+    const int64_t number = task - part->first_task;
+    const int64_t split = number % part->splits, bh = number / part->splits / part->chunks;
+    const int64_t chunk = part->chunks - 1 - number / part->splits % part->chunks;
+    const int64_t sets = p->heads / part->group, b = part->batch + bh / sets, head = bh % sets * part->group;
     const int64_t kv_head = head / p->group;
-    const int64_t first_row = chunk * shape->chunk_rows;
+    const int64_t first_row = chunk * part->chunk_rows;
+    const int64_t rows = part->rows - first_row < part->chunk_rows ? part->rows - first_row : part->chunk_rows;
     const int64_t words = shape->query_words, width = shape->value_width;
     const float scale = mfai_score_scale(p, b, kv_head);
 
-    const mfai_walk_t walk = mfai_walk_of(p, b, mfa_span_of(head, head + shape->group));
-    const int64_t there = shape->group * walk.extent.query_count - first_row;
-    const int64_t rows = there < shape->chunk_rows ? there : shape->chunk_rows;
-    if (rows <= 0)
-        return; /* a shorter sequence than others */
+    const mfai_walk_t walk = mfai_walk_of(p, b, mfa_span_of(head, head + part->group));
     const mfa_span positions = row_positions(&walk, mfa_span_of(first_row, first_row + rows));
-    mfa_span left = mfa_span_of(split * shape->split_keys, (split + 1) * shape->split_keys);
+    mfa_span left = mfa_span_of(split * part->split_keys, (split + 1) * part->split_keys);
     mfa_span keys = mfai_walk_next(&walk, positions, left, shape->block_keys);
 
     float *out = scratch + job->scratch.out, *row_max = scratch + job->scratch.row_max,
@@ -356,10 +368,11 @@ static void forward_task(void *argument, int64_t task, int slot) {
         left.begin = keys.end;
         bool packed = false;
         for (int64_t r = 0, some; r < rows; r += some) {
-            some = sub_block_rows(shape, first_row + r, first_row + rows);
+            some = sub_block_rows(part, first_row + r, first_row + rows);
             const block_t block = {
                 .job = job,
                 .walk = &walk,
+                .direct = part->direct,
                 .keys = keys,
                 .kv_head = kv_head,
                 .scale = scale,
@@ -384,11 +397,12 @@ static void forward_task(void *argument, int64_t task, int slot) {
 
     for (int64_t r = 0; r < rows; ++r) {
         const int64_t at = first_row + r;
-        if (shape->splits == 1) {
+        if (part->splits == 1) {
             finish_row(job, b, row_head(&walk, at), row_position(&walk, at), out + r * width, row_max[r], row_sum[r]);
             continue;
         }
-        float *partial = job->partial + ((bh * shape->rows + at) * shape->splits + split) * (width + 2);
+        const int64_t partial_row = part->first_partial_row + (bh * part->rows + at) * part->splits + split;
+        float *partial = job->partial + partial_row * (width + 2);
         memcpy(partial, out + r * width, (size_t)width * sizeof *partial);
         partial[width] = row_max[r];
         partial[width + 1] = row_sum[r];
@@ -399,24 +413,26 @@ static void forward_task(void *argument, int64_t task, int slot) {
 static void forward_combine(void *argument, int64_t task, int slot) {
     const mfai_cpu_forward_job_t *job = argument;
     const mfai_problem_t *p = job->problem;
-    const mfai_cpu_forward_shape_t *shape = &job->shape;
-    const int64_t width = shape->value_width, sets = p->heads / shape->group;
-    const int64_t total = p->batch * sets * shape->rows;
+    const int64_t width = job->shape.value_width;
+    const mfai_cpu_forward_part_t *part =
+        find_part(job, offsetof(mfai_cpu_forward_part_t, first_combined_row), task * MFAI_CPU_COMBINE_ROWS);
     float *sums = (float *)job->memory + slot * job->scratch.size + job->scratch.out;
-    for (int64_t at = task * MFAI_CPU_COMBINE_ROWS; at < total && at < (task + 1) * MFAI_CPU_COMBINE_ROWS; ++at) {
-        const int64_t bh = at / shape->rows, row = at % shape->rows;
-        const int64_t b = bh / sets, head = bh % sets * shape->group + row % shape->group;
-        if (row / shape->group >= mfai_extent_of(p, b).query_count)
-            continue;
-        const float *partial = job->partial + at * shape->splits * (width + 2);
+    for (int64_t i = task * MFAI_CPU_COMBINE_ROWS; i < job->combined_rows && i < (task + 1) * MFAI_CPU_COMBINE_ROWS;
+         ++i) {
+        while (i - part->first_combined_row >= part->combined_rows)
+            ++part;
+        const int64_t at = i - part->first_combined_row, bh = at / part->rows, row = at % part->rows;
+        const int64_t sets = p->heads / part->group, b = part->batch + bh / sets;
+        const int64_t head = bh % sets * part->group + row % part->group;
+        const float *partial = job->partial + (part->first_partial_row + at * part->splits) * (width + 2);
         float row_max = -INFINITY, row_sum = 0;
-        for (int64_t s = 0; s < shape->splits; ++s) {
+        for (int64_t s = 0; s < part->splits; ++s) {
             const float here = partial[s * (width + 2) + width];
             row_max = here > row_max ? here : row_max;
         }
         const float reference = row_max == -INFINITY ? 0 : row_max;
         memset(sums, 0, (size_t)width * sizeof *sums);
-        for (int64_t s = 0; s < shape->splits; ++s) {
+        for (int64_t s = 0; s < part->splits; ++s) {
             const float *part = partial + s * (width + 2);
             const float factor = exp2f((part[width] - reference) * job->max_to_log2);
             if (part[width] == -INFINITY && part[width + 1] == 0)
@@ -425,6 +441,6 @@ static void forward_combine(void *argument, int64_t task, int slot) {
             for (int64_t c = 0; c < width; c += VL)
                 vf_store(sums + c, vf_fma(vf_load(part + c), vf_set1(factor), vf_load(sums + c)));
         }
-        finish_row(job, b, head, row / shape->group, sums, row_max, row_sum);
+        finish_row(job, b, head, row / part->group, sums, row_max, row_sum);
     }
 }

@@ -6,6 +6,7 @@
 #include "core/arithmetic.h"
 
 #include <math.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 

@@ -23,17 +23,29 @@ typedef struct mfai_cpu_dropout {
     float factor;       /* of the weights kept */
 } mfai_cpu_dropout_t;
 
-/* Sizes that depend on the problem only, so that results do not depend on the machine's width. */
-typedef struct mfai_cpu_forward_shape {
-    int64_t group;     /* heads whose rows are visited together: those that share a key/value head, or one alone */
-    int64_t rows;      /* of them: group * query_count, position-major */
-    int64_t line_rows; /* no sub-block holds rows on both sides of a multiple of as many; 0: any */
+/* The tasks of one sequence, or of `batches` that are alike: chunks of rows by splits of keys, for each set of heads.
+   Sizes depend on the problem only, so that results do not depend on the machine's width. */
+typedef struct mfai_cpu_forward_part {
+    int64_t batch, batches; /* the first, and how many */
+    int64_t group;          /* heads whose rows are visited together: those that share a key/value head, or one alone */
+    int64_t rows;           /* of them: group * queries, position-major */
+    int64_t line_rows;      /* no sub-block holds rows on both sides of a multiple of as many; 0: any */
     int64_t chunk_rows, chunks;
-    int64_t block_keys; /* keys packed at once */
     int64_t split_keys, splits;
+    bool direct;                            /* few rows: keys and values are read where they lie, not packed */
+    double cost;                            /* about as many scores */
+    int64_t tasks;                          /* of them all, as the next two */
+    int64_t combined_rows, partial_rows;    /* rows that are split, and those times their splits */
+    int64_t first_task, first_combined_row; /* of all parts' */
+    int64_t first_partial_row;
+} mfai_cpu_forward_part_t;
+
+/* What all parts share. */
+typedef struct mfai_cpu_forward_shape {
+    int64_t chunk_rows;               /* at the most */
+    int64_t block_keys;               /* keys packed at once */
     int64_t query_words, value_width; /* packed widths */
     int64_t key_words; /* those of query_words that meet keys; what follows them, of query_value, meets values */
-    int64_t tasks;
 } mfai_cpu_forward_shape_t;
 
 /* Offsets in floats into a thread's scratch memory. */
@@ -46,6 +58,9 @@ typedef struct mfai_cpu_forward_job {
     const mfai_problem_t *problem;
     mfai_cpu_forward_shape_t shape;
     mfai_cpu_forward_scratch_t scratch;
+    const mfai_cpu_forward_part_t *parts; /* the costliest first */
+    int64_t part_count;
+    int64_t tasks, combined_rows; /* of all parts */
     /* Running maxima are kept in units in which weights are cheap. Plain scores: products times score_factor, in units
        of log2. With a score pass, which finishes scores one by one (scale, softcap, biases): natural units,
        since scores near the largest floats, as masks of finfo.min make, would overflow in others. */
@@ -53,11 +68,10 @@ typedef struct mfai_cpu_forward_job {
     float score_factor; /* times a product, or a finished score, is the unit of the maxima */
     float max_to_log2, max_to_natural;
     bool has_bias;     /* MFAI_BIASES or MFAI_HIDING */
-    bool direct;       /* few rows: keys and values are read where they lie, not packed */
     bool negate_query; /* a negative scale moved into the queries, so that score_factor is positive */
     mfai_cpu_dropout_t dropout;
     char *memory;   /* scratch.size floats for each slot */
-    float *partial; /* with splits > 1: for each row and split value_width sums, then row_max, row_sum */
+    float *partial; /* for each row that is split and each split: value_width sums, then row_max, row_sum */
 } mfai_cpu_forward_job_t;
 
 /* Offsets in floats into a thread's scratch memory. */
