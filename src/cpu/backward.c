@@ -3,8 +3,10 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "attn/extent.h"
 #include "attn/rows.h"
 #include "core/limits.h"
 #include "cpu/constants.h"
@@ -29,7 +31,9 @@ typedef struct {
     mfai_cpu_backward_job_t job;
     int64_t tasks;
     int slots;
-    int64_t delta, taint, reference, dquery, turns,
+    int64_t rows, row_blocks, prepare_blocks, key_blocks; /* of one head, in all sequences together */
+    int64_t most_key_blocks;                              /* of one */
+    int64_t delta, taint, reference, dquery, turns, sequences, block_tasks,
         size; /* offsets in floats into the workspace, behind the slots' scratch */
 } pass_t;
 
@@ -109,13 +113,68 @@ static mfai_cpu_backward_scratch_t lay_out(const mfai_cpu_backward_job_t *job, c
     return at;
 }
 
-/* Of all heads, as the operands have them: sequences may leave some out. */
-static int64_t row_count(const mfai_problem_t *p) { return p->query.shape[0] * p->heads * p->query.shape[2]; }
-
 static int64_t head_count(const mfai_problem_t *p) { return p->batch * p->kv_heads; }
 
-static int64_t prepare_tasks(const mfai_problem_t *p) {
-    return p->batch * p->heads * mfai_ceil_div(p->query_count, MFAI_CPU_PREPARE_ROWS);
+static mfai_cpu_backward_sequence_t find_sequence(const mfai_cpu_backward_job_t *job, int64_t batch) {
+    const mfa_extent extent = mfai_extent_of(job->problem, batch);
+    return (mfai_cpu_backward_sequence_t){
+        .batch = batch,
+        .queries = extent.query_count,
+        .keys = extent.key_count,
+        .row_blocks = mfai_ceil_div(extent.query_count, job->shape.block_rows),
+        .key_blocks = mfai_ceil_div(extent.key_count, job->shape.block_keys),
+        .prepare_blocks = mfai_ceil_div(extent.query_count, MFAI_CPU_PREPARE_ROWS),
+    };
+}
+
+/* Adds up what `count` such sequences have. */
+static void count_sequences(pass_t *pass, const mfai_cpu_backward_sequence_t *sequence, int64_t count) {
+    pass->rows += count * sequence->queries;
+    pass->row_blocks += count * sequence->row_blocks;
+    pass->prepare_blocks += count * sequence->prepare_blocks;
+    pass->key_blocks += count * sequence->key_blocks;
+    pass->most_key_blocks = mfai_max(pass->most_key_blocks, sequence->key_blocks);
+}
+
+/* Returns the most rows that one key/value head has. */
+static int64_t count_all_sequences(pass_t *pass) {
+    const mfai_problem_t *p = pass->job.problem;
+    if (p->lengths == NULL) {
+        pass->job.alike = find_sequence(&pass->job, 0);
+        count_sequences(pass, &pass->job.alike, p->batch);
+        return p->group * p->query_count;
+    }
+    int64_t most_rows = 0;
+    for (int64_t b = 0; b < p->batch; ++b) {
+        const mfai_cpu_backward_sequence_t sequence = find_sequence(&pass->job, b);
+        count_sequences(pass, &sequence, 1);
+        most_rows = mfai_max(most_rows, p->group * sequence.queries);
+    }
+    return most_rows;
+}
+
+static int by_key_blocks(const void *one, const void *other) {
+    const mfai_cpu_backward_sequence_t *a = one, *b = other;
+    return a->key_blocks != b->key_blocks ? (a->key_blocks < b->key_blocks) - (a->key_blocks > b->key_blocks)
+                                          : (a->batch > b->batch) - (a->batch < b->batch);
+}
+
+/* The table of sequences; `memory` has room for it. */
+static void fill_sequences(mfai_cpu_backward_job_t *job, mfai_cpu_backward_sequence_t *memory) {
+    const int64_t count = job->problem->batch;
+    if (job->problem->lengths == NULL)
+        return;
+    for (int64_t b = 0; b < count; ++b)
+        memory[b] = find_sequence(job, b);
+    if (!job->bias_pass)
+        qsort(memory, (size_t)count, sizeof *memory, by_key_blocks);
+    for (int64_t i = 1; i < count; ++i) {
+        const mfai_cpu_backward_sequence_t *before = &memory[i - 1];
+        memory[i].rows_before = before->rows_before + before->queries;
+        memory[i].row_blocks_before = before->row_blocks_before + before->row_blocks;
+        memory[i].prepare_blocks_before = before->prepare_blocks_before + before->prepare_blocks;
+    }
+    job->sequences = memory;
 }
 
 static int64_t bias_tasks(const mfai_view_t *dbias, const mfai_cpu_backward_shape_t *shape) {
@@ -143,26 +202,30 @@ static mfa_status_t plan_pass(const mfai_cpu_device_t *device, const mfai_cpu_ke
     job->dropout = mfai_cpu_dropout(p);
     job->scratch = lay_out(job, &kernels->tile);
 
-    const int64_t rows = row_count(p);
+    const int64_t most_rows = count_all_sequences(pass), rows = p->heads * pass->rows;
     if (rows > most_floats / 4 / job->shape.query_width)
         return mfai_fail(MFA_ERROR_MEMORY_ALLOCATION, "no memory for a workspace for %" PRId64 " rows", rows);
-    const int64_t main_tasks = head_count(p) * job->shape.key_blocks;
-    pass->tasks = bias_pass ? bias_tasks(&p->dbias, &job->shape) : main_tasks;
-    pass->slots = (int)mfai_clamp(mfai_max(pass->tasks, prepare_tasks(p)), 1, device->num_threads);
+    pass->prepare_blocks *= p->heads;
+    pass->tasks = bias_pass ? bias_tasks(&p->dbias, &job->shape) : p->kv_heads * pass->key_blocks;
+    pass->slots = (int)mfai_clamp(mfai_max(pass->tasks, pass->prepare_blocks), 1, device->num_threads);
 
     /* No more heads at a time than keep the threads busy: each holds its sums of dquery. */
-    const bool sums = !bias_pass && p->dquery.present && !adds_in_place(&p->dquery, &kernels->tile);
-    job->heads = head_count(p);
-    if (sums && job->shape.key_blocks > 0 && p->query.layout == NULL)
-        job->heads =
-            mfai_clamp(mfai_ceil_div((int64_t)WANTED_TASKS * pass->slots, job->shape.key_blocks), 1, job->heads);
+    if (!bias_pass && p->dquery.present && !adds_in_place(&p->dquery, &kernels->tile)) {
+        const double share = (double)WANTED_TASKS * pass->slots / (double)mfai_max(pass->tasks, 1);
+        const int64_t heads = mfai_clamp((int64_t)ceil(share * (double)head_count(p)), 1, head_count(p));
+        job->sum_rows =
+            mfai_clamp(p->lengths == NULL ? heads * most_rows : (int64_t)ceil(share * (double)rows), most_rows, rows);
+    }
     pass->delta = pass->slots * job->scratch.size;
     pass->taint = pass->delta + mfai_cpu_lines(rows);
     pass->reference = pass->taint + mfai_cpu_lines(rows);
     pass->dquery = pass->reference + mfai_cpu_lines(rows);
-    const int64_t summed_rows = !sums ? 0 : p->query.layout != NULL ? rows : job->heads * p->group * p->query_count;
-    pass->turns = pass->dquery + mfai_cpu_lines(summed_rows * job->shape.query_width);
-    pass->size = pass->turns + (bias_pass ? 0 : mfai_cpu_lines(p->batch * p->heads * job->shape.row_blocks));
+    pass->turns = pass->dquery + mfai_cpu_lines(job->sum_rows * job->shape.query_width);
+    pass->sequences = pass->turns + (bias_pass ? 0 : mfai_cpu_lines(p->heads * pass->row_blocks));
+    const int64_t in_table = p->lengths == NULL ? 0 : p->batch;
+    pass->block_tasks = pass->sequences + mfai_cpu_lines(in_table * (int64_t)(sizeof *job->sequences / sizeof(float)));
+    pass->size = pass->block_tasks +
+                 mfai_cpu_lines((pass->most_key_blocks + 1) * (int64_t)(sizeof *job->block_tasks / sizeof(float)));
     return MFA_SUCCESS;
 }
 
@@ -195,12 +258,49 @@ mfa_status_t mfai_cpu_backward_plan(const mfai_cpu_device_t *device, const mfai_
     const pass_t *pass = plan.has_main ? &plan.main : &plan.bias;
     out->tile_queries = (int32_t)pass->job.shape.block_rows;
     out->tile_keys = (int32_t)pass->job.shape.block_keys;
-    out->key_splits = (int32_t)mfai_clamp(pass->job.shape.key_blocks, 1, INT32_MAX);
+    out->key_splits = (int32_t)mfai_clamp(pass->most_key_blocks, 1, INT32_MAX);
     out->num_threads = pass->slots;
     out->workspace_bytes = (uint64_t)plan.workspace_floats * sizeof(float);
     snprintf(out->kernel, sizeof out->kernel, "backward_%s", pass->kernels->name);
     snprintf(out->isa, sizeof out->isa, "%s", device->isa->name);
     return MFA_SUCCESS;
+}
+
+/* The number of the first row of a key/value head, counted over all sequences. */
+static int64_t first_row(const mfai_cpu_backward_job_t *job, int64_t head) {
+    const mfai_problem_t *p = job->problem;
+    const mfai_cpu_backward_sequence_t sequence = mfai_cpu_backward_sequence(job, head / p->kv_heads);
+    return mfai_cpu_backward_row(job, &sequence, head % p->kv_heads * p->group, 0);
+}
+
+/* Blocks of rows of the heads before this one, as backward_finish takes them. */
+static int64_t first_block(const pass_t *pass, int64_t head) {
+    const mfai_problem_t *p = pass->job.problem;
+    if (head == head_count(p))
+        return pass->prepare_blocks;
+    const mfai_cpu_backward_sequence_t sequence = mfai_cpu_backward_sequence(&pass->job, head / p->kv_heads);
+    return p->heads * sequence.prepare_blocks_before + head % p->kv_heads * p->group * sequence.prepare_blocks;
+}
+
+/* Chooses heads from first_head on for whose sums there is room, and counts their tasks. */
+static int64_t choose_heads(const pass_t *pass, mfai_cpu_backward_job_t *job) {
+    const mfai_problem_t *p = job->problem;
+    const int64_t first = job->first_head, most = head_count(p);
+    const int64_t begin = first_row(job, first), rows = p->heads * pass->rows;
+    int64_t heads = job->dquery == NULL ? most - first : 1;
+    while (first + heads < most &&
+           (first + heads + 1 < most ? first_row(job, first + heads + 1) : rows) - begin <= job->sum_rows)
+        ++heads;
+    job->heads = heads;
+    job->first_block = first_block(pass, first);
+    job->most_blocks = mfai_cpu_backward_sequence(job, first / p->kv_heads).key_blocks;
+    job->block_tasks[0] = 0;
+    for (int64_t k = 0; k < job->most_blocks; ++k) {
+        while (mfai_cpu_backward_sequence(job, (first + heads - 1) / p->kv_heads).key_blocks <= k)
+            --heads;
+        job->block_tasks[k + 1] = job->block_tasks[k] + heads;
+    }
+    return job->block_tasks[job->most_blocks];
 }
 
 static void run_pass(pass_t *pass, float *workspace) {
@@ -211,21 +311,22 @@ static void run_pass(pass_t *pass, float *workspace) {
     job->delta = workspace + pass->delta;
     job->taint = workspace + pass->taint;
     job->reference = workspace + pass->reference;
-    job->dquery = pass->turns > pass->dquery ? workspace + pass->dquery : NULL;
+    job->dquery = job->sum_rows > 0 ? workspace + pass->dquery : NULL;
     job->turns = (uint32_t *)(workspace + pass->turns);
-    mfai_parallel_for(pass->slots, prepare_tasks(p), kernels->backward_prepare, job);
+    job->block_tasks = (int64_t *)(workspace + pass->block_tasks);
+    fill_sequences(job, (mfai_cpu_backward_sequence_t *)(workspace + pass->sequences));
+    mfai_parallel_for(pass->slots, pass->prepare_blocks, kernels->backward_prepare, job);
     if (job->bias_pass) {
         mfai_parallel_for(pass->slots, pass->tasks, kernels->backward_bias, job);
         return;
     }
-    memset(job->turns, 0, (size_t)(pass->size - pass->turns) * sizeof *job->turns);
-    const int64_t most = job->heads, blocks = mfai_ceil_div(p->query_count, MFAI_CPU_PREPARE_ROWS);
+    memset(job->turns, 0, (size_t)(pass->sequences - pass->turns) * sizeof *job->turns);
     if (p->dquery.present || p->dkey.present || p->dvalue.present)
-        for (job->first_head = 0; job->first_head < head_count(p); job->first_head += most) {
-            job->heads = mfai_clamp(head_count(p) - job->first_head, 0, most);
-            mfai_parallel_for(pass->slots, job->heads * job->shape.key_blocks, kernels->backward, job);
+        for (job->first_head = 0; job->first_head < head_count(p); job->first_head += job->heads) {
+            mfai_parallel_for(pass->slots, choose_heads(pass, job), kernels->backward, job);
             if (job->dquery != NULL)
-                mfai_parallel_for(pass->slots, job->heads * p->group * blocks, kernels->backward_finish, job);
+                mfai_parallel_for(pass->slots, first_block(pass, job->first_head + job->heads) - job->first_block,
+                                  kernels->backward_finish, job);
         }
     if (p->dsinks.present)
         mfai_parallel_for(pass->slots, p->heads, kernels->backward_sinks, job);

@@ -48,19 +48,17 @@ static void backward_bias(void *argument, int64_t task, int slot) {
     const mfa_span rows = bias_tiles(sum_rows, row_tile, shape->row_blocks);
     const mfa_span keys = bias_tiles(sum_keys, key_tile, shape->key_blocks);
 
-    for (t.b = batches.begin; t.b < batches.end; ++t.b)
+    for (int64_t b = batches.begin; b < batches.end; ++b)
         for (t.head = heads.begin; t.head < heads.end; ++t.head)
             for (int64_t k = keys.begin; k < keys.end; ++k) {
-                t.walk = mfai_walk_of(p, t.b, mfa_span_of(t.head, t.head + 1));
+                t.sequence = mfai_cpu_backward_sequence(job, b);
+                t.walk = mfai_walk_of(p, b, mfa_span_of(t.head, t.head + 1));
                 t.kv_head = t.head / p->group;
                 t.first_key = k * shape->block_keys;
-                const mfa_extent extent = t.walk.extent;
-                t.keys = extent.key_count - t.first_key < shape->block_keys ? extent.key_count - t.first_key
-                                                                            : shape->block_keys;
+                t.keys = keys_of_block(&t);
                 t.packed = false;
                 for (int64_t i = rows.begin; i < rows.end; ++i) {
-                    const int64_t first = i * shape->block_rows, there = extent.query_count - first;
-                    if (!begin_rows(&t, first, there < shape->block_rows ? there : shape->block_rows))
+                    if (!begin_rows(&t, i * shape->block_rows))
                         continue;
                     do
                         if (fill_tile(&t))

@@ -23,7 +23,8 @@ typedef struct {
     const mfai_cpu_backward_job_t *job;
     float *scratch;
     mfai_walk_t walk; /* of one head */
-    int64_t b, kv_head, first_key, keys;
+    mfai_cpu_backward_sequence_t sequence;
+    int64_t kv_head, first_key, keys;
     bool packed;
     int64_t head, first_row, rows;
     bool rows_packed;
@@ -38,21 +39,23 @@ typedef struct {
 static mfa_span rows_of_tile(const backward_tile_t *t) { return mfa_span_of(t->first_row, t->first_row + t->rows); }
 static mfa_span keys_of_tile(const backward_tile_t *t) { return mfa_span_of(t->first_key, t->first_key + t->keys); }
 
+/* How many there are of the block of rows or keys that begins at the tile's first: few or none at the end. */
+static int64_t rows_of_block(const backward_tile_t *t) {
+    const int64_t left = t->sequence.queries - t->first_row, most = t->job->shape.block_rows;
+    return left < most ? left : most;
+}
+static int64_t keys_of_block(const backward_tile_t *t) {
+    const int64_t left = t->sequence.keys - t->first_key, most = t->job->shape.block_keys;
+    return left < most ? left : most;
+}
+
 static mfai_rows_t find_block(const backward_tile_t *t, const mfai_view_t *view, int64_t head, int64_t first,
                               int64_t count) {
     const mfai_cpu_backward_scratch_t *at = &t->job->scratch;
     const mfai_rows_room_t room = {.table = (const char **)(void *)(t->scratch + at->rows),
                                    .copy = (char *)(t->scratch + at->copy),
                                    .zeros = (const char *)(t->scratch + at->zeros)};
-    return mfai_rows_find(view, t->b, head, first, count, &room);
-}
-
-/* The number of a query row among those that the operands have. */
-static int64_t row_number(const mfai_problem_t *p, int64_t b, int64_t head, int64_t row) {
-    mfai_place_t at = {b, row};
-    if (p->query.layout != NULL)
-        at = mfai_layout_place(p->query.layout, b, row);
-    return (at.batch * p->heads + head) * p->query.shape[2] + at.row;
+    return mfai_rows_find(view, t->sequence.batch, head, first, count, &room);
 }
 
 /* Rows as the left side of a product: each padded with zeros to whole vectors. */
@@ -152,9 +155,8 @@ static void set_reference(const mfai_cpu_backward_job_t *job, float logsumexp, g
 /* The rows from `row` on whose words share memory: raw products become weights and gradients. */
 static void finish_rows(const backward_tile_t *t, int64_t row) {
     const mfai_cpu_backward_job_t *job = t->job;
-    const mfai_problem_t *p = job->problem;
     const int64_t stride = job->shape.stride;
-    const int64_t first = row_number(p, t->b, t->head, t->first_row);
+    const int64_t first = mfai_cpu_backward_row(job, &t->sequence, t->head, t->first_row);
     gradient_row_t rows[WORD_DEPTH] = {{.scores = NULL}};
     mfa_span keys = mfa_span_of(0, 0);
     int count = 0;
@@ -175,8 +177,8 @@ static void finish_rows(const backward_tile_t *t, int64_t row) {
         for (int i = 0; i < count; ++i) {
             const int64_t begin = keys.begin / VL * VL, end = (keys.end + VL - 1) / VL * VL;
             float *drop_factors = t->scratch + job->scratch.drop_factors + i * stride;
-            fill_drop_factors(&job->dropout, t->b, t->head, t->first_row + row + i, t->first_key + begin, end - begin,
-                              drop_factors + begin);
+            fill_drop_factors(&job->dropout, t->sequence.batch, t->head, t->first_row + row + i, t->first_key + begin,
+                              end - begin, drop_factors + begin);
             rows[i].drop_factors = drop_factors;
         }
     lane32 *along = t->scratch + job->scratch.dscore_rows + row * stride;
@@ -219,9 +221,9 @@ static bool next_run(backward_tile_t *t) {
 }
 
 /* Begins with the rows from first_row on, and the first run of keys that they may see; false if there is none. */
-static bool begin_rows(backward_tile_t *t, int64_t first_row, int64_t rows) {
+static bool begin_rows(backward_tile_t *t, int64_t first_row) {
     t->first_row = first_row;
-    t->rows = rows;
+    t->rows = rows_of_block(t);
     t->rows_packed = false;
     t->run = mfa_span_of(t->first_key, t->first_key);
     return next_run(t);
@@ -268,14 +270,17 @@ static void add_to_keys(const backward_tile_t *t, int64_t left, int64_t panels, 
 }
 
 /* Where row `row` of dquery is summed, and the floats from one row to the next. */
-static float *dquery_sums(const mfai_cpu_backward_job_t *job, int64_t b, int64_t head, int64_t row, int64_t *step) {
+static float *dquery_sums(const mfai_cpu_backward_job_t *job, const mfai_cpu_backward_sequence_t *sequence,
+                          int64_t head, int64_t row, int64_t *step) {
     const mfai_problem_t *p = job->problem;
-    if (job->dquery != NULL) {
-        *step = job->shape.query_width;
-        return job->dquery + (row_number(p, b, head, row) - job->first_head * p->group * p->query.shape[2]) * *step;
+    if (job->dquery == NULL) {
+        *step = p->dquery.stride[2];
+        return (float *)mfai_view_row(&p->dquery, sequence->batch, head, row);
     }
-    *step = job->problem->dquery.stride[2];
-    return (float *)mfai_view_row(&job->problem->dquery, b, head, row);
+    const mfai_cpu_backward_sequence_t first = mfai_cpu_backward_sequence(job, job->first_head / p->kv_heads);
+    const int64_t first_row = mfai_cpu_backward_row(job, &first, job->first_head % p->kv_heads * p->group, 0);
+    *step = job->shape.query_width;
+    return job->dquery + (mfai_cpu_backward_row(job, sequence, head, row) - first_row) * *step;
 }
 
 static void add_to_queries(const backward_tile_t *t) {
@@ -283,7 +288,7 @@ static void add_to_queries(const backward_tile_t *t) {
     const int64_t stride = job->shape.stride, capacity = words_of(t->keys), columns = job->problem->head_dim;
     const lane32 *gradients = t->scratch + (WORD_DEPTH == 1 ? job->scratch.dscores : job->scratch.dscore_rows);
     int64_t step;
-    float *sums = dquery_sums(job, t->b, t->head, t->first_row, &step);
+    float *sums = dquery_sums(job, &t->sequence, t->head, t->first_row, &step);
     for (int64_t panel = 0; panel * PANEL < columns; ++panel) {
         const bool full = panel_is_full(panel, columns);
         const lane32 *right = t->scratch + job->scratch.key_panels + panel * PANEL * capacity;
@@ -306,7 +311,8 @@ static void backward_rows(backward_tile_t *t, int64_t row_block, int64_t key_blo
     const mfai_cpu_backward_job_t *job = t->job;
     const mfai_problem_t *p = job->problem;
     const mfai_cpu_backward_shape_t *shape = &job->shape;
-    uint32_t *turn = &job->turns[(t->b * job->problem->heads + t->head) * shape->row_blocks + row_block];
+    const mfai_cpu_backward_sequence_t *sequence = &t->sequence;
+    uint32_t *turn = &job->turns[p->heads * sequence->row_blocks_before + t->head * sequence->row_blocks + row_block];
     bool waited = false;
     do {
         const bool any = fill_tile(t);
@@ -331,8 +337,19 @@ static void backward_rows(backward_tile_t *t, int64_t row_block, int64_t key_blo
 static void store_key_gradient(const backward_tile_t *t, const mfai_view_t *view, const float *sums, int64_t width) {
     if (view->present)
         for (int64_t j = 0; j < t->keys; ++j)
-            store_row(sums + j * width, view->shape[3], 1, mfai_view_row(view, t->b, t->kv_head, t->first_key + j),
-                      view->format, view->stride[3]);
+            store_row(sums + j * width, view->shape[3], 1,
+                      mfai_view_row(view, t->sequence.batch, t->kv_head, t->first_key + j), view->format,
+                      view->stride[3]);
+}
+
+/* The last number of the first `count`, which ascend from 0, that is at most `most`. */
+static int64_t last_at_most(const int64_t *numbers, int64_t count, int64_t most) {
+    int64_t begin = 0, end = count;
+    while (end - begin > 1) {
+        const int64_t middle = begin + (end - begin) / 2;
+        *(numbers[middle] <= most ? &begin : &end) = middle;
+    }
+    return begin;
 }
 
 static void backward_task(void *argument, int64_t task, int slot) {
@@ -341,27 +358,24 @@ static void backward_task(void *argument, int64_t task, int slot) {
     const mfai_cpu_backward_shape_t *shape = &job->shape;
     /* Blocks of keys come one after the other, so that waiting for the one before is rare unless there is a single
        head. */
-    const int64_t key_block = task / job->heads, bh = job->first_head + task % job->heads;
+    const int64_t key_block = last_at_most(job->block_tasks, job->most_blocks, task);
+    const int64_t number = job->first_head + task - job->block_tasks[key_block];
     backward_tile_t t = {
         .job = job,
         .scratch = (float *)job->memory + slot * job->scratch.size,
-        .b = bh / p->kv_heads,
-        .kv_head = bh % p->kv_heads,
+        .sequence = mfai_cpu_backward_sequence(job, number / p->kv_heads),
+        .kv_head = number % p->kv_heads,
         .first_key = key_block * shape->block_keys,
     };
-    const mfa_extent extent = mfai_extent_of(p, t.b);
-    t.keys = extent.key_count - t.first_key < shape->block_keys ? extent.key_count - t.first_key : shape->block_keys;
-    if (t.keys <= 0)
-        return; /* a shorter sequence than others */
+    t.keys = keys_of_block(&t);
     float *dkey = t.scratch + job->scratch.dkey, *dvalue = t.scratch + job->scratch.dvalue;
     memset(dkey, 0, (size_t)(t.keys * shape->query_width) * sizeof *dkey);
     memset(dvalue, 0, (size_t)(t.keys * shape->value_width) * sizeof *dvalue);
     memset(t.scratch + job->scratch.zeros, 0, (size_t)(job->scratch.size - job->scratch.zeros) * sizeof(float));
     for (t.head = t.kv_head * p->group; t.head < (t.kv_head + 1) * p->group; ++t.head) {
-        t.walk = mfai_walk_of(p, t.b, mfa_span_of(t.head, t.head + 1));
-        for (int64_t i = 0; i < shape->row_blocks; ++i) {
-            const int64_t first = i * shape->block_rows, there = extent.query_count - first;
-            if (begin_rows(&t, first, there < shape->block_rows ? there : shape->block_rows))
+        t.walk = mfai_walk_of(p, t.sequence.batch, mfa_span_of(t.head, t.head + 1));
+        for (int64_t i = 0; i < t.sequence.row_blocks; ++i) {
+            if (begin_rows(&t, i * shape->block_rows))
                 backward_rows(&t, i, key_block);
         }
     }
@@ -412,27 +426,53 @@ static float times_zero(const float *a, int64_t count) {
     return vf_hsum(sum);
 }
 
+/* Rows first .. end - 1 of one head. */
+typedef struct {
+    mfai_cpu_backward_sequence_t sequence;
+    int64_t head, first, end;
+} some_rows_t;
+
+/* Block `number` of MFAI_CPU_PREPARE_ROWS rows. */
+static some_rows_t find_some_rows(const mfai_cpu_backward_job_t *job, int64_t number) {
+    const int64_t heads = job->problem->heads;
+    some_rows_t some;
+    if (job->sequences == NULL) {
+        some.sequence = mfai_cpu_backward_sequence(job, number / (heads * job->alike.prepare_blocks));
+    } else {
+        int64_t begin = 0, end = job->problem->batch;
+        while (end - begin > 1) {
+            const int64_t middle = begin + (end - begin) / 2;
+            *(heads * job->sequences[middle].prepare_blocks_before <= number ? &begin : &end) = middle;
+        }
+        some.sequence = job->sequences[begin];
+    }
+    const int64_t in_sequence = number - heads * some.sequence.prepare_blocks_before;
+    some.head = in_sequence / some.sequence.prepare_blocks;
+    some.first = in_sequence % some.sequence.prepare_blocks * MFAI_CPU_PREPARE_ROWS;
+    some.end = some.first + MFAI_CPU_PREPARE_ROWS;
+    if (some.end > some.sequence.queries)
+        some.end = some.sequence.queries;
+    return some;
+}
+
 static void backward_prepare(void *argument, int64_t task, int slot) {
     const mfai_cpu_backward_job_t *job = argument;
     const mfai_problem_t *p = job->problem;
     float *first_copy = (float *)job->memory + slot * job->scratch.size, *second_copy = first_copy + 2 * p->value_dim;
-    const int64_t blocks = (p->query_count + MFAI_CPU_PREPARE_ROWS - 1) / MFAI_CPU_PREPARE_ROWS, bh = task / blocks;
-    const int64_t b = bh / p->heads, head = bh % p->heads;
-    const int64_t query_count = mfai_extent_of(p, b).query_count;
-    for (int64_t row = task % blocks * MFAI_CPU_PREPARE_ROWS;
-         row < query_count && row < (task % blocks + 1) * MFAI_CPU_PREPARE_ROWS; ++row) {
-        const int64_t at = row_number(p, b, head, row);
+    const some_rows_t some = find_some_rows(job, task);
+    const int64_t b = some.sequence.batch, head = some.head;
+    for (int64_t row = some.first; row < some.end; ++row) {
+        const int64_t at = mfai_cpu_backward_row(job, &some.sequence, head, row);
         const float logsumexp = *(const float *)mfai_view_row(&p->logsumexp, b, head, row);
         job->reference[at] = logsumexp == -INFINITY ? INFINITY : logsumexp;
         const float *dout = float_row(&job->problem->dout, b, head, row, first_copy);
         const float *out = float_row(&p->out, b, head, row, second_copy);
         job->delta[at] = is_zero(out, p->value_dim) ? 0 : dot(dout, out, p->value_dim);
         job->taint[at] = times_zero(dout, p->value_dim);
-        if (job->problem->dquery.present && !job->bias_pass && (job->dquery == NULL || bh < job->heads * p->group)) {
-            int64_t step;
-            float *sums = dquery_sums(job, b, head, row, &step);
-            memset(sums, 0, (size_t)(job->dquery != NULL ? step : p->head_dim) * sizeof *sums);
-        }
+        if (p->dquery.present && !job->bias_pass && job->dquery == NULL)
+            memset(mfai_view_row(&p->dquery, b, head, row), 0, (size_t)p->head_dim * sizeof(float));
+        if (at < job->sum_rows)
+            memset(job->dquery + at * job->shape.query_width, 0, (size_t)job->shape.query_width * sizeof(float));
     }
 }
 
@@ -441,14 +481,12 @@ static void backward_finish(void *argument, int64_t task, int slot) {
     const mfai_cpu_backward_job_t *job = argument;
     const mfai_problem_t *p = job->problem;
     const mfai_view_t *dquery = &job->problem->dquery;
-    const int64_t blocks = (p->query_count + MFAI_CPU_PREPARE_ROWS - 1) / MFAI_CPU_PREPARE_ROWS;
-    const int64_t bh = job->first_head * p->group + task / blocks, b = bh / p->heads, head = bh % p->heads;
-    const int64_t query_count = mfai_extent_of(p, b).query_count;
-    for (int64_t row = task % blocks * MFAI_CPU_PREPARE_ROWS;
-         row < query_count && row < (task % blocks + 1) * MFAI_CPU_PREPARE_ROWS; ++row) {
+    const some_rows_t some = find_some_rows(job, job->first_block + task);
+    for (int64_t row = some.first; row < some.end; ++row) {
         int64_t step;
-        float *sums = dquery_sums(job, b, head, row, &step);
-        store_row(sums, p->head_dim, 1, mfai_view_row(dquery, b, head, row), dquery->format, dquery->stride[3]);
+        float *sums = dquery_sums(job, &some.sequence, some.head, row, &step);
+        store_row(sums, p->head_dim, 1, mfai_view_row(dquery, some.sequence.batch, some.head, row), dquery->format,
+                  dquery->stride[3]);
         memset(sums, 0, (size_t)step * sizeof *sums);
     }
 }
@@ -460,10 +498,13 @@ static void backward_sinks(void *argument, int64_t task, int slot) {
     const mfai_problem_t *p = job->problem;
     const float sink = *(const float *)mfai_view_row(&p->sinks, 0, task, 0);
     double sum = 0;
-    for (int64_t b = 0; b < p->batch; ++b)
-        for (int64_t row = 0; row < mfai_extent_of(p, b).query_count && sink != -INFINITY; ++row) {
-            const float logsumexp = *(const float *)mfai_view_row(&p->logsumexp, b, task, row);
-            sum -= exp((double)sink - logsumexp) * job->delta[row_number(p, b, task, row)];
+    for (int64_t i = 0; i < p->batch && sink != -INFINITY; ++i) {
+        const mfai_cpu_backward_sequence_t sequence = mfai_cpu_backward_sequence(job, i);
+        const float *delta = job->delta + mfai_cpu_backward_row(job, &sequence, task, 0);
+        for (int64_t row = 0; row < sequence.queries; ++row) {
+            const float logsumexp = *(const float *)mfai_view_row(&p->logsumexp, sequence.batch, task, row);
+            sum -= exp((double)sink - logsumexp) * delta[row];
         }
+    }
     *(float *)mfai_view_row(&job->problem->dsinks, 0, task, 0) = (float)sum;
 }

@@ -94,12 +94,19 @@ typedef struct mfai_cpu_append_job {
 enum { MFAI_CPU_BACKWARD_ROWS = 96, MFAI_CPU_BACKWARD_KEYS = 384 };
 
 typedef struct mfai_cpu_backward_shape {
-    int64_t block_rows, row_blocks; /* of one query head */
+    int64_t block_rows, row_blocks; /* of one query head of the longest sequence */
     int64_t block_keys, key_blocks;
     int64_t query_words, value_words; /* of a row, padded to whole vectors */
     int64_t query_width, value_width; /* columns, padded to whole panels */
     int64_t stride;                   /* of a row of scores */
 } mfai_cpu_backward_shape_t;
+
+/* One sequence. Rows and blocks of all sequences are numbered one after the other, in each sequence by head. */
+typedef struct mfai_cpu_backward_sequence {
+    int64_t batch, queries, keys;
+    int64_t row_blocks, key_blocks, prepare_blocks;                /* of one head */
+    int64_t rows_before, row_blocks_before, prepare_blocks_before; /* of one head, in sequences before it */
+} mfai_cpu_backward_sequence_t;
 
 /* Offsets in floats into a thread's scratch memory. Each operand is packed in the forms in which products take it: rows
    for the left side, columns or panels (pack_keys, pack_values) for the right. */
@@ -118,16 +125,41 @@ typedef struct mfai_cpu_backward_job {
     bool has_bias;             /* MFAI_BIASES or MFAI_HIDING */
     bool bias_pass;            /* gradients are those of the biases, before scale and softcap */
     mfai_cpu_dropout_t dropout;
-    /* Key/value heads, counted over all batches, whose dquery is summed at the same time: first_head on, `heads` of
+    mfai_cpu_backward_sequence_t alike;            /* any of them, but for its batch and what is before it */
+    const mfai_cpu_backward_sequence_t *sequences; /* NULL: they are alike; else those with most blocks of keys come
+                                                      first, unless for dbias, which has them by batch */
+    /* Key/value heads, counted over all sequences, whose dquery is summed at the same time: first_head on, `heads` of
        them. */
     int64_t first_head, heads;
-    char *memory;     /* scratch.size floats for each slot */
-    float *delta;     /* for each batch, head and row: dout . out */
-    float *taint;     /* likewise: 0, or NaN if dout holds what is not finite */
-    float *reference; /* likewise: logsumexp, or +inf where no key is seen */
-    float *dquery;    /* for each query row of these heads query_width sums; NULL: added up in the gradient itself */
-    uint32_t *turns;  /* for each batch, head and row block: 1 + the last key block that was visited, or 0 */
+    int64_t *block_tasks; /* tasks of these heads for their blocks of keys before the first, the second and so on */
+    int64_t most_blocks;  /* of keys, of one of these heads */
+    int64_t first_block;  /* of MFAI_CPU_PREPARE_ROWS rows, of the first of these heads */
+    int64_t sum_rows;     /* for which there is memory in dquery */
+    char *memory;         /* scratch.size floats for each slot */
+    float *delta;         /* for each sequence, head and row: dout . out */
+    float *taint;         /* likewise: 0, or NaN if dout holds what is not finite */
+    float *reference;     /* likewise: logsumexp, or +inf where no key is seen */
+    float *dquery;   /* for each query row of these heads query_width sums; NULL: added up in the gradient itself */
+    uint32_t *turns; /* for each sequence, head and row block: 1 + the last key block that was visited, or 0 */
 } mfai_cpu_backward_job_t;
+
+static inline mfai_cpu_backward_sequence_t mfai_cpu_backward_sequence(const mfai_cpu_backward_job_t *job,
+                                                                      int64_t number) {
+    if (job->sequences != NULL)
+        return job->sequences[number];
+    mfai_cpu_backward_sequence_t sequence = job->alike;
+    sequence.batch = number;
+    sequence.rows_before = number * sequence.queries;
+    sequence.row_blocks_before = number * sequence.row_blocks;
+    sequence.prepare_blocks_before = number * sequence.prepare_blocks;
+    return sequence;
+}
+
+/* The number of a query row; one of the row behind the last is that of the next head's or sequence's first. */
+static inline int64_t mfai_cpu_backward_row(const mfai_cpu_backward_job_t *job,
+                                            const mfai_cpu_backward_sequence_t *sequence, int64_t head, int64_t row) {
+    return job->problem->heads * sequence->rows_before + head * sequence->queries + row;
+}
 
 typedef void (*mfai_cpu_kernel_task_fn)(void *job, int64_t task, int slot);
 
