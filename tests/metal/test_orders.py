@@ -29,13 +29,28 @@ def calls():
                              "dropout_p": 0.2, "softcap": 5.0, "mask": rng.random((rows, keys)) < 0.7}):
                 yield dout, operands, {**options, "layout": "bhsd"}
 
+def numbers(*values):
+    return np.array(values, np.int32)
+
+def sequence_calls():
+    packed = {"cu_seqlens_q": numbers(0, 37, 37, 50), "cu_seqlens_k": numbers(0, 60, 61, 83),
+              "seqused_k": numbers(50, 0, 22), "causal": "bottom-right", "sinks": np.ones(4, np.float32)}
+    paged = {"page_table": rng.permutation(12).astype(np.int32).reshape(3, 4), "attention_chunk": 9,
+             "seqused_k": numbers(50, 3, 64), "leftpad_k": numbers(0, 3, 5), "causal": "bottom-right"}
+    for options, q_shape, k_shape in (
+        (packed, (60,), (90,)), (paged, (3, 37), (12, 16)), (paged, (3, 2), (12, 16))
+    ):
+        operands = [rng.standard_normal((*shape, heads, 40)).astype(np.float32)
+                    for shape, heads in ((q_shape, 4), (k_shape, 2), (k_shape, 2))]
+        yield rng.standard_normal(operands[0].shape).astype(np.float32), operands, options
+
 def run(context, dout, operands, options):
     out, lse = mfa.attention(*operands, **options, return_lse=True, context=context)
     gradients = mfa.attention_backward(dout, *operands, out, lse, **options, context=context)
     return [np.asarray(x, np.float32) for x in (out, lse, *gradients) if x is not None]
 
 digest, worst = hashlib.sha256(), 0.0
-for dout, operands, options in calls():
+for dout, operands, options in (*calls(), *sequence_calls()):
     ours, theirs = (run(context, dout, operands, options) for context in (metal, cpu))
     unit = 2.0**-24 if operands[0].dtype == np.float32 else 2.0**-11
     for x, y in zip(ours, theirs):

@@ -11,6 +11,7 @@ k = numpy.zeros((1, 4096, 2, head_dim), dtype)
 plan = mfa.plan(q, k, k, context=mfa.Context("metal"), **options)
 print(plan.backend, plan.isa, f"{plan.tile_queries}x{plan.tile_keys}", plan.key_splits, plan.kernel, sep="|")
 """
+LENGTHS = "dict(seqused_q=numpy.zeros(1, 'i4'))"
 EVERY_GRADIENT = "dict(backward=True, bias=numpy.zeros((4096, 4096), 'f4'), sinks=numpy.zeros(8, 'f4'))"
 
 
@@ -30,6 +31,10 @@ EVERY_GRADIENT = "dict(backward=True, bias=numpy.zeros((4096, 4096), 'f4'), sink
          "32x8|1|backward_FP32 prepare query:32x8 key:16x32 bias:32x8 sinks"),
         ("apple7", 4096, "float16", 200, EVERY_GRADIENT,
          "32x16|1|backward_FP16 prepare query:32x16 key:32x32 bias:32x16 sinks"),
+        ("apple7", 4096, "float16", 64, LENGTHS, "64x32|1|fill+forward_FP16_d64x64"),
+        ("apple7", 1, "float16", 64, LENGTHS, "8x32|16|decode+combine_FP16_d64x64"),
+        ("apple7", 4096, "float16", 64, f"{LENGTHS} | dict(backward=True)",
+         "32x32|1|backward_FP16 fill prepare query:32x32 key:32x32"),
     ],
 )  # fmt: skip
 def test_plan_names_every_kernel_and_its_tiles(library, gpu, queries, dtype, head_dim, options, expected):
