@@ -8,7 +8,7 @@
 static mfai_metal_grid_t grid_of(const mfai_view_t *starts, int64_t batch, int64_t stored_rows, int64_t most_rows,
                                  int tile) {
     if (starts->present)
-        return (mfai_metal_grid_t){stored_rows / tile + batch, 1};
+        return (mfai_metal_grid_t){batch > 0 ? stored_rows / tile + batch : 0, 1};
     return (mfai_metal_grid_t){mfai_ceil_div(most_rows, tile), batch};
 }
 
