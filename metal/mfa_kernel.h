@@ -23,6 +23,9 @@ constant bool has_chunk [[function_constant(MFA_CONSTANT_CHUNK)]];
 constant bool has_query_value [[function_constant(MFA_CONSTANT_QUERY_VALUE)]];
 constant uint scales_there [[function_constant(MFA_CONSTANT_SCALES)]];
 constant bool has_rotary [[function_constant(MFA_CONSTANT_ROTARY)]];
+constant bool is_interleaved [[function_constant(MFA_CONSTANT_INTERLEAVED)]];
+constant bool has_float_cosines [[function_constant(MFA_CONSTANT_FLOAT_COSINES)]];
+constant bool has_float_sines [[function_constant(MFA_CONSTANT_FLOAT_SINES)]];
 
 constant bool has_additive_mask = additive_mask_type != 0;
 constant bool has_mask = has_bool_mask || has_additive_mask;
@@ -35,6 +38,9 @@ constant bool has_key_lengths = (lists_there & MFA_LIST_KEY_LENGTHS) != 0;
 constant bool has_left_padding = (lists_there & MFA_LIST_LEFT_PADDING) != 0;
 constant bool has_key_batches = (lists_there & MFA_LIST_KEY_BATCHES) != 0;
 constant bool has_pages = (lists_there & MFA_LIST_PAGE_TABLE) != 0;
+constant bool has_append = (lists_there & MFA_LIST_APPEND) != 0;
+constant bool has_new_starts = (lists_there & MFA_LIST_NEW_STARTS) != 0;
+constant bool has_rotary_positions = (lists_there & MFA_LIST_ROTARY_POSITIONS) != 0;
 
 constant bool has_query_scale = (scales_there & MFA_SCALE_QUERY) != 0;
 constant bool has_key_scale = (scales_there & MFA_SCALE_KEY) != 0;

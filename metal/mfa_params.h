@@ -46,6 +46,9 @@ typedef struct mfa_metal_params {
     mfa_index cache_capacity;              /* rows that a sequence has room for, where none is packed */
     mfa_index is_bottom_right;             /* with sequences: offset = keys - queries, else 0 */
     mfa_index chunk;
+    mfa_index new_rows;                  /* of new_key, as it lies */
+    mfa_index rotary_rows, rotary_pairs; /* of the tables; 0 pairs: nothing is turned */
+    mfa_index queries_step;              /* rotary positions of queries follow each other; else all have the first's */
 
     mfa_index query_tiles, key_tiles,
         value_blocks;             /* ceil(query_count / MFA_BQ) and so on; decode: of group * query_count */
@@ -147,6 +150,7 @@ typedef struct mfa_metal_delta {
 } mfa_metal_delta;
 
 /* Backward: rows of a threadgroup that computes delta, and simdgroups of those that have no row in the tile table. */
+enum { MFA_APPEND_ROWS = 8, MFA_APPEND_SIMDGROUPS = 4 };
 enum { MFA_FILL_ROWS = 32, MFA_FILL_SIMDGROUPS = 4 };
 enum { MFA_PREPARE_ROWS = 32, MFA_PREPARE_SIMDGROUPS = 4, MFA_SINKS_SIMDGROUPS = 8 };
 
@@ -172,8 +176,11 @@ enum {
     MFA_CONSTANT_LISTS = 13, /* MFA_LIST_... */
     MFA_CONSTANT_CHUNK = 14,
     MFA_CONSTANT_QUERY_VALUE = 15,
-    MFA_CONSTANT_SCALES = 16, /* MFA_SCALE_... */
-    MFA_CONSTANT_ROTARY = 17, /* queries and new keys are turned by their positions */
+    MFA_CONSTANT_SCALES = 16,        /* MFA_SCALE_... */
+    MFA_CONSTANT_ROTARY = 17,        /* queries and new keys are turned by their positions */
+    MFA_CONSTANT_INTERLEAVED = 18,   /* in pairs of neighbours; else half of what is turned apart */
+    MFA_CONSTANT_FLOAT_COSINES = 19, /* the table is float; else MFA_T, as query */
+    MFA_CONSTANT_FLOAT_SINES = 20,
     MFA_CONSTANTS
 };
 
@@ -188,7 +195,10 @@ enum {
     MFA_LIST_KEY_LENGTHS = 16,
     MFA_LIST_LEFT_PADDING = 32,
     MFA_LIST_KEY_BATCHES = 64,
-    MFA_LIST_PAGE_TABLE = 128
+    MFA_LIST_PAGE_TABLE = 128,
+    MFA_LIST_APPEND = 256, /* new rows come behind those of key_lengths */
+    MFA_LIST_NEW_STARTS = 512,
+    MFA_LIST_ROTARY_POSITIONS = 1024
 };
 
 /* Factors of stored values; a set is a sum. */

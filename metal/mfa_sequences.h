@@ -16,19 +16,22 @@
         const device int *key_lengths [[buffer(MFA_BUFFER_KEY_LENGTHS), function_constant(has_key_lengths)]],       \
         const device int *left_padding [[buffer(MFA_BUFFER_LEFT_PADDING), function_constant(has_left_padding)]],    \
         const device int *key_batches [[buffer(MFA_BUFFER_KEY_BATCHES), function_constant(has_key_batches)]],       \
-        const device int *page_table [[buffer(MFA_BUFFER_PAGE_TABLE), function_constant(has_pages)]]
-#define MFA_LISTS \
-    mfa_lists_of(query_starts, key_starts, query_lengths, key_lengths, left_padding, key_batches, page_table)
+        const device int *page_table [[buffer(MFA_BUFFER_PAGE_TABLE), function_constant(has_pages)]],               \
+        const device int *new_starts [[buffer(MFA_BUFFER_NEW_STARTS), function_constant(has_new_starts)]]
+#define MFA_LISTS                                                                                             \
+    mfa_lists_of(query_starts, key_starts, query_lengths, key_lengths, left_padding, key_batches, page_table, \
+                 new_starts)
 
 /* Those that are there. */
 struct mfa_lists {
     const device int *query_starts, *key_starts, *query_lengths, *key_lengths, *left_padding, *key_batches, *page_table;
+    const device int *new_starts;
 };
 
 inline mfa_lists mfa_lists_of(const device int *query_starts, const device int *key_starts,
                               const device int *query_lengths, const device int *key_lengths,
                               const device int *left_padding, const device int *key_batches,
-                              const device int *page_table) {
+                              const device int *page_table, const device int *new_starts) {
     mfa_lists lists;
     if (has_query_starts)
         lists.query_starts = query_starts;
@@ -44,6 +47,8 @@ inline mfa_lists mfa_lists_of(const device int *query_starts, const device int *
         lists.key_batches = key_batches;
     if (has_pages)
         lists.page_table = page_table;
+    if (has_new_starts)
+        lists.new_starts = new_starts;
     return lists;
 }
 
@@ -71,6 +76,10 @@ struct mfa_sequence {
     mfa_extent extent;
     mfa_origin queries, keys;
     const device int *pages; /* its part of the page table; `keys` then counts from the first page's first row on */
+    /* Where rows are appended: the first of these keys, of which there are as many as follow it, and where they come
+       from; and how many rows the cache had before, padding included. */
+    mfa_index first_new, filled;
+    mfa_origin added;
 };
 
 inline void mfa_find_queries(constant mfa_metal_params &p, mfa_lists lists, thread mfa_sequence &sequence) {
@@ -87,6 +96,22 @@ inline void mfa_find_queries(constant mfa_metal_params &p, mfa_lists lists, thre
     sequence.extent.query_count = min(count, p.query_count);
 }
 
+/* How many rows are appended, where there is room for `most`. */
+inline mfa_index mfa_find_new(constant mfa_metal_params &p, mfa_lists lists, mfa_index most,
+                              thread mfa_sequence &sequence) {
+    mfa_index count = p.new_rows;
+    sequence.added.batch = sequence.number;
+    sequence.added.row = 0;
+    if (has_new_starts) {
+        const mfa_span rows =
+            mfa_packed_rows(lists.new_starts, p.new_starts.column, p.batch, p.new_rows, sequence.number);
+        sequence.added.batch = 0;
+        sequence.added.row = rows.begin;
+        count = rows.end - rows.begin;
+    }
+    return min(count, most);
+}
+
 inline void mfa_find_keys(constant mfa_metal_params &p, mfa_lists lists, thread mfa_sequence &sequence) {
     mfa_index count = p.cache_capacity;
     if (has_key_starts) {
@@ -101,13 +126,18 @@ inline void mfa_find_keys(constant mfa_metal_params &p, mfa_lists lists, thread 
             mfa_list_entry(lists.key_batches, p.key_batches.column, sequence.number, p.cache_batches - 1);
     if (has_pages)
         sequence.pages = lists.page_table + sequence.number * p.page_table.row;
+    const mfa_index capacity = count;
     if (has_key_lengths)
         count = mfa_list_entry(lists.key_lengths, p.key_lengths.column, sequence.number, count);
+    sequence.filled = count;
     if (has_left_padding) {
         const mfa_index padding = mfa_list_entry(lists.left_padding, p.left_padding.column, sequence.number, count);
         sequence.keys.row += padding;
         count -= padding;
     }
+    sequence.first_new = min(count, p.key_count);
+    if (has_append)
+        count += mfa_find_new(p, lists, capacity - sequence.filled, sequence);
     sequence.extent.key_count = min(count, p.key_count);
 }
 

@@ -2,8 +2,10 @@
 #import "metal/forward.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #include "core/integers.h"
+#import "metal/append.h"
 #import "metal/operands.h"
 #include "metal/parameters.h"
 #include "metal/process.h"
@@ -79,6 +81,7 @@ static mfa_status_t make_decode(const mfai_problem_t *p, const mfai_metal_tile_t
     dispatch->threads = (unsigned)tile->simdgroups * MFAI_METAL_SIMD_WIDTH;
     dispatch->threadgroups = (uint64_t)(row_groups * params->splits);
     dispatch->work = tile_work(p, tile, params->split_keys);
+    dispatch->waits = call->dispatch_count > 1;
     const int64_t rows = params->stored_batches * p->heads * params->stored_rows;
     const uint64_t floats = (uint64_t)(rows * params->splits * (p->value_dim + MFA_PARTIAL_EXTRA));
     MFAI_TRY(mfai_metal_call_add_scratch(call, MFA_BUFFER_PARTIALS, floats * sizeof(float)));
@@ -87,17 +90,28 @@ static mfa_status_t make_decode(const mfai_problem_t *p, const mfai_metal_tile_t
 
 /* ------------------------------------------------------------------ both */
 
+/* "append+rotate+forward_FP16_d64x64": every kernel that runs, and what the tile makes of head dimensions. */
+static void name_kernels(mfai_metal_call_t *call, int32_t format, const mfai_metal_tile_t *tile) {
+    char names[sizeof call->kernels] = "";
+    size_t used = 0;
+    for (int i = 0; i < call->dispatch_count && used < sizeof names; ++i) {
+        const char *name = call->dispatches[i].kernel.name;
+        if (i == 0 || strcmp(name, call->dispatches[i - 1].kernel.name) != 0) /* results that are filled: once */
+            used += (size_t)snprintf(names + used, sizeof names - used, "%s%s", i > 0 ? "+" : "", name);
+    }
+    snprintf(call->kernels, sizeof call->kernels, "%s_%s_d%dx%d", names, mfai_formats[format].name, tile->depth,
+             tile->value_block);
+}
+
 mfa_status_t mfai_metal_forward_make(const mfai_metal_device_t *device, const mfai_problem_t *p,
                                      mfai_metal_call_t *call) {
     *call = (mfai_metal_call_t){0};
     MFAI_TRY(mfai_metal_check_process());
     MFAI_TRY(mfai_metal_parameters(p, &call->params));
     mfai_metal_add_operands(call, p);
+    MFAI_TRY(mfai_metal_add_append(call, p));
     const mfai_metal_tile_t tile = find_tile(is_decode(p) ? MFAI_METAL_DECODE : MFAI_METAL_FORWARD, device, p);
     MFAI_TRY(is_decode(p) ? make_decode(p, &tile, call) : make_tiled(p, &tile, call));
-    const bool fills = call->dispatches[0].filled != NULL;
-    snprintf(call->kernels, sizeof call->kernels, "%s%s_%s_d%dx%d", fills ? "fill+" : "",
-             is_decode(p) ? "decode+combine" : "forward", mfai_formats[p->query.format].name, tile.depth,
-             tile.value_block);
+    name_kernels(call, p->query.format, &tile);
     return MFA_SUCCESS;
 }

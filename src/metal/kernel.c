@@ -69,7 +69,9 @@ static unsigned lists_of(const mfai_problem_t *p) {
     return MFA_LIST_SEQUENCES | (p->query_starts.present ? MFA_LIST_QUERY_STARTS : 0) |
            (p->key_starts.present ? MFA_LIST_KEY_STARTS : 0) | (p->query_lengths.present ? MFA_LIST_QUERY_LENGTHS : 0) |
            (p->key_lengths.present ? MFA_LIST_KEY_LENGTHS : 0) | (p->left_padding.present ? MFA_LIST_LEFT_PADDING : 0) |
-           (p->key_batches.present ? MFA_LIST_KEY_BATCHES : 0) | (p->page_table.present ? MFA_LIST_PAGE_TABLE : 0);
+           (p->key_batches.present ? MFA_LIST_KEY_BATCHES : 0) | (p->page_table.present ? MFA_LIST_PAGE_TABLE : 0) |
+           (p->new_key.present ? MFA_LIST_APPEND : 0) | (p->new_starts.present ? MFA_LIST_NEW_STARTS : 0) |
+           (p->rotary_positions.present ? MFA_LIST_ROTARY_POSITIONS : 0);
 }
 
 static unsigned scales_of(const mfai_problem_t *p) {
@@ -93,6 +95,10 @@ void mfai_metal_kernel_set_features(mfai_metal_kernel_t *kernel, const mfai_prob
         features & MFAI_ADDITIVE_MASK ? mask_kind(&p->additive_mask) : MFA_MASK_NONE;
     kernel->constants[MFA_CONSTANT_LISTS] = features & MFAI_SEQUENCES ? lists_of(p) : 0;
     kernel->constants[MFA_CONSTANT_SCALES] = features & MFAI_SCALES ? scales_of(p) : 0;
+    const bool turns = features & MFAI_ROTARY;
+    kernel->constants[MFA_CONSTANT_INTERLEAVED] = turns && p->is_interleaved;
+    kernel->constants[MFA_CONSTANT_FLOAT_COSINES] = turns && p->rotary_cos.format == MFAI_FORMAT_FP32;
+    kernel->constants[MFA_CONSTANT_FLOAT_SINES] = turns && p->rotary_sin.format == MFAI_FORMAT_FP32;
     /* Of kernels that score, which know a softcap. */
     kernel->constants[MFA_CONSTANT_HUGE_SCALE] = used & MFAI_SOFTCAP && isinf(p->softmax_scale * MFA_LOG2_E);
 }

@@ -4,14 +4,14 @@
 
 #import "metal/device.h"
 
-typedef enum { MFAI_METAL_READ, MFAI_METAL_WRITE } mfai_metal_access_t;
+typedef enum { MFAI_METAL_READ, MFAI_METAL_WRITE, MFAI_METAL_UPDATE } mfai_metal_access_t;
 
 typedef struct {
     id<MTLBuffer> buffer; /* retained; nil: the operand is absent or empty */
     NSUInteger offset;    /* of element 0, 0, 0, 0 in the buffer */
     int64_t stride[4];    /* in elements: the operand's, or those of the copy */
     mfai_view_t origin;   /* the operand as the caller has it */
-    bool copied, written;
+    bool copied, read, written;
 } mfai_metal_operand_t;
 
 /*

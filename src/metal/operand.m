@@ -61,7 +61,7 @@ static mfa_status_t open_copy(id<MTLDevice> gpu, const char *name, mfai_metal_op
     if (operand->buffer == nil)
         return mfai_fail(MFA_ERROR_MEMORY_ALLOCATION, "no memory for a copy of %s, %" PRIu64 " bytes", name, bytes);
     operand->copied = true;
-    if (!operand->written)
+    if (operand->read)
         copy_elements((place_t){[operand->buffer contents], operand -> stride}, (place_t){view->data, view->stride},
                       size, element);
     return MFA_SUCCESS;
@@ -108,7 +108,8 @@ static mfa_status_t refuse(const char *name, const mfai_view_t *view) {
 
 mfa_status_t mfai_metal_operand_open(mfai_metal_device_t *device, const char *name, const mfai_view_t *view,
                                      mfai_metal_access_t access, bool encoded, mfai_metal_operand_t *operand) {
-    *operand = (mfai_metal_operand_t){.origin = *view, .written = access == MFAI_METAL_WRITE};
+    *operand = (mfai_metal_operand_t){
+        .origin = *view, .read = access != MFAI_METAL_WRITE, .written = access != MFAI_METAL_READ};
     memcpy(operand->stride, view->stride, sizeof operand->stride);
     if (!view->present || mfai_view_is_empty(view))
         return MFA_SUCCESS;

@@ -47,8 +47,8 @@ static const binding_t bindings[] = {
     BINDING(query_scale, MFA_BUFFER_QUERY_SCALE, false),
     BINDING(key_scale, MFA_BUFFER_KEY_SCALE, false),
     BINDING(value_scale, MFA_BUFFER_VALUE_SCALE, false),
-    BINDING(new_key, MFA_BUFFER_NEW_KEY, true),
-    BINDING(new_value, MFA_BUFFER_NEW_VALUE, true),
+    BINDING(new_key, MFA_BUFFER_NEW_KEY, false),
+    BINDING(new_value, MFA_BUFFER_NEW_VALUE, false),
     BINDING(new_starts, MFA_BUFFER_NEW_STARTS, false),
     BINDING(rotary_cos, MFA_BUFFER_ROTARY_COS, false),
     BINDING(rotary_sin, MFA_BUFFER_ROTARY_SIN, false),
@@ -72,7 +72,9 @@ static void add(mfai_metal_call_t *call, const mfai_problem_t *problem, const mf
         .index = binding->index,
         .name = operand->name,
         .view = view,
-        .access = mfai_is_written(use) ? MFAI_METAL_WRITE : MFAI_METAL_READ,
+        .access = use == MFAI_UPDATE     ? MFAI_METAL_UPDATE
+                  : mfai_is_written(use) ? MFAI_METAL_WRITE
+                                         : MFAI_METAL_READ,
         .strides = (mfa_metal_strides *)((char *)&call->params + binding->strides),
         .has_rows = binding->has_rows,
         .lists_blocks = binding->lists_blocks,

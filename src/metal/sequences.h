@@ -11,6 +11,7 @@ typedef struct {
 
 mfai_metal_grid_t mfai_metal_query_grid(const mfai_problem_t *problem, int tile_rows);
 mfai_metal_grid_t mfai_metal_key_grid(const mfai_problem_t *problem, int tile_keys);
+mfai_metal_grid_t mfai_metal_new_grid(const mfai_problem_t *problem, int tile_rows); /* of rows that are appended */
 
 /* Adds what gives the results of a pass their values where no sequence has rows; nothing, if it is known that there are
    no such rows. What writes these results is to wait. */

@@ -20,6 +20,11 @@ mfai_metal_grid_t mfai_metal_key_grid(const mfai_problem_t *p, int tile_keys) {
     return grid_of(&p->key_starts, p->batch, p->key.shape[2], p->key_count, tile_keys);
 }
 
+mfai_metal_grid_t mfai_metal_new_grid(const mfai_problem_t *p, int tile_rows) {
+    const int64_t rows = p->new_key.shape[2];
+    return grid_of(&p->new_starts, p->batch, rows, rows, tile_rows);
+}
+
 /* ------------------------------------------------------------------ rows of no sequence */
 
 static mfa_status_t add_fill(mfai_metal_call_t *call, const mfai_view_t *result, bool is_logsumexp) {

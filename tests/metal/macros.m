@@ -57,6 +57,8 @@ static mfai_problem_t problem_of(const row_t *row, int32_t precision, int32_t ou
     p.head_dim = p.value_dim = dim_of(row);
     p.window_left = p.window_right = -1;
     p.query = p.key = p.value = view(precision);
+    p.new_key = p.new_value = p.rotary_cos = p.rotary_sin = view(precision);
+    p.features |= MFAI_APPEND | MFAI_ROTARY;
     p.out = view(out);
     return p;
 }

@@ -22,6 +22,7 @@ typedef struct {
     int64_t query_count, head_dim, value_dim;
     int32_t precision, out, dout, gradient, mask; /* mask: of the additive mask; -1: none */
     bool logsumexp, bool_mask, alibi, sinks, softcap, dropout, exact_weights, huge_scale, blocks, chunk, query_value;
+    bool rotary, interleaved, float_tables;
     unsigned lists, scales; /* MFA_LIST_..., MFA_SCALE_... */
     bool dkey, dvalue;
 } variant_t;
@@ -114,6 +115,13 @@ static mfai_problem_t problem_of(const variant_t *v) {
                         .left_padding = list(v, MFA_LIST_LEFT_PADDING),
                         .key_batches = list(v, MFA_LIST_KEY_BATCHES),
                         .page_table = list(v, MFA_LIST_PAGE_TABLE),
+                        .new_key = view(v->lists & MFA_LIST_APPEND, v->precision),
+                        .new_value = view(v->lists & MFA_LIST_APPEND, v->precision),
+                        .new_starts = list(v, MFA_LIST_NEW_STARTS),
+                        .rotary_cos = view(v->rotary, v->float_tables ? MFA_PRECISION_FP32 : v->precision),
+                        .rotary_sin = view(v->rotary, v->float_tables ? MFA_PRECISION_FP32 : v->precision),
+                        .rotary_positions = list(v, MFA_LIST_ROTARY_POSITIONS),
+                        .is_interleaved = v->interleaved,
                         .query_value = view(v->query_value, v->precision),
                         .query_scale = scale(v, MFA_SCALE_QUERY),
                         .key_scale = scale(v, MFA_SCALE_KEY),
@@ -128,7 +136,9 @@ static mfai_problem_t backward_of(const variant_t *v) {
     mfai_problem_t p = problem_of(v);
     p.pass = MFAI_BACKWARD;
     p.query_value.present = p.query_scale.present = p.key_scale.present = p.value_scale.present = false;
-    p.features &= ~(unsigned)(MFAI_QUERY_VALUE | MFAI_SCALES);
+    p.new_key.present = p.new_value.present = p.new_starts.present = p.rotary_positions.present = false;
+    p.rotary_cos.present = p.rotary_sin.present = false;
+    p.features &= ~(unsigned)(MFAI_QUERY_VALUE | MFAI_SCALES | MFAI_APPEND | MFAI_ROTARY);
     p.dout = view(true, v->dout);
     p.dquery = view(true, v->gradient);
     p.dkey = view(v->dkey, v->gradient);
@@ -174,6 +184,7 @@ static variant_t with_everything(variant_t v, int32_t mask) {
     v.mask = mask;
     v.logsumexp = v.bool_mask = v.alibi = v.sinks = v.softcap = v.dropout = v.exact_weights = v.blocks = v.chunk =
         v.query_value = true;
+    v.rotary = v.interleaved = v.float_tables = true;
     v.lists = v.scales = ~0u;
     return v;
 }
@@ -207,7 +218,7 @@ static void take_types(compiler_t *compiler) {
 
 static void take_features(compiler_t *compiler) {
     const variant_t nothing = plain(MFA_PRECISION_FP16, USUAL_DIM, USUAL_DIM);
-    variant_t v[17];
+    variant_t v[20];
     for (size_t i = 0; i < sizeof v / sizeof *v; ++i)
         v[i] = nothing;
     v[0].logsumexp = true;
@@ -227,6 +238,11 @@ static void take_features(compiler_t *compiler) {
     v[14].lists = MFA_LIST_QUERY_LENGTHS | MFA_LIST_KEY_LENGTHS | MFA_LIST_PAGE_TABLE;
     v[15].query_value = true;
     v[16].scales = MFA_SCALE_QUERY | MFA_SCALE_VALUE;
+    v[17].lists = MFA_LIST_APPEND | MFA_LIST_KEY_LENGTHS;
+    v[18].lists = MFA_LIST_APPEND | MFA_LIST_KEY_LENGTHS | MFA_LIST_NEW_STARTS;
+    v[18].rotary = true;
+    v[19] = v[18];
+    v[19].interleaved = v[19].float_tables = true;
     for (size_t i = 0; i < sizeof v / sizeof *v; ++i)
         take_variant(compiler, v[i]);
 }

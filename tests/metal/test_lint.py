@@ -13,7 +13,7 @@ from support.kernels import KERNELS, source_of
 BATCH = 24  # specialisations for one process of the compiler
 FUNCTION_CONSTANT = re.compile(r"constant (bool|uint) (\w+) \[\[function_constant")
 ON = {"bool": "01", "uint": "01000000"}
-EVERY_BIT = {"lists_there": "ff000000", "scales_there": "07000000"}
+EVERY_BIT = {"lists_there": "ff070000", "scales_there": "07000000"}
 
 
 def lint(folder, source, macro_sets, constant_sets):

@@ -1,0 +1,11 @@
+/* The part of a call that appends: new rows for the cache, and queries turned by their positions. */
+#ifndef MFA_METAL_APPEND_H
+#define MFA_METAL_APPEND_H
+
+#import "metal/call.h"
+
+/* Adds its dispatches, for which those that read keys, values and queries have to wait; nothing for a problem that does
+   not append. */
+mfa_status_t mfai_metal_add_append(mfai_metal_call_t *call, const mfai_problem_t *problem);
+
+#endif
