@@ -52,6 +52,9 @@ enum {
     GIVE = MFAI_WRITE_ALWAYS
 };
 
+_Static_assert(MFAI_OPERANDS <= 64, "mfai_problem_t has a bit for each");
+
+/* Those of a struct side by side. */
 /* clang-format off */
 const mfai_operand_t mfai_operands[MFAI_OPERANDS] = {
     /* name            described by             formats   shape                 as                forward backward */
@@ -108,14 +111,11 @@ const mfai_operand_t mfai_operands[MFAI_OPERANDS] = {
 };
 /* clang-format on */
 
-#define FOR_EACH(operand) \
-    for (const mfai_operand_t *operand = mfai_operands; operand < mfai_operands + MFAI_OPERANDS; ++operand)
-
-/* Only those that a struct of the call's has; most calls have few of the structs. */
-#define FOR_EACH_OF(operand, parts) \
-    FOR_EACH(operand)               \
-    if ((parts) >> operand->described_by & 1)
-#define FOR_EACH_DESCRIBED(operand, problem) FOR_EACH_OF(operand, (problem)->described)
+/* Rows of the table, by their numbers: those of a set. */
+#define FOR_EACH(operand, set)                                                                                 \
+    for (uint64_t left_##operand = (set); left_##operand != 0; left_##operand &= left_##operand - 1)           \
+        for (const mfai_operand_t *operand = &mfai_operands[__builtin_ctzll(left_##operand)]; operand != NULL; \
+             operand = NULL)
 
 static bool is_needed(int use) { return use == MFAI_READ_ALWAYS || use == MFAI_WRITE_ALWAYS; }
 
@@ -128,15 +128,20 @@ mfai_use_t mfai_operand_use(const mfai_operand_t *operand, const mfai_problem_t 
 mfa_status_t mfai_operands_import(mfa_context_t context, mfai_desc_t described_by, const void *desc,
                                   mfai_problem_t *problem) {
     problem->described |= 1u << described_by;
-    FOR_EACH(operand) {
-        if (operand->described_by != described_by)
-            continue;
+    int i = 0;
+    while (mfai_operands[i].described_by != described_by)
+        ++i;
+    for (; i < MFAI_OPERANDS && mfai_operands[i].described_by == described_by; ++i) {
+        const mfai_operand_t *operand = &mfai_operands[i];
         const mfa_tensor_t *tensor;
         memcpy(&tensor, (const char *)desc + operand->tensor, sizeof tensor);
         MFAI_REQUIRE(tensor != NULL || !is_needed(operand->use[problem->pass]), "%s is NULL%s", operand->name,
                      operand->when_missing != NULL ? operand->when_missing : "");
+        if (tensor == NULL)
+            continue;
         MFAI_TRY(mfai_view_import(operand->name, context, tensor, operand->formats,
                                   (mfai_view_t *)((char *)problem + operand->view)));
+        problem->operands |= UINT64_C(1) << i;
     }
     return MFA_SUCCESS;
 }
@@ -155,35 +160,38 @@ static int64_t key_batch(const mfai_problem_t *p) {
     return p->key_starts.present ? 1 : p->batch;
 }
 
-static int64_t size_of(const mfai_problem_t *p, int size) {
-    const int64_t sizes[] = {[MFAI_ONE] = 1,
-                             [MFAI_BATCH] = p->batch,
-                             [MFAI_STARTS] = p->batch + 1,
-                             [MFAI_HEADS] = p->heads,
-                             [MFAI_KV_HEADS] = p->kv_heads,
-                             [MFAI_QUERIES] = p->query_count,
-                             [MFAI_KEYS] = p->key_count,
-                             [MFAI_QUERY_BATCH] = p->query_starts.present ? 1 : p->batch,
-                             [MFAI_QUERY_ROWS] = p->query.shape[2],
-                             [MFAI_KEY_BATCH] = key_batch(p),
-                             [MFAI_KEY_ROWS] = p->key.shape[2],
-                             [MFAI_HEAD_DIM] = p->head_dim,
-                             [MFAI_VALUE_DIM] = p->value_dim,
-                             [MFAI_NEW_BATCH] = p->new_starts.present ? 1 : p->batch,
-                             [MFAI_NEW_ROWS] = p->new_key.shape[2],
-                             [MFAI_ROTARY_ROWS] = p->rotary_cos.shape[2],
-                             [MFAI_ROTARY_COLUMNS] = p->rotary_cos.shape[3],
-                             [MFAI_BLOCK_LINES] = p->block_rows > 0 ? mfai_ceil_div(p->query_count, p->block_rows) : 0,
-                             [MFAI_BLOCK_COLUMNS] = p->block_keys > 0 ? mfai_ceil_div(p->key_count, p->block_keys) : 0,
-                             [MFAI_BLOCK_ROWS] = p->block_rows,
-                             [MFAI_BLOCK_KEYS] = p->block_keys};
-    return sizes[size & ~MFAI_OR_ONE];
+enum { SIZES = MFAI_BLOCK_KEYS + 1 };
+
+static void find_sizes(const mfai_problem_t *p, int64_t sizes[SIZES]) {
+    const int64_t found[SIZES] = {[MFAI_ONE] = 1,
+                                  [MFAI_BATCH] = p->batch,
+                                  [MFAI_STARTS] = p->batch + 1,
+                                  [MFAI_HEADS] = p->heads,
+                                  [MFAI_KV_HEADS] = p->kv_heads,
+                                  [MFAI_QUERIES] = p->query_count,
+                                  [MFAI_KEYS] = p->key_count,
+                                  [MFAI_QUERY_BATCH] = p->query_starts.present ? 1 : p->batch,
+                                  [MFAI_QUERY_ROWS] = p->query.shape[2],
+                                  [MFAI_KEY_BATCH] = key_batch(p),
+                                  [MFAI_KEY_ROWS] = p->key.shape[2],
+                                  [MFAI_HEAD_DIM] = p->head_dim,
+                                  [MFAI_VALUE_DIM] = p->value_dim,
+                                  [MFAI_NEW_BATCH] = p->new_starts.present ? 1 : p->batch,
+                                  [MFAI_NEW_ROWS] = p->new_key.shape[2],
+                                  [MFAI_ROTARY_ROWS] = p->rotary_cos.shape[2],
+                                  [MFAI_ROTARY_COLUMNS] = p->rotary_cos.shape[3]};
+    memcpy(sizes, found, sizeof found);
+    if (p->block_rows == 0)
+        return;
+    sizes[MFAI_BLOCK_LINES] = mfai_ceil_div(p->query_count, p->block_rows);
+    sizes[MFAI_BLOCK_COLUMNS] = mfai_ceil_div(p->key_count, p->block_keys);
+    sizes[MFAI_BLOCK_ROWS] = p->block_rows;
+    sizes[MFAI_BLOCK_KEYS] = p->block_keys;
 }
 
-static mfa_status_t check_shape(const mfai_operand_t *operand, const mfai_problem_t *problem) {
+static mfa_status_t check_shape(const mfai_operand_t *operand, const int64_t sizes[SIZES],
+                                const mfai_problem_t *problem) {
     const mfai_view_t *view = mfai_operand_view(operand, problem);
-    if (!view->present)
-        return MFA_SUCCESS;
     if (operand->like != NULL) {
         const mfai_view_t *model = find(operand->like, problem);
         MFAI_REQUIRE(model->present, "%s is set, but %s is NULL", operand->name, operand->like);
@@ -192,25 +200,29 @@ static mfa_status_t check_shape(const mfai_operand_t *operand, const mfai_proble
     int64_t shape[4];
     unsigned may_be_one = 0;
     for (int axis = 0; axis < 4; ++axis) {
-        shape[axis] = operand->shape[axis] == MFAI_ANY ? view->shape[axis] : size_of(problem, operand->shape[axis]);
+        const int size = operand->shape[axis] & ~MFAI_OR_ONE;
+        shape[axis] = size == MFAI_ANY ? view->shape[axis] : sizes[size];
         may_be_one |= operand->shape[axis] & MFAI_OR_ONE ? 1u << axis : 0;
     }
     return mfai_view_expect(operand->name, view, shape, may_be_one);
 }
 
 mfa_status_t mfai_operands_check_shapes(const mfai_problem_t *problem, unsigned parts) {
-    FOR_EACH_OF(operand, problem->described & parts)
-    MFAI_TRY(check_shape(operand, problem));
+    int64_t sizes[SIZES];
+    find_sizes(problem, sizes);
+    FOR_EACH(operand, problem->operands)
+    if (parts >> operand->described_by & 1)
+        MFAI_TRY(check_shape(operand, sizes, problem));
     return MFA_SUCCESS;
 }
 
 mfa_status_t mfai_operands_check_results(const mfai_problem_t *problem) {
-    FOR_EACH_DESCRIBED(result, problem) {
+    FOR_EACH(result, problem->operands) {
         if (!mfai_is_written(mfai_operand_use(result, problem)))
             continue;
         const mfai_view_t *view = mfai_operand_view(result, problem);
         MFAI_TRY(mfai_view_expect_injective(result->name, view));
-        FOR_EACH_DESCRIBED(other, problem) {
+        FOR_EACH(other, problem->operands) {
             /* Of two results, the first names the second. */
             const bool compared = other > result || !mfai_is_written(mfai_operand_use(other, problem));
             MFAI_REQUIRE(other == result || !compared || !mfai_views_overlap(view, mfai_operand_view(other, problem)),
@@ -221,7 +233,7 @@ mfa_status_t mfai_operands_check_results(const mfai_problem_t *problem) {
 }
 
 bool mfai_problem_is_on_device(const mfai_problem_t *problem) {
-    FOR_EACH_DESCRIBED(operand, problem)
+    FOR_EACH(operand, problem->operands)
     if (mfai_view_is_on_device(mfai_operand_view(operand, problem)))
         return true;
     return false;

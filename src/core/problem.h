@@ -46,6 +46,7 @@ typedef struct mfai_problem {
     mfai_pass_t pass;
     unsigned features;                     /* MFAI_LOGSUMEXP and so on */
     unsigned described;                    /* the structs that describe it, 1 << MFAI_DESC_... */
+    uint64_t operands;                     /* those that are present, 1 << their row in the table */
     int64_t batch, heads, kv_heads, group; /* batch: sequences; group = heads / kv_heads */
     int64_t query_count, key_count;        /* the most that a sequence has, in the sizes of masks */
     int64_t head_dim, value_dim;
