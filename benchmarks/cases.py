@@ -4,6 +4,10 @@ import itertools
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
+
+from benchmarks.patterns import pairs_seen
+
 MIB = 2**20
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -42,6 +46,8 @@ class Case:
     kv_heads: int
     causal: bool = False
     window: int | None = None
+    pattern: str | None = None  # of benchmarks.patterns, in blocks of `block` by `block`
+    block: int = 0
     backward: bool = False  # whether gradients are wanted, of the bias as well
     bias: bool = False  # an additive one of full size
     dropout_p: float = 0.0
@@ -63,6 +69,8 @@ class Case:
             parts.append("causal")
         if self.window is not None:
             parts.append(f"window {self.window}")
+        if self.pattern is not None:
+            parts.append(f"{self.pattern} {self.block}")
         if self.bias:
             parts.append("bias")
         if self.dropout_p:
@@ -73,13 +81,16 @@ class Case:
 
     @property
     def masked(self) -> bool:
-        return self.causal or self.window is not None
+        return self.causal or self.window is not None or self.pattern is not None
 
     @property
     def visible_pairs(self) -> int:
         """Pairs of a query and a key that it sees, over all heads."""
         pairs = self.query_length * self.key_length
-        if self.masked:
+        if self.pattern is not None:
+            rows = np.arange(self.query_length)
+            pairs = int(pairs_seen(self.pattern, self.block, rows, self.key_length).sum())
+        elif self.masked:
             last = min(self.key_length if self.window is None else self.window, self.key_length)
             pairs = self.query_length * last - last * (last - 1) // 2
         return self.batch * self.heads * pairs
@@ -107,7 +118,7 @@ class Case:
         return 2 * queries * self.head_dim * ITEM_BYTES[self.dtype] + 4 * queries + self.kv_bytes
 
     def unmasked(self) -> "Case":
-        return replace(self, causal=False, window=None)
+        return replace(self, causal=False, window=None, pattern=None, block=0)
 
 
 def square(group: str, shape: tuple[int, int, int, int], dtype: str, **fields) -> Case:
@@ -256,9 +267,27 @@ def memory() -> list[Case]:
     ]
 
 
-GROUPS = {
-    maker.__name__: maker for maker in (prefill, causal, window, decode, small, odd, isa, backward, memory)
-}
+def sparse() -> list[Case]:
+    """Time is to be in proportion to the pairs that are seen."""
+
+    def case(pattern: str, block: int, length: int, dtype: str, **fields) -> Case:
+        heads = 4 if length > 4096 else 8
+        fields |= {"pattern": pattern, "block": block}
+        found = square("sparse", (1, heads, length, 64), dtype, **fields)
+        share = Target("share_of_full", 1.15 * found.visible_pairs / found.unmasked().visible_pairs)
+        return replace(found, targets=(share, *found.targets))
+
+    over_flex = (Target("speedup", 2.0, "flex_attention"),)
+    patterns = (("longformer", 128), ("bigbird", 64))
+    forward = [
+        case(*pattern, length, dtype, targets=over_flex, quick=(length, dtype) == (4096, "float32"))
+        for pattern, length, dtype in itertools.product(patterns, (4096, 16384), ("float32", "bfloat16"))
+    ]
+    return forward + [case(*pattern, 4096, "float32", backward=True, quick=False) for pattern in patterns]
+
+
+MAKERS = (prefill, causal, window, decode, small, odd, isa, backward, sparse, memory)
+GROUPS = {maker.__name__: maker for maker in MAKERS}
 
 
 def tiny(case: Case) -> Case:
@@ -273,6 +302,7 @@ def tiny(case: Case) -> Case:
         key_length=48,
         head_dim=min(case.head_dim, 40),
         window=case.window and 8,
+        block=case.block and 5,
         rotate_bytes=0,
         quick=True,
         targets=(),

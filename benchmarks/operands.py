@@ -7,6 +7,7 @@ import ml_dtypes
 import numpy as np
 
 from benchmarks.cases import Case
+from benchmarks.patterns import pairs_seen
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 SAMPLED_HEADS = 4
@@ -65,6 +66,8 @@ def shapes(case: Case) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 def keys_seen(case: Case, rows: np.ndarray) -> np.ndarray:
     """(rows, Nkv), of a masked case."""
+    if case.pattern is not None:
+        return pairs_seen(case.pattern, case.block, rows, case.key_length)
     behind = rows[:, None] - np.arange(case.key_length)
     return (behind >= 0) & (behind < (case.window or case.key_length))
 

@@ -100,7 +100,7 @@ def print_report(
 ) -> None:
     console.print(
         f"{machine['cpu']}, {machine['isa']}, {machine['threads']} threads, {machine['system']}. Medians of "
-        "interleaved rounds; causal and windowed cases count the pairs of query and key that are seen."
+        "interleaved rounds; masked cases count the pairs of query and key that are seen."
     )
     console.print("; ".join(f"{name}: {version}" for name, version in status.items()), highlight=False)
     for group in options.groups:

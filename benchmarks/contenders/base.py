@@ -57,6 +57,8 @@ def refuse_forced_isa(case: Case) -> None:
 def refuse_window(case: Case) -> None:
     if case.window is not None:
         raise Unavailable("has no sliding window")
+    if case.pattern is not None:
+        raise Unavailable("has no sparse attention")
 
 
 def refuse_grouped_mask(case: Case) -> None:

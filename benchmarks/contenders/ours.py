@@ -8,6 +8,7 @@ import mfa
 from benchmarks.cases import Case
 from benchmarks.contenders.base import Call, Contender, output_shape
 from benchmarks.operands import DTYPES, GradientOperands, Operands
+from benchmarks.patterns import block_lists
 
 
 class Mfa(Contender):
@@ -41,7 +42,13 @@ class Mfa(Contender):
 
     def keywords(self, case: Case, threads: int) -> dict[str, Any]:
         keywords = {"layout": "bhsd", "context": self.context(case.cpu_isa, threads)}
-        if case.masked:
+        if case.pattern is not None:
+            lists = block_lists(case.pattern, -(-case.query_length // case.block))
+            lengths = case.query_length, case.key_length
+            keywords["block_mask"] = mfa.BlockMask.from_kv_blocks(
+                *lists, BLOCK_SIZE=case.block, seq_lengths=lengths
+            )
+        elif case.masked:
             keywords["causal"] = "top-left"
         if case.window is not None:
             keywords["window"] = mfa.sliding_window(case.window)

@@ -7,6 +7,7 @@ from benchmarks.cases import Case
 from benchmarks.contenders.base import Call, Unavailable, refuse_forced_isa
 from benchmarks.contenders.torch_sdpa import Torch
 from benchmarks.operands import GradientOperands, Operands
+from benchmarks.patterns import block_lists
 from benchmarks.peak import FOLDER
 
 
@@ -45,19 +46,29 @@ class FlexAttention(Torch):
 
     def attention(self, case: Case) -> Callable[..., Any]:
         import torch
-        from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+        from torch.nn.attention.flex_attention import flex_attention
 
         refuse_forced_isa(case)
+        block_mask = self.block_mask(case)
+        torch.compiler.reset()  # or a second shape would be compiled for shapes in general
+        return partial(torch.compile(flex_attention, dynamic=False), block_mask=block_mask)
+
+    def block_mask(self, case: Case) -> Any:
+        import torch
+        from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+
+        lengths = case.query_length, case.key_length
+        if case.pattern is not None:
+            lists = map(torch.from_numpy, block_lists(case.pattern, -(-case.query_length // case.block)))
+            return BlockMask.from_kv_blocks(*lists, BLOCK_SIZE=case.block, seq_lengths=lengths)
         if case.window is None:
-            raise Unavailable("is timed on sliding windows only")
+            raise Unavailable("is timed on sliding windows and sparse attention only")
         window = case.window
 
         def seen(batch, head, query, key):
             return (key <= query) & (query - key < window)
 
-        block_mask = create_block_mask(seen, None, None, case.query_length, case.key_length, device="cpu")
-        torch.compiler.reset()  # or a second shape would be compiled for shapes in general
-        return partial(torch.compile(flex_attention, dynamic=False), block_mask=block_mask)
+        return create_block_mask(seen, None, None, *lengths, device="cpu")
 
     def check_graph(self, case: Case, out: Any) -> None:
         """It has a kernel of its own."""

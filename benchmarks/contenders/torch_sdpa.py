@@ -8,13 +8,15 @@ import numpy as np
 from benchmarks.cases import Case
 from benchmarks.contenders.base import Call, Contender, Unavailable, refuse_forced_isa
 from benchmarks.operands import GradientOperands, Operands
+from benchmarks.patterns import pairs_seen
 
 LONGEST_DENSE_MASK = 2048
+LONGEST_PATTERN = 4096
 FLASH_ON_CPU = "ScaledDotProductFlashAttentionForCpuBackward"
 
 
 class Torch(Contender):
-    """Its scaled_dot_product_attention; a window is a mask for it."""
+    """Its scaled_dot_product_attention; a window and blocks are a mask for it."""
 
     name = "torch"
 
@@ -74,6 +76,13 @@ class Torch(Contender):
             "enable_gqa": case.kv_heads != case.heads,
             "dropout_p": case.dropout_p,
         }
+        if case.pattern is not None:
+            if case.key_length > LONGEST_PATTERN:
+                raise Unavailable("has no sparse attention but as a mask of N x N")
+            rows = np.arange(case.query_length)
+            keywords["attn_mask"] = torch.from_numpy(
+                pairs_seen(case.pattern, case.block, rows, case.key_length)
+            )
         if case.window is not None:
             if case.key_length > LONGEST_DENSE_MASK:
                 raise Unavailable("has no sliding window but as a mask of N x N")

@@ -17,14 +17,15 @@ from benchmarks.contenders import CONTENDERS
 from benchmarks.digest import digest as hash_of
 from benchmarks.measure import FULL, Measurement, Timing
 from benchmarks.operands import DTYPES
+from benchmarks.patterns import blocks_seen
 from benchmarks.targets import verdicts
 
-GROUPS = ["prefill", "causal", "window", "decode", "small", "odd", "isa", "backward"]
+GROUPS = ["prefill", "causal", "window", "decode", "small", "odd", "isa", "backward", "sparse"]
 SLOW_TO_COMPILE = "flex_attention"
 CASE_FIELDS = {
     "name", "group", "batch", "heads", "query_length", "head_dim", "dtype", "key_length", "kv_heads",
-    "causal", "window", "backward", "bias", "dropout_p", "cpu_isa", "rotate_bytes", "flop", "instructions",
-    "kv_bytes", "rounds", "peak", "bandwidth", "share_of_full", "results", "targets",
+    "causal", "window", "pattern", "block", "backward", "bias", "dropout_p", "cpu_isa", "rotate_bytes",
+    "flop", "instructions", "kv_bytes", "rounds", "peak", "bandwidth", "share_of_full", "results", "targets",
 }  # fmt: skip
 TIMED_FIELDS = {
     "contender", "reason", "seconds", "median_ms", "gflops", "ginstrs", "gbytes", "peak_fraction",
@@ -62,7 +63,8 @@ def test_every_group_is_measured_with_every_field(smoke):
         assert case["rounds"] == 2
         assert 0 < case["peak"]["median_gflops"] <= case["peak"]["largest_gflops"]
         assert (case["bandwidth"] is not None) == (case["group"] == "decode")
-        assert (case["share_of_full"] is not None) == (case["causal"] or case["window"] is not None)
+        masked = case["causal"] or case["window"] is not None or case["pattern"] is not None
+        assert (case["share_of_full"] is not None) == masked
         for result in timed(case).values():
             assert set(result) == TIMED_FIELDS
             assert len(result["seconds"]) == 2
@@ -116,7 +118,13 @@ def every_case():
 @pytest.mark.parametrize("case", [*every_case(), *cases.select(GROUPS, "smoke")], ids=lambda case: case.name)
 def test_work_is_counted_as_the_oracle_sees_it(case):
     window = (-1, -1) if case.window is None else (case.window - 1, 0)
-    seen = oracle.keys_in_range(case.query_length, case.key_length, causal=case.masked, window=window).sum()
+    if case.pattern is None:
+        seen = oracle.keys_in_range(
+            case.query_length, case.key_length, causal=case.masked, window=window
+        ).sum()
+    else:
+        numbers = np.arange(case.query_length) // case.block
+        seen = blocks_seen(case.pattern, numbers[-1] + 1)[numbers][:, numbers].sum()
     pairs = case.batch * case.heads * seen
     assert case.flop == (10 if case.backward else 4) * pairs * case.head_dim
     assert case.instructions == (7 * case.head_dim + 10 if case.backward else 2 * case.head_dim + 5) * pairs
