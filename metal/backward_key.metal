@@ -36,12 +36,17 @@ template <bool WHOLE>
 static inline void differentiate_as(constant mfa_metal_params &p, mfa_head_terms head,
                                     threadgroup const mfa_row_terms *rows, mfa_index first_row, mfa_index key,
                                     int column, thread row_products &products, thread row_products &dweights) {
+    mfa_lane_pairs pairs = mfa_whole_pairs();
+    if (has_blocks && !WHOLE)
+        pairs = mfa_lane_pairs_of<MFA_BQ, true>(head.blocks, key, first_row,
+                                                mfa_rule_rows_some_see(head.extent, mfa_span_of(key, key + 1)), column);
 #pragma clang loop unroll(full)
     for (int j = 0; j < ROW_MATRICES; ++j)
 #pragma clang loop unroll(full)
         for (int i = 0; i < 2; ++i) {
             const int row = j * 8 + column + i; /* of the tile */
-            mfa_pair_terms pair = mfa_pair_terms_of<WHOLE>(p, head, first_row + row, key);
+            mfa_pair_terms pair = mfa_pair_terms_of<WHOLE>(
+                p, head, first_row + row, key, mfa_lane_bit(pairs.visible, j, i), mfa_lane_bit(pairs.full, j, i));
             if (has_dropout)
                 pair.drop_factor = mfa_dropout_factor(head.dropout, first_row + row, key);
             const mfa_score_gradient found =

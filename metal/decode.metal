@@ -104,8 +104,8 @@ attention_decode(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]], MFA
 
     /* Rows of several heads have blocks of their own each. */
     const mfa_blocks blocks = mfa_blocks_of(p, biases, batch, head);
-    const mfa_walk lane_walk = mfa_walk_over_keys(extent, blocks, mfa_span_of(query_row, query_row + 1));
-    mfa_softmax_row state = mfa_softmax_row_of(query_row, mfa_span_cut(lane_walk.visited, split_keys));
+    mfa_softmax_row state = mfa_softmax_row_of(
+        query_row, mfa_span_cut(mfa_rule_keys_some_see(extent, mfa_span_of(query_row, query_row + 1)), split_keys));
 
     const mfa_index row_a = min(first_row + fragment_column, last_row), row_b = min(row_a + 1, last_row);
     const mfa_index head_a = kv_head * group + row_a % group, head_b = kv_head * group + row_b % group;
@@ -137,10 +137,14 @@ attention_decode(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]], MFA
 
     for (mfa_index first_key = (keys.begin / MFA_BK + simdgroup) * MFA_BK; first_key < keys.end;
          first_key += MFA_BK * MFA_SIMDGROUPS) {
-        if (has_blocks && !simd_any(mfa_walk_visits(lane_walk, mfa_span_of(first_key, first_key + MFA_BK))))
-            continue;
+        mfa_lane_pairs pairs;
+        if (has_blocks) {
+            pairs = mfa_lane_pairs_of<MFA_BK, false>(blocks, state.row, first_key, state.keys, fragment_column);
+            if (!simd_any(pairs.visible != 0))
+                continue;
+        }
         float2 mask_bias[KEY_FRAGMENTS];
-        if (has_mask && !simd_any(mfa_read_bias(mask_row, state, first_key, fragment_column, mask_bias)))
+        if (has_mask && !simd_any(mfa_read_bias(mask_row, pairs, state, first_key, fragment_column, mask_bias)))
             continue;
 
         float2 scores[KEY_FRAGMENTS];
@@ -177,11 +181,7 @@ attention_decode(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]], MFA
 #pragma unroll
         for (int f = 0; f < KEY_FRAGMENTS; ++f)
             scores[f] = mfa_transpose(scores[f], lane);
-        /* Bounds are cheap to ask key by key, blocks are not. */
-        const mfa_span tile = mfa_span_of(first_key, first_key + MFA_BK);
-        const bool whole = has_blocks && mfa_span_holds(state.keys, tile) &&
-                           mfa_all_blocks_count(blocks, mfa_span_of(state.row, state.row + 1), tile);
-        mfa_score_row(scoring, blocks, state, whole, first_key, fragment_column, mask_bias, scores);
+        mfa_score_row(scoring, pairs, state, false, first_key, fragment_column, mask_bias, scores);
         const uint hidden = mfa_hidden_keys(scores);
         const float correction = mfa_weigh_row(state, scores);
 #pragma unroll

@@ -123,8 +123,18 @@ attention_forward(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]], MF
     for (mfa_index first_key = mfa_walk_first<MFA_BK>(walk); first_key < walk.visited.end;
          first_key = mfa_walk_next<MFA_BK>(walk, first_key + MFA_BK)) {
         const mfa_span tile = mfa_span_of(first_key, first_key + MFA_BK);
-        const bool whole = mfa_tile_is_whole(extent, blocks, own_walk.own, tile);
+        const bool whole = mfa_span_holds(mfa_rule_keys_all_see(extent, own_walk.own), tile);
         bool is_visited = mfa_walk_visits(own_walk, tile); /* by this simdgroup */
+
+        mfa_lane_pairs pairs[ROW_FRAGMENTS];
+        if (has_blocks && is_visited) {
+            const bool blocks_are_whole = whole && mfa_blocks_are_whole(blocks, own_walk.own, tile);
+#pragma unroll
+            for (int r = 0; r < ROW_FRAGMENTS; ++r)
+                pairs[r] = blocks_are_whole ? mfa_whole_pairs()
+                                            : mfa_lane_pairs_of<MFA_BK, false>(blocks, rows[r].row, first_key,
+                                                                               rows[r].keys, fragment_column);
+        }
 
         float2 mask_bias[ROW_FRAGMENTS][KEY_FRAGMENTS];
         if (has_mask) {
@@ -132,7 +142,7 @@ attention_forward(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]], MF
             if (is_visited)
 #pragma unroll
                 for (int r = 0; r < ROW_FRAGMENTS; ++r)
-                    any |= mfa_read_bias(mask_rows[r], rows[r], first_key, fragment_column, mask_bias[r]);
+                    any |= mfa_read_bias(mask_rows[r], pairs[r], rows[r], first_key, fragment_column, mask_bias[r]);
             is_visited = simd_any(any);
             round ^= 1;
             if (lane == 0)
@@ -210,7 +220,7 @@ attention_forward(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]], MF
             any_not_finite |= not_finite[s];
 #pragma unroll
         for (int r = 0; r < ROW_FRAGMENTS; ++r) {
-            mfa_score_row(scoring, blocks, rows[r], whole, first_key, fragment_column, mask_bias[r], scores[r]);
+            mfa_score_row(scoring, pairs[r], rows[r], whole, first_key, fragment_column, mask_bias[r], scores[r]);
             if (any_not_finite != 0)
                 hidden[r] = mfa_hidden_keys(scores[r]);
             correction[r] = mfa_weigh_row(rows[r], scores[r]);

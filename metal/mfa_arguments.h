@@ -85,18 +85,21 @@ inline mfa_rows<MFA_T> mfa_query_value_rows(constant mfa_metal_params &p, mfa_qu
     const device uchar *bool_mask [[buffer(MFA_BUFFER_BOOL_MASK), function_constant(has_bool_mask)]],                 \
         const device uchar *additive_mask [[buffer(MFA_BUFFER_ADDITIVE_MASK), function_constant(has_additive_mask)]], \
         const device float *alibi_slopes [[buffer(MFA_BUFFER_ALIBI_SLOPES), function_constant(has_alibi)]],           \
-        const device mfa_u32 *block_words [[buffer(MFA_BUFFER_BLOCKS), function_constant(has_blocks)]]
-#define MFA_BIASES mfa_biases_of(bool_mask, additive_mask, alibi_slopes, block_words)
+        const device mfa_u32 *block_words [[buffer(MFA_BUFFER_BLOCKS), function_constant(has_blocks)]],               \
+        const device uchar *block_masks [[buffer(MFA_BUFFER_MASKS), function_constant(has_block_masks)]]
+#define MFA_BIASES mfa_biases_of(bool_mask, additive_mask, alibi_slopes, block_words, block_masks)
 
 /* Those that are there. */
 struct mfa_biases {
     const device uchar *bool_mask, *additive_mask;
     const device float *alibi_slopes;
     const device mfa_u32 *block_words;
+    const device uchar *block_masks;
 };
 
 inline mfa_biases mfa_biases_of(const device uchar *bool_mask, const device uchar *additive_mask,
-                                const device float *alibi_slopes, const device mfa_u32 *block_words) {
+                                const device float *alibi_slopes, const device mfa_u32 *block_words,
+                                const device uchar *block_masks) {
     mfa_biases biases;
     if (has_bool_mask)
         biases.bool_mask = bool_mask;
@@ -106,6 +109,8 @@ inline mfa_biases mfa_biases_of(const device uchar *bool_mask, const device ucha
         biases.alibi_slopes = alibi_slopes;
     if (has_blocks)
         biases.block_words = block_words;
+    if (has_block_masks)
+        biases.block_masks = block_masks;
     return biases;
 }
 

@@ -27,6 +27,10 @@ template <bool OF_BIAS, bool WHOLE>
 inline void mfa_differentiate_as(constant mfa_metal_params &p, mfa_head_terms head, mfa_row_terms terms, mfa_index row,
                                  mfa_index first_key, int column, thread mfa_key_products &products,
                                  thread mfa_key_products &dweights) {
+    mfa_lane_pairs pairs = mfa_whole_pairs();
+    if (has_blocks && !WHOLE)
+        pairs = mfa_lane_pairs_of<MFA_BK, false>(
+            head.blocks, row, first_key, mfa_rule_keys_some_see(head.extent, mfa_span_of(row, row + 1)), column);
     float2 factors[KEY_MATRICES];
     if (has_dropout)
         mfa_dropout_factors<KEY_MATRICES>(head.dropout, row, first_key, column, factors);
@@ -34,7 +38,9 @@ inline void mfa_differentiate_as(constant mfa_metal_params &p, mfa_head_terms he
     for (int j = 0; j < KEY_MATRICES; ++j)
 #pragma clang loop unroll(full)
         for (int i = 0; i < 2; ++i) {
-            mfa_pair_terms pair = mfa_pair_terms_of<WHOLE>(p, head, row, first_key + j * 8 + column + i);
+            mfa_pair_terms pair =
+                mfa_pair_terms_of<WHOLE>(p, head, row, first_key + j * 8 + column + i,
+                                         mfa_lane_bit(pairs.visible, j, i), mfa_lane_bit(pairs.full, j, i));
             if (has_dropout)
                 pair.drop_factor = factors[j][i];
             products.m[j].thread_elements()[i] =

@@ -87,20 +87,21 @@ struct mfa_pair_terms {
 
 /* Whether nothing hides any pair of a tile. */
 inline bool mfa_scores_are_whole(mfa_head_terms head, mfa_span rows, mfa_span keys) {
-    return !has_mask && mfa_tile_is_whole(head.extent, head.blocks, rows, keys);
+    return !(has_blocks ? has_additive_mask : has_mask) && mfa_tile_is_whole(head.extent, head.blocks, rows, keys);
 }
 
-/* Visibility and bias; nothing is read of a mask where bounds or blocks hide the pair. WHOLE: they hide none of the
-   tile. */
+/* Visibility and bias; nothing is read of a mask where bounds or blocks hide the pair. WHOLE: nothing hides any of the
+   tile. `counts` and `is_full`: what blocks and bounds say, if there are blocks. */
 template <bool WHOLE>
-inline mfa_pair_terms mfa_pair_terms_of(constant mfa_metal_params &p, mfa_head_terms head, mfa_index row,
-                                        mfa_index key) {
+inline mfa_pair_terms mfa_pair_terms_of(constant mfa_metal_params &p, mfa_head_terms head, mfa_index row, mfa_index key,
+                                        bool counts, bool is_full) {
     mfa_pair_terms pair;
     float mask_bias = 0;
-    pair.visible = WHOLE || mfa_pair_is_visible(head.extent, head.blocks, row, key);
+    pair.visible = WHOLE || (has_blocks ? counts : mfa_pair_is_visible(head.extent, row, key));
     pair.drop_factor = 1;
-    if (has_mask && pair.visible) {
-        mask_bias = mfa_mask_bias(mfa_mask_row_of(p, head.biases, head.batch, head.head, row), key);
+    if (has_mask && !WHOLE && pair.visible) {
+        mask_bias =
+            mfa_mask_bias(mfa_mask_row_of(p, head.biases, head.batch, head.head, row), key, has_blocks && is_full);
         pair.visible = mask_bias != -INFINITY;
     }
     pair.bias = mfa_bias(head.scoring, mask_bias, row, key);

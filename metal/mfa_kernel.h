@@ -20,6 +20,7 @@ constant bool has_vectors [[function_constant(MFA_CONSTANT_VECTORS)]];
 constant bool has_blocks [[function_constant(MFA_CONSTANT_BLOCKS)]];
 constant uint lists_there [[function_constant(MFA_CONSTANT_LISTS)]];
 constant bool has_chunk [[function_constant(MFA_CONSTANT_CHUNK)]];
+constant bool has_block_masks [[function_constant(MFA_CONSTANT_BLOCK_MASKS)]];
 constant bool has_query_value [[function_constant(MFA_CONSTANT_QUERY_VALUE)]];
 constant uint scales_there [[function_constant(MFA_CONSTANT_SCALES)]];
 constant bool has_rotary [[function_constant(MFA_CONSTANT_ROTARY)]];
@@ -29,6 +30,7 @@ constant bool has_float_sines [[function_constant(MFA_CONSTANT_FLOAT_SINES)]];
 
 constant bool has_additive_mask = additive_mask_type != 0;
 constant bool has_mask = has_bool_mask || has_additive_mask;
+constant bool blocks_are_masked = has_blocks && (has_bool_mask || has_block_masks); /* those that are not full */
 
 constant bool has_sequences = (lists_there & MFA_LIST_SEQUENCES) != 0;
 constant bool has_query_starts = (lists_there & MFA_LIST_QUERY_STARTS) != 0;

@@ -40,6 +40,10 @@ typedef struct mfa_metal_params {
     mfa_index query_count, key_count, head_dim, value_dim;
     mfa_index offset, window_left, window_right; /* for mfa_rules.h; -1: unbounded */
     mfa_index block_rows, block_keys;            /* of a block */
+    mfa_index block_lines, block_columns;        /* rows and columns of blocks, and words of a bit for each column */
+    mfa_index block_words, block_heads;          /* heads that have blocks of their own; 1: all have the same */
+    mfa_index listed_blocks, listed_full_blocks, listed_masks; /* at the most, in a row of each list */
+    mfa_index mask_count;
 
     mfa_index stored_batches, stored_rows; /* of query, as it lies */
     mfa_index cache_batches, cache_rows;   /* of key, as it lies: batches or pages, and rows of each */
@@ -56,7 +60,7 @@ typedef struct mfa_metal_params {
 
     mfa_metal_strides query, key, value, out, logsumexp;
     mfa_metal_strides bool_mask, additive_mask, alibi_slopes; /* stretched to (B, H, Nq, Nkv), slopes to (B, H, 1, 1) */
-    mfa_metal_strides blocks;                                 /* (B, H, rows of blocks, words); .column is 1 */
+    mfa_metal_strides blocks;                                 /* of MFA_BUFFER_BLOCKS; .row: words of a line */
     mfa_metal_strides sinks;                                  /* only .head */
     mfa_metal_strides kv_num_blocks, kv_indices, full_kv_num_blocks, full_kv_indices, block_mask, mask_indices;
     mfa_metal_strides masks; /* .batch: from mask to mask */
@@ -109,17 +113,20 @@ enum {
     MFA_BUFFER_DVALUE = 15,
     MFA_BUFFER_DBIAS = 16,
     MFA_BUFFER_DSINKS = 17,
-    MFA_BUFFER_BLOCKS = 18, /* bound if MFA_CONSTANT_BLOCKS */
-    MFA_BUFFER_MASKS = 19,
+    /* mfa_u32 (B or 1, H or 1, rows of blocks, words of a line), contiguous. A line has bits of the blocks that count,
+       bits of those in which bool_mask and masks are not looked at, in block_words words each, and, if
+       MFA_CONSTANT_BLOCK_MASKS, for each block 1 + the number of its mask; 0: none. Written by blocks. */
+    MFA_BUFFER_BLOCKS = 18,
+    MFA_BUFFER_MASKS = 19, /* bound if MFA_CONSTANT_BLOCK_MASKS */
 
     MFA_BUFFER_FILLED = 1, /* the result that fill.metal fills, and nothing else */
 
-    MFA_BUFFER_KV_NUM_BLOCKS = 1, /* lists of blocks: bound where they are read, and nothing else but scratch memory */
-    MFA_BUFFER_KV_INDICES = 2,
-    MFA_BUFFER_FULL_KV_NUM_BLOCKS = 3,
-    MFA_BUFFER_FULL_KV_INDICES = 4,
-    MFA_BUFFER_BLOCK_MASK = 5,
-    MFA_BUFFER_MASK_INDICES = 6,
+    MFA_BUFFER_KV_NUM_BLOCKS = 13, /* lists of blocks: bound where they are read, and nothing else but scratch memory */
+    MFA_BUFFER_KV_INDICES = 14,
+    MFA_BUFFER_FULL_KV_NUM_BLOCKS = 15,
+    MFA_BUFFER_FULL_KV_INDICES = 16,
+    MFA_BUFFER_BLOCK_MASK = 17,
+    MFA_BUFFER_MASK_INDICES = 20,
 
     MFA_BUFFER_QUERY_STARTS = 20, /* sequences and pages */
     MFA_BUFFER_KEY_STARTS = 21,
@@ -154,6 +161,9 @@ enum { MFA_APPEND_ROWS = 8, MFA_APPEND_SIMDGROUPS = 4 };
 enum { MFA_FILL_ROWS = 32, MFA_FILL_SIMDGROUPS = 4 };
 enum { MFA_PREPARE_ROWS = 32, MFA_PREPARE_SIMDGROUPS = 4, MFA_SINKS_SIMDGROUPS = 8 };
 
+/* Threads that make a line of MFA_BUFFER_BLOCKS. */
+enum { MFA_BLOCKS_THREADS = 128 };
+
 /* Function constants: flags (bool) but for MFA_CONSTANT_ADDITIVE_MASK, MFA_CONSTANT_LISTS and MFA_CONSTANT_SCALES, each a
    uint. Each has a value in each pipeline. */
 enum {
@@ -181,6 +191,10 @@ enum {
     MFA_CONSTANT_INTERLEAVED = 18,   /* in pairs of neighbours; else half of what is turned apart */
     MFA_CONSTANT_FLOAT_COSINES = 19, /* the table is float; else MFA_T, as query */
     MFA_CONSTANT_FLOAT_SINES = 20,
+    MFA_CONSTANT_BLOCK_MASKS = 21, /* some blocks have masks of their own */
+    MFA_CONSTANT_BLOCK_TABLE = 22, /* of the kernel that makes words of lists: which there are */
+    MFA_CONSTANT_BLOCK_LISTS = 23,
+    MFA_CONSTANT_FULL_LISTS = 24,
     MFA_CONSTANTS
 };
 

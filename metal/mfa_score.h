@@ -101,8 +101,8 @@ inline mfa_mask_row mfa_mask_row_of(constant mfa_metal_params &p, mfa_biases bia
     return mask;
 }
 
-/* What the masks add to the score of a key; -inf hides it. */
-inline float mfa_mask_bias(mfa_mask_row mask, mfa_index key) {
+/* What the masks add to the score of a key; -inf hides it. In a full block, bool_mask hides nothing. */
+inline float mfa_mask_bias(mfa_mask_row mask, mfa_index key, bool is_full) {
     float bias = 0;
     if (has_additive_mask) {
         const mfa_index place = key * mask.additive_stride;
@@ -113,7 +113,7 @@ inline float mfa_mask_bias(mfa_mask_row mask, mfa_index key) {
         else
             bias = ((const device float *)mask.additive_mask)[place];
     }
-    if (has_bool_mask)
+    if (has_bool_mask && !is_full)
         bias = mask.bool_mask[key * mask.bool_stride] ? bias : -INFINITY;
     return bias;
 }

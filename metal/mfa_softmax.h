@@ -27,23 +27,25 @@ inline mfa_softmax_row mfa_softmax_row_of(mfa_index row, mfa_span keys) {
 
 /* Reads the masks; false if this lane's keys are all hidden. */
 template <int FRAGMENTS>
-inline bool mfa_read_bias(mfa_mask_row mask, mfa_softmax_row state, mfa_index first_key, int column,
-                          thread float2 (&bias)[FRAGMENTS]) {
+inline bool mfa_read_bias(mfa_mask_row mask, mfa_lane_pairs pairs, mfa_softmax_row state, mfa_index first_key,
+                          int column, thread float2 (&bias)[FRAGMENTS]) {
     bool any = false;
 #pragma unroll
     for (int f = 0; f < FRAGMENTS; ++f)
         for (int i = 0; i < 2; ++i) {
             const mfa_index key = first_key + 8 * f + column + i;
-            bias[f][i] = key >= state.keys.begin && key < state.keys.end ? mfa_mask_bias(mask, key) : -INFINITY;
+            const bool visible =
+                key >= state.keys.begin && key < state.keys.end && (!has_blocks || mfa_lane_bit(pairs.visible, f, i));
+            bias[f][i] = visible ? mfa_mask_bias(mask, key, has_blocks && mfa_lane_bit(pairs.full, f, i)) : -INFINITY;
             any = any || bias[f][i] != -INFINITY;
         }
     return any;
 }
 
-/* Products become scores, with what mfa_read_bias read. `whole`: the row sees the whole tile, but for what masks hide.
-   */
+/* Products become scores, with what mfa_read_bias read. `whole`: the row sees the whole tile, but for what blocks and
+   masks hide. */
 template <int FRAGMENTS>
-inline void mfa_score_row(mfa_scoring scoring, mfa_blocks blocks, mfa_softmax_row state, bool whole,
+inline void mfa_score_row(mfa_scoring scoring, mfa_lane_pairs pairs, mfa_softmax_row state, bool whole,
                           mfa_index first_key, int column, thread float2 (&mask_bias)[FRAGMENTS],
                           thread float2 (&scores)[FRAGMENTS]) {
 #pragma unroll
@@ -53,8 +55,8 @@ inline void mfa_score_row(mfa_scoring scoring, mfa_blocks blocks, mfa_softmax_ro
             float bent;
             const float score = mfa_score(scoring, scores[f][i],
                                           mfa_bias(scoring, has_mask ? mask_bias[f][i] : 0.0f, state.row, key), bent);
-            const bool visible = whole || (key >= state.keys.begin && key < state.keys.end &&
-                                           (!has_blocks || mfa_block_counts(blocks, state.row, key)));
+            const bool visible = (whole || (key >= state.keys.begin && key < state.keys.end)) &&
+                                 (!has_blocks || mfa_lane_bit(pairs.visible, f, i));
             scores[f][i] = visible && !(has_mask && mask_bias[f][i] == -INFINITY) ? score : -INFINITY;
         }
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "core/integers.h"
+#import "metal/blocks.h"
 #import "metal/operands.h"
 #include "metal/parameters.h"
 #include "metal/process.h"
@@ -124,8 +125,8 @@ static mfa_status_t add_sinks(const backward_t *b) {
     return MFA_SUCCESS;
 }
 
-/* The first kernel that runs after the one that computes delta waits for it, and so do those behind, which share
-   nothing else. Fills come before it. */
+/* The first kernel that runs after those that compute delta and blocks waits for them, and so do those behind, which
+   share nothing else. Fills come before them. */
 static void wait_for_delta(mfai_metal_call_t *call, int first) {
     while (first + 1 < call->dispatch_count && call->dispatches[first].threadgroups == 0)
         ++first;
@@ -160,6 +161,7 @@ mfa_status_t mfai_metal_backward_make(const mfai_metal_device_t *device, const m
     mfai_metal_add_operands(call, p);
     MFAI_TRY(mfai_metal_add_fills(call, p));
     MFAI_TRY(add_prepare(&b));
+    MFAI_TRY(mfai_metal_add_blocks(p, call));
     const int first = call->dispatch_count;
     if (p->dquery.present)
         MFAI_TRY(add_query(&b));

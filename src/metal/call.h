@@ -11,11 +11,7 @@
 #import "metal/operand.h"
 #include "mfa_params.h"
 
-enum {
-    MFAI_METAL_OPERANDS = MFAI_OPERANDS + 1, /* and blocks */
-    MFAI_METAL_SCRATCHES = 4,
-    MFAI_METAL_DISPATCHES = 12
-};
+enum { MFAI_METAL_SCRATCHES = 4, MFAI_METAL_DISPATCHES = 12 };
 
 typedef struct {
     mfai_metal_kernel_t kernel;
@@ -48,7 +44,7 @@ typedef struct {
     mfa_metal_params params;
     char kernels[64]; /* in the plan */
     int operand_count, scratch_count, dispatch_count;
-    mfai_metal_operand_use_t operands[MFAI_METAL_OPERANDS];
+    mfai_metal_operand_use_t operands[MFAI_OPERANDS];
     mfai_metal_scratch_t scratches[MFAI_METAL_SCRATCHES];
     mfai_metal_dispatch_t dispatches[MFAI_METAL_DISPATCHES];
 } mfai_metal_call_t;

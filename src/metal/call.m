@@ -52,7 +52,7 @@ void mfai_metal_call_describe(const mfai_metal_device_t *device, const mfai_meta
 /* ------------------------------------------------------------------ what a run holds */
 
 typedef struct {
-    mfai_metal_operand_t operands[MFAI_METAL_OPERANDS];
+    mfai_metal_operand_t operands[MFAI_OPERANDS];
     int operand_count;
     id<MTLBuffer> workspace;                                      /* retained; nil: not needed */
     id<MTLComputePipelineState> pipelines[MFAI_METAL_DISPATCHES]; /* nil: nothing to do */

@@ -6,6 +6,7 @@
 
 #include "core/integers.h"
 #import "metal/append.h"
+#import "metal/blocks.h"
 #import "metal/operands.h"
 #include "metal/parameters.h"
 #include "metal/process.h"
@@ -35,6 +36,7 @@ static uint64_t tile_work(const mfai_problem_t *p, const mfai_metal_tile_t *tile
 static mfa_status_t make_tiled(const mfai_problem_t *p, const mfai_metal_tile_t *tile, mfai_metal_call_t *call) {
     mfai_metal_dispatch_t *dispatch;
     MFAI_TRY(mfai_metal_add_fills(call, p));
+    MFAI_TRY(mfai_metal_add_blocks(p, call));
     MFAI_TRY(mfai_metal_call_add_dispatch(call, "forward", &dispatch));
     specialise(dispatch, p, tile);
     const mfai_metal_grid_t grid = mfai_metal_query_grid(p, tile->rows);
@@ -70,6 +72,7 @@ static mfa_status_t add_combine(const mfai_problem_t *p, mfai_metal_call_t *call
 static mfa_status_t make_decode(const mfai_problem_t *p, const mfai_metal_tile_t *tile, mfai_metal_call_t *call) {
     mfa_metal_params *params = &call->params;
     mfai_metal_dispatch_t *dispatch;
+    MFAI_TRY(mfai_metal_add_blocks(p, call));
     MFAI_TRY(mfai_metal_call_add_dispatch(call, "decode", &dispatch));
     specialise(dispatch, p, tile);
     dispatch->query_tiles = mfai_ceil_div(p->group * p->query_count, tile->rows);

@@ -91,6 +91,8 @@ void mfai_metal_kernel_set_features(mfai_metal_kernel_t *kernel, const mfai_prob
     const unsigned features = p->features & used;
     for (size_t i = 0; i < sizeof flags / sizeof *flags; ++i)
         kernel->constants[flags[i].constant] = (features & flags[i].feature) != 0;
+    kernel->constants[MFA_CONSTANT_BLOCK_MASKS] =
+        features & MFAI_BLOCKS && p->kv_indices.present && p->mask_indices.present && p->masks.present;
     kernel->constants[MFA_CONSTANT_ADDITIVE_MASK] =
         features & MFAI_ADDITIVE_MASK ? mask_kind(&p->additive_mask) : MFA_MASK_NONE;
     kernel->constants[MFA_CONSTANT_LISTS] = features & MFAI_SEQUENCES ? lists_of(p) : 0;

@@ -28,7 +28,6 @@ static const binding_t bindings[] = {
     BINDING(dvalue, MFA_BUFFER_DVALUE, true),
     BINDING(dbias, MFA_BUFFER_DBIAS, false),
     BINDING(dsinks, MFA_BUFFER_DSINKS, false),
-    BINDING(blocks, MFA_BUFFER_BLOCKS, false),
     LIST(kv_num_blocks, MFA_BUFFER_KV_NUM_BLOCKS),
     LIST(kv_indices, MFA_BUFFER_KV_INDICES),
     LIST(full_kv_num_blocks, MFA_BUFFER_FULL_KV_NUM_BLOCKS),
@@ -54,7 +53,7 @@ static const binding_t bindings[] = {
     BINDING(rotary_sin, MFA_BUFFER_ROTARY_SIN, false),
     BINDING(rotary_positions, MFA_BUFFER_ROTARY_POSITIONS, false),
 };
-_Static_assert(sizeof bindings / sizeof *bindings == MFAI_METAL_OPERANDS, "a row for each operand");
+_Static_assert(sizeof bindings / sizeof *bindings == MFAI_OPERANDS, "a row for each operand");
 
 static const binding_t *find(size_t view) {
     const binding_t *binding = bindings;
@@ -82,8 +81,6 @@ static void add(mfai_metal_call_t *call, const mfai_problem_t *problem, const mf
 }
 
 void mfai_metal_add_operands(mfai_metal_call_t *call, const mfai_problem_t *problem) {
-    static const mfai_operand_t blocks = {.name = "blocks", .view = offsetof(mfai_problem_t, blocks)};
     for (int i = 0; i < MFAI_OPERANDS; ++i)
         add(call, problem, &mfai_operands[i], mfai_operand_use(&mfai_operands[i], problem));
-    add(call, problem, &blocks, MFAI_READ);
 }

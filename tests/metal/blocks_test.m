@@ -1,15 +1,15 @@
 /*
  * Blocks of scores that do not count, forward and backward: the results of the mask that says the same, and no multiply
- * and no byte for a tile that nobody sees.
+ * and no byte for a tile that nobody sees. Lists that nobody could check do no harm.
  */
 #import <Metal/Metal.h>
+#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 
 #include "check.h"
 #include "core/context.h"
 #include "core/integers.h"
-#include "core/operands.h"
 #include "emulator.h"
 #include "metal/device.h"
 #include "metal/tiles.h"
@@ -18,20 +18,35 @@
 
 enum { BATCH = 2, HEADS = 4, KV_HEADS = 2, KEYS = 150, HEAD_DIM = 16, MOST_QUERIES = 70 };
 enum { MOST_SCORES = BATCH * HEADS * MOST_QUERIES * KEYS };
-enum { ROWS = BATCH * HEADS * MOST_QUERIES, KEY_ROWS = BATCH * KV_HEADS * KEYS, MOST_WORDS = ROWS * (KEYS / 32 + 1) };
+enum { ROWS = BATCH * HEADS * MOST_QUERIES, KEY_ROWS = BATCH * KV_HEADS * KEYS };
+enum { MASKS = 3, MOST_MASK = 128 * 128, SLACK = 2 /* entries of a list that are never used */ };
+enum { MOST_LISTED = ROWS * (KEYS + SLACK) };
 
 typedef enum { RANDOM, EMPTY, STRIPES, ONLY_LAST, PATTERNS } pattern_t;
+typedef enum { HIDDEN, PARTIAL, FULL } kind_t;
 
 typedef struct {
     int64_t queries, block_rows, block_keys;
-    bool shared; /* by batches and heads */
+    bool own_batches, own_heads; /* have blocks of their own */
     bool causal;
     int64_t window_left;
+    bool biased; /* there is all that has to do with scores */
     pattern_t pattern;
 } case_t;
 
 /* Of operands that counters tell apart: they lie on pages of their own. */
 #define ON_PAGES __attribute__((aligned(EMU_PAGE_SIZE)))
+
+/* Blocks that count, in lists and in a table, and the masks of some. */
+typedef struct {
+    ON_PAGES int32_t kv_num_blocks[ROWS];
+    ON_PAGES int32_t kv_indices[MOST_LISTED];
+    ON_PAGES int32_t full_kv_num_blocks[ROWS];
+    ON_PAGES int32_t full_kv_indices[MOST_LISTED];
+    ON_PAGES int32_t mask_indices[MOST_LISTED];
+    ON_PAGES uint8_t table[ROWS * KEYS];
+    ON_PAGES uint8_t masks[MASKS * MOST_MASK];
+} lists_t;
 
 /* Operands and results, (batch, heads, rows, columns) without gaps. */
 typedef struct {
@@ -41,80 +56,109 @@ typedef struct {
     ON_PAGES float dout[ROWS * HEAD_DIM];
     ON_PAGES uint8_t mask[MOST_SCORES];
     ON_PAGES float additive[MOST_SCORES];
-    ON_PAGES uint32_t words[MOST_WORDS];
+    ON_PAGES float slopes[HEADS];
+    ON_PAGES float sinks[HEADS];
+    lists_t lists;
 } inputs_t;
 
 typedef struct {
     float out[ROWS * HEAD_DIM], logsumexp[ROWS];
-    float dquery[ROWS * HEAD_DIM], dkey[KEY_ROWS * HEAD_DIM], dvalue[KEY_ROWS * HEAD_DIM], dbias[MOST_SCORES];
+    float dquery[ROWS * HEAD_DIM], dkey[KEY_ROWS * HEAD_DIM], dvalue[KEY_ROWS * HEAD_DIM];
+    float dsinks[HEADS], dbias[MOST_SCORES];
 } results_t;
 
 /* How a call is told what to hide. */
-typedef enum { BY_MASK, BY_BLOCKS_BESIDE_A_MASK, BY_BLOCKS } way_t;
-
-static mfa_tensor_t tensor(void *data, int64_t heads, int64_t rows, int64_t columns) {
-    mfa_tensor_t t = MFA_TENSOR_INIT;
-    const int64_t shape[4] = {BATCH, heads, rows, columns};
-    const int64_t stride[4] = {heads * rows * columns, rows * columns, columns, 1};
-    memcpy(t.shape, shape, sizeof shape);
-    memcpy(t.stride, stride, sizeof stride);
-    t.data = data;
-    return t;
-}
+typedef enum { BY_MASK, BY_LISTS_BESIDE_A_MASK, BY_TABLE_BESIDE_A_MASK, BY_LISTS, WAYS } way_t;
 
 /* ------------------------------------------------------------------ what is hidden */
 
-static int64_t words_of(void) { return KEYS / MFA_BLOCK_BITS + 1; } /* at least, for any size of block */
+static int64_t lines_of(const case_t *c) { return mfai_ceil_div(c->queries, c->block_rows); }
+static int64_t columns_of(const case_t *c) { return mfai_ceil_div(KEYS, c->block_keys); }
+static int64_t batches_of(const case_t *c) { return c->own_batches ? BATCH : 1; }
+static int64_t heads_of(const case_t *c) { return c->own_heads ? HEADS : 1; }
 
-static bool block_counts(const case_t *c, int64_t number, int64_t row, int64_t column) {
+/* Some number of a block. */
+static int64_t hash(const case_t *c, int64_t batch, int64_t head, int64_t line, int64_t column) {
+    const int64_t number = (c->own_batches ? batch * HEADS : 0) + (c->own_heads ? head : 0);
+    return number * 7919 + line * 104729 + column * 1299709;
+}
+
+static kind_t kind_of(const case_t *c, int64_t batch, int64_t head, int64_t line, int64_t column) {
+    const int64_t number = hash(c, batch, head, line, column);
+    const kind_t kind = number % 3 == 0 ? FULL : PARTIAL;
     switch (c->pattern) {
     case RANDOM:
-        return (number * 7919 + row * 104729 + column * 1299709) % 11 < 4;
+        return number % 11 < 4 ? kind : HIDDEN;
     case STRIPES:
-        return column % 3 == 1;
+        return column % 3 == 1 ? kind : HIDDEN;
     case ONLY_LAST:
-        return row == (c->queries - 1) / c->block_rows && column == (KEYS - 1) / c->block_keys;
+        return line == lines_of(c) - 1 && column == columns_of(c) - 1 ? PARTIAL : HIDDEN;
     default:
-        return false;
+        return HIDDEN;
     }
 }
 
-static bool counts(const case_t *c, int64_t batch, int64_t head, int64_t row, int64_t key) {
-    return block_counts(c, c->shared ? 0 : batch * HEADS + head, row / c->block_rows, key / c->block_keys);
+/* The mask of a partial block; -1: none. */
+static int32_t mask_of(const case_t *c, int64_t batch, int64_t head, int64_t line, int64_t column) {
+    return (int32_t)(hash(c, batch, head, line, column) / 7 % (MASKS + 1)) - 1;
 }
 
-static void fill_words(const case_t *c, uint32_t *words) {
-    const int64_t block_rows = mfai_ceil_div(c->queries, c->block_rows);
-    memset(words, 0, sizeof(uint32_t[MOST_WORDS]));
-    for (int64_t number = 0; number < (c->shared ? 1 : BATCH * HEADS); ++number)
-        for (int64_t row = 0; row < block_rows; ++row)
-            for (int64_t column = 0; column < mfai_ceil_div(KEYS, c->block_keys); ++column)
-                if (block_counts(c, number, row, column))
-                    words[(number * block_rows + row) * words_of() + column / MFA_BLOCK_BITS] |=
-                        1u << column % MFA_BLOCK_BITS;
+static bool mask_shows(int64_t mask, int64_t row, int64_t key) { return (mask * 31 + row * 7 + key * 13) % 5 < 3; }
+
+static kind_t kind_at(const case_t *c, int64_t batch, int64_t head, int64_t row, int64_t key) {
+    return kind_of(c, batch, head, row / c->block_rows, key / c->block_keys);
 }
 
-static mfai_view_t view_blocks(const case_t *c, uint32_t *words) {
-    const int64_t block_rows = mfai_ceil_div(c->queries, c->block_rows), head = block_rows * words_of();
-    return (mfai_view_t){
-        .present = true,
-        .format = MFAI_FORMAT_UINT32,
-        .data = (char *)words,
-        .shape = {c->shared ? 1 : BATCH, c->shared ? 1 : HEADS, block_rows, words_of()},
-        .stride = {c->shared ? 0 : HEADS * head, c->shared ? 0 : head, words_of(), 1},
-    };
+/* Whether blocks and their masks show a pair. */
+static bool shows(const case_t *c, int64_t batch, int64_t head, int64_t row, int64_t key) {
+    const kind_t kind = kind_at(c, batch, head, row, key);
+    const int32_t mask = mask_of(c, batch, head, row / c->block_rows, key / c->block_keys);
+    return kind == FULL ||
+           (kind == PARTIAL && (mask < 0 || mask_shows(mask, row % c->block_rows, key % c->block_keys)));
 }
 
-/* Keys and values that no row sees become `unseen`. */
+static void fill_lists(const case_t *c, lists_t *lists) {
+    const int64_t lines = lines_of(c), columns = columns_of(c), listed = columns + SLACK;
+    for (int64_t i = 0; i < MOST_LISTED; ++i)
+        lists->kv_indices[i] = lists->full_kv_indices[i] = lists->mask_indices[i] = INT_MIN + (int32_t)i;
+    int64_t line = 0;
+    for (int64_t batch = 0; batch < batches_of(c); ++batch)
+        for (int64_t head = 0; head < heads_of(c); ++head)
+            for (int64_t row = 0; row < lines; ++row, ++line) {
+                int32_t partial = 0, full = 0;
+                for (int64_t column = 0; column < columns; ++column) {
+                    const kind_t kind = kind_of(c, batch, head, row, column);
+                    lists->table[line * columns + column] = kind != HIDDEN;
+                    if (kind == FULL)
+                        lists->full_kv_indices[line * listed + full++] = (int32_t)column;
+                    if (kind != PARTIAL)
+                        continue;
+                    lists->mask_indices[line * listed + partial] = mask_of(c, batch, head, row, column);
+                    lists->kv_indices[line * listed + partial++] = (int32_t)column;
+                }
+                lists->kv_num_blocks[line] = partial;
+                lists->full_kv_num_blocks[line] = full;
+            }
+    for (int64_t mask = 0; mask < MASKS; ++mask)
+        for (int64_t row = 0; row < c->block_rows; ++row)
+            for (int64_t key = 0; key < c->block_keys; ++key)
+                lists->masks[(mask * c->block_rows + row) * c->block_keys + key] = mask_shows(mask, row, key);
+}
+
+/* Keys and values that no row sees become `unseen`, and so does what is added to scores that nobody sees. */
 static void fill(const case_t *c, float unseen, inputs_t *in) {
-    fill_words(c, in->words);
+    fill_lists(c, &in->lists);
     for (int64_t batch = 0; batch < BATCH; ++batch)
         for (int64_t kv_head = 0; kv_head < KV_HEADS; ++kv_head)
             for (int64_t key = 0; key < KEYS; ++key) {
                 bool seen = false;
                 for (int64_t head = 2 * kv_head; head < 2 * kv_head + 2; ++head)
-                    for (int64_t row = 0; row < c->queries; ++row)
-                        seen = seen || counts(c, batch, head, row, key);
+                    for (int64_t row = 0; row < c->queries; ++row) {
+                        const bool shown = shows(c, batch, head, row, key);
+                        in->additive[((batch * HEADS + head) * c->queries + row) * KEYS + key] =
+                            shown ? random_float() : unseen;
+                        seen = seen || shown;
+                    }
                 const int64_t first = ((batch * KV_HEADS + kv_head) * KEYS + key) * HEAD_DIM;
                 for (int64_t i = first; i < first + HEAD_DIM; ++i) {
                     in->key[i] = seen ? random_float() : unseen;
@@ -125,76 +169,151 @@ static void fill(const case_t *c, float unseen, inputs_t *in) {
         in->query[i] = random_float();
         in->dout[i] = random_float();
     }
+    for (int64_t head = 0; head < HEADS; ++head) {
+        in->slopes[head] = 0.01f * (float)head;
+        in->sinks[head] = random_float();
+    }
 }
 
-/* ------------------------------------------------------------------ calls */
-
+/* Beside blocks, a mask says the opposite where it is not to be asked. */
 static void fill_mask(const case_t *c, way_t way, uint8_t *mask) {
     for (int64_t batch = 0; batch < BATCH; ++batch)
         for (int64_t head = 0; head < HEADS; ++head)
             for (int64_t row = 0; row < c->queries; ++row)
-                for (int64_t key = 0; key < KEYS; ++key)
-                    *mask++ = way != BY_MASK || counts(c, batch, head, row, key);
+                for (int64_t key = 0; key < KEYS; ++key) {
+                    const kind_t kind = kind_at(c, batch, head, row, key);
+                    const bool asked =
+                        way == BY_MASK || kind == PARTIAL || (way == BY_TABLE_BESIDE_A_MASK && kind == FULL);
+                    *mask++ = asked ? shows(c, batch, head, row, key) : kind == HIDDEN;
+                }
 }
 
-static void run_pass(mfa_context_t context, const case_t *c, way_t way, mfai_pass_t pass, const void *desc,
-                     inputs_t *in) {
-    mfai_problem_t problem;
-    double seconds;
-    mfa_status_t status = mfai_problem_import(context, pass, desc, &problem);
-    if (way != BY_MASK) {
-        problem.blocks = view_blocks(c, in->words);
-        problem.block_rows = c->block_rows;
-        problem.block_keys = c->block_keys;
-        mfai_problem_find_features(&problem);
+/* ------------------------------------------------------------------ calls */
+
+static mfa_tensor_t tensor_of(void *data, int32_t precision, int64_t batch, int64_t heads, int64_t rows,
+                              int64_t columns) {
+    mfa_tensor_t t = MFA_TENSOR_INIT;
+    const int64_t shape[4] = {batch, heads, rows, columns};
+    const int64_t stride[4] = {heads * rows * columns, rows * columns, columns, 1};
+    memcpy(t.shape, shape, sizeof shape);
+    memcpy(t.stride, stride, sizeof stride);
+    t.precision = precision;
+    t.data = data;
+    return t;
+}
+
+static mfa_tensor_t tensor(void *data, int64_t heads, int64_t rows, int64_t columns) {
+    return tensor_of(data, MFA_PRECISION_FP32, BATCH, heads, rows, columns);
+}
+
+/* A call of both passes; the descriptors point into the struct itself. */
+typedef struct {
+    mfa_tensor_t query, key, value, out, logsumexp, mask, additive, slopes, sinks;
+    mfa_tensor_t dout, dquery, dkey, dvalue, dbias, dsinks;
+    mfa_tensor_t kv_num_blocks, kv_indices, full_kv_num_blocks, full_kv_indices, table, masks, mask_indices;
+    mfa_blocks_t blocks;
+    mfa_attention_desc_t forward;
+    mfa_attention_backward_desc_t backward;
+} call_t;
+
+static void describe_blocks(const case_t *c, way_t way, lists_t *lists, call_t *call) {
+    const int64_t batches = batches_of(c), heads = heads_of(c), lines = lines_of(c), listed = columns_of(c) + SLACK;
+    const int32_t type = MFA_PRECISION_INT32;
+    call->kv_num_blocks = tensor_of(lists->kv_num_blocks, type, batches, heads, lines, 1);
+    call->kv_indices = tensor_of(lists->kv_indices, type, batches, heads, lines, listed);
+    call->full_kv_num_blocks = tensor_of(lists->full_kv_num_blocks, type, batches, heads, lines, 1);
+    call->full_kv_indices = tensor_of(lists->full_kv_indices, type, batches, heads, lines, listed);
+    call->mask_indices = tensor_of(lists->mask_indices, type, batches, heads, lines, listed);
+    call->table = tensor_of(lists->table, MFA_PRECISION_BOOL, batches, heads, lines, columns_of(c));
+    call->masks = tensor_of(lists->masks, MFA_PRECISION_BOOL, MASKS, 1, c->block_rows, c->block_keys);
+    call->blocks = (mfa_blocks_t)MFA_BLOCKS_INIT;
+    call->blocks.block_rows = c->block_rows;
+    call->blocks.block_keys = c->block_keys;
+    call->forward.blocks = &call->blocks;
+    if (way == BY_TABLE_BESIDE_A_MASK) {
+        call->blocks.block_mask = &call->table;
+        return;
     }
-    if (status == MFA_SUCCESS)
-        status = context->backend->run(context->device, &problem, &seconds);
+    call->blocks.kv_num_blocks = &call->kv_num_blocks;
+    call->blocks.kv_indices = &call->kv_indices;
+    call->blocks.full_kv_num_blocks = &call->full_kv_num_blocks;
+    call->blocks.full_kv_indices = &call->full_kv_indices;
+    if (way == BY_LISTS) {
+        call->blocks.masks = &call->masks;
+        call->blocks.mask_indices = &call->mask_indices;
+    }
+}
+
+static void describe_biases(const case_t *c, inputs_t *in, results_t *to, call_t *call) {
+    call->additive = tensor(in->additive, HEADS, c->queries, KEYS);
+    call->slopes = tensor_of(in->slopes, MFA_PRECISION_FP32, 1, HEADS, 1, 1);
+    call->sinks = tensor_of(in->sinks, MFA_PRECISION_FP32, 1, HEADS, 1, 1);
+    call->dbias = tensor(to->dbias, HEADS, c->queries, KEYS);
+    call->dsinks = tensor_of(to->dsinks, MFA_PRECISION_FP32, 1, HEADS, 1, 1);
+    call->forward.additive_mask = &call->additive;
+    call->forward.alibi_slopes = &call->slopes;
+    call->forward.sinks = &call->sinks;
+    call->forward.softcap = 2;
+    call->forward.dropout_p = 0.25f;
+    call->forward.dropout_seed = 7;
+    call->backward.dbias = &call->dbias;
+    call->backward.dsinks = &call->dsinks;
+}
+
+static void describe(const case_t *c, way_t way, inputs_t *in, results_t *to, call_t *call) {
+    *call = (call_t){
+        .query = tensor(in->query, HEADS, c->queries, HEAD_DIM),
+        .key = tensor(in->key, KV_HEADS, KEYS, HEAD_DIM),
+        .value = tensor(in->value, KV_HEADS, KEYS, HEAD_DIM),
+        .out = tensor(to->out, HEADS, c->queries, HEAD_DIM),
+        .logsumexp = tensor(to->logsumexp, HEADS, c->queries, 1),
+        .mask = tensor_of(in->mask, MFA_PRECISION_BOOL, BATCH, HEADS, c->queries, KEYS),
+        .dout = tensor(in->dout, HEADS, c->queries, HEAD_DIM),
+        .dquery = tensor(to->dquery, HEADS, c->queries, HEAD_DIM),
+        .dkey = tensor(to->dkey, KV_HEADS, KEYS, HEAD_DIM),
+        .dvalue = tensor(to->dvalue, KV_HEADS, KEYS, HEAD_DIM),
+        .forward = MFA_ATTENTION_DESC_INIT,
+        .backward = MFA_ATTENTION_BACKWARD_DESC_INIT,
+    };
+    call->forward.query = &call->query;
+    call->forward.key = &call->key;
+    call->forward.value = &call->value;
+    call->forward.out = &call->out;
+    call->forward.logsumexp = &call->logsumexp;
+    call->forward.flags = c->causal ? MFA_ATTENTION_CAUSAL : 0;
+    call->forward.window_left = c->window_left;
+    call->forward.alignment = MFA_ALIGN_BOTTOM_RIGHT;
+    call->backward.forward = &call->forward;
+    call->backward.dout = &call->dout;
+    call->backward.dquery = &call->dquery;
+    call->backward.dkey = &call->dkey;
+    call->backward.dvalue = &call->dvalue;
+    if (way != BY_LISTS) {
+        fill_mask(c, way, in->mask);
+        call->forward.bool_mask = &call->mask;
+    }
+    if (way != BY_MASK)
+        describe_blocks(c, way, &in->lists, call);
+    if (c->biased)
+        describe_biases(c, in, to, call);
+}
+
+static void succeeds(mfa_status_t status) {
     CHECK(status == MFA_SUCCESS);
     if (status != MFA_SUCCESS)
         fprintf(stderr, "%s\n", mfa_last_error_message(NULL));
 }
 
-static void run(mfa_context_t context, const case_t *c, way_t way, mfai_pass_t pass, inputs_t *in, results_t *to) {
-    mfa_tensor_t query = tensor(in->query, HEADS, c->queries, HEAD_DIM),
-                 key = tensor(in->key, KV_HEADS, KEYS, HEAD_DIM);
-    mfa_tensor_t value = tensor(in->value, KV_HEADS, KEYS, HEAD_DIM),
-                 out = tensor(to->out, HEADS, c->queries, HEAD_DIM);
-    mfa_tensor_t logsumexp = tensor(to->logsumexp, HEADS, c->queries, 1);
-    mfa_tensor_t mask = tensor(in->mask, HEADS, c->queries, KEYS);
-    mfa_tensor_t additive = tensor(in->additive, HEADS, c->queries, KEYS);
-    mask.precision = MFA_PRECISION_BOOL;
-    mfa_attention_desc_t forward = MFA_ATTENTION_DESC_INIT;
-    forward.query = &query;
-    forward.key = &key;
-    forward.value = &value;
-    forward.out = &out;
-    forward.logsumexp = &logsumexp;
-    forward.flags = c->causal ? MFA_ATTENTION_CAUSAL : 0;
-    forward.window_left = c->window_left;
-    forward.alignment = MFA_ALIGN_BOTTOM_RIGHT;
-    if (way != BY_BLOCKS) {
-        fill_mask(c, way, in->mask);
-        forward.bool_mask = &mask;
-        forward.additive_mask = &additive;
-    }
-    if (pass == MFAI_FORWARD) {
-        run_pass(context, c, way, pass, &forward, in);
-        return;
-    }
-    mfa_tensor_t dout = tensor(in->dout, HEADS, c->queries, HEAD_DIM);
-    mfa_tensor_t dquery = tensor(to->dquery, HEADS, c->queries, HEAD_DIM);
-    mfa_tensor_t dkey = tensor(to->dkey, KV_HEADS, KEYS, HEAD_DIM);
-    mfa_tensor_t dvalue = tensor(to->dvalue, KV_HEADS, KEYS, HEAD_DIM);
-    mfa_tensor_t dbias = tensor(to->dbias, HEADS, c->queries, KEYS);
-    mfa_attention_backward_desc_t backward = MFA_ATTENTION_BACKWARD_DESC_INIT;
-    backward.forward = &forward;
-    backward.dout = &dout;
-    backward.dquery = &dquery;
-    backward.dkey = &dkey;
-    backward.dvalue = &dvalue;
-    backward.dbias = way != BY_BLOCKS ? &dbias : NULL;
-    run_pass(context, c, way, pass, &backward, in);
+static void run_forward(mfa_context_t context, const case_t *c, way_t way, inputs_t *in, results_t *to) {
+    call_t call;
+    describe(c, way, in, to, &call);
+    succeeds(mfa_attention_forward_desc(context, &call.forward));
+}
+
+static void run_backward(mfa_context_t context, const case_t *c, way_t way, inputs_t *in, results_t *to) {
+    call_t call;
+    describe(c, way, in, to, &call);
+    succeeds(mfa_attention_backward_desc(context, &call.backward));
 }
 
 /* ------------------------------------------------------------------ results */
@@ -202,7 +321,7 @@ static void run(mfa_context_t context, const case_t *c, way_t way, mfai_pass_t p
 static float distance(const results_t *a, const results_t *b) {
     const float *x = (const float *)a, *y = (const float *)b;
     float most = 0;
-    for (size_t i = 0; i < offsetof(results_t, dbias) / sizeof(float); ++i)
+    for (size_t i = 0; i < sizeof *a / sizeof(float); ++i)
         most = x[i] == y[i] ? most : fmaxf(most, isfinite(x[i] - y[i]) ? fabsf(x[i] - y[i]) : INFINITY);
     return most;
 }
@@ -218,17 +337,20 @@ static bool is_sound(const results_t *r) {
 }
 
 static void check_results(mfa_context_t context, const case_t *c, inputs_t *in) {
-    results_t *r[3];
+    results_t *r[WAYS];
     fill(c, NAN, in);
-    for (int way = BY_MASK; way <= BY_BLOCKS; ++way) {
+    for (int way = 0; way < WAYS; ++way) {
         r[way] = calloc(1, sizeof *r[way]);
-        for (int pass = MFAI_FORWARD; pass <= MFAI_BACKWARD; ++pass)
-            run(context, c, (way_t)way, (mfai_pass_t)pass, in, r[way]);
+        run_forward(context, c, (way_t)way, in, r[way]);
+        run_backward(context, c, (way_t)way, in, r[way]);
     }
-    CHECK(memcmp(r[BY_MASK], r[BY_BLOCKS_BESIDE_A_MASK], sizeof *r[0]) == 0);
-    CHECK(distance(r[BY_MASK], r[BY_BLOCKS]) < 1e-5f); /* scores in other units */
-    CHECK(is_sound(r[BY_BLOCKS]));
-    for (int way = BY_MASK; way <= BY_BLOCKS; ++way)
+    CHECK(memcmp(r[BY_MASK], r[BY_LISTS_BESIDE_A_MASK], sizeof *r[0]) == 0);
+    CHECK(memcmp(r[BY_MASK], r[BY_TABLE_BESIDE_A_MASK], sizeof *r[0]) == 0);
+    if (c->biased)
+        CHECK(memcmp(r[BY_MASK], r[BY_LISTS], sizeof *r[0]) == 0);
+    CHECK(distance(r[BY_MASK], r[BY_LISTS]) < 1e-5f); /* scores in other units, unless biased */
+    CHECK(is_sound(r[BY_LISTS]));
+    for (int way = 0; way < WAYS; ++way)
         free(r[way]);
 }
 
@@ -242,7 +364,7 @@ typedef struct {
 static bool any_counts(const case_t *c, int64_t batch, int64_t head, mfa_span rows, mfa_span keys) {
     for (int64_t row = rows.begin; row < rows.end && row < c->queries; ++row)
         for (int64_t key = keys.begin; key < keys.end && key < KEYS; ++key)
-            if (counts(c, batch, head, row, key))
+            if (kind_at(c, batch, head, row, key) != HIDDEN)
                 return true;
     return false;
 }
@@ -268,21 +390,50 @@ static mfai_metal_tile_t tile_of(mfa_context_t context, mfai_metal_pass_t pass) 
     return mfai_metal_tile(pass, device->family, sizeof(float), HEAD_DIM, HEAD_DIM);
 }
 
-static emu_counters count(mfa_context_t context, const case_t *c, mfai_pass_t pass, inputs_t *in, results_t *r) {
+typedef void run_t(mfa_context_t context, const case_t *c, way_t way, inputs_t *in, results_t *to);
+
+static emu_counters count(mfa_context_t context, const case_t *c, run_t *run, way_t way, inputs_t *in, results_t *r) {
     emu_counters counted;
     emu_counters_reset();
-    run(context, c, BY_BLOCKS, pass, in, r);
+    run(context, c, way, in, r);
     emu_counters_read(&counted);
     return counted;
 }
 
 enum { ROW_BYTES = HEAD_DIM * sizeof(float), DEPTH = HEAD_DIM / 8 };
 
+/* Pairs in partial blocks, of those with masks of their own if `masked`. */
+static uint64_t count_partial(const case_t *c, bool masked) {
+    uint64_t found = 0;
+    for (int64_t batch = 0; batch < BATCH; ++batch)
+        for (int64_t head = 0; head < HEADS; ++head)
+            for (int64_t row = 0; row < c->queries; ++row)
+                for (int64_t key = 0; key < KEYS; ++key)
+                    found += kind_at(c, batch, head, row, key) == PARTIAL &&
+                             (!masked || mask_of(c, batch, head, row / c->block_rows, key / c->block_keys) >= 0);
+    return found;
+}
+
+/* Bytes of masks are read where blocks are partial, once by each kernel that computes scores. */
+static void check_mask_bytes(mfa_context_t context, const case_t *c, inputs_t *in) {
+    results_t *r = calloc(1, sizeof *r);
+    fill(c, 0, in);
+    const emu_counters forward = count(context, c, run_forward, BY_LISTS, in, r);
+    const emu_counters backward = count(context, c, run_backward, BY_LISTS, in, r);
+    CHECK(forward.buffer_bytes_loaded[MFA_BUFFER_MASKS] == count_partial(c, true));
+    CHECK(backward.buffer_bytes_loaded[MFA_BUFFER_MASKS] == 2 * count_partial(c, true));
+    const emu_counters masked = count(context, c, run_forward, BY_LISTS_BESIDE_A_MASK, in, r);
+    const emu_counters differentiated = count(context, c, run_backward, BY_LISTS_BESIDE_A_MASK, in, r);
+    CHECK(masked.buffer_bytes_loaded[MFA_BUFFER_BOOL_MASK] == count_partial(c, false));
+    CHECK(differentiated.buffer_bytes_loaded[MFA_BUFFER_BOOL_MASK] == 2 * count_partial(c, false));
+    free(r);
+}
+
 /* Without bounds, so that blocks alone decide. `context` runs checked kernels. */
 static void check_costs(mfa_context_t context, const case_t *c, inputs_t *in) {
     results_t *r = calloc(1, sizeof *r);
     fill(c, 0, in);
-    const emu_counters forward = count(context, c, MFAI_FORWARD, in, r);
+    const emu_counters forward = count(context, c, run_forward, BY_LISTS, in, r);
     const mfai_metal_tile_t tile = tile_of(context, MFAI_METAL_FORWARD);
     const uint64_t staged = count_visits(c, tile.rows, tile.keys, false).rows * ROW_BYTES;
     const uint64_t visits = count_visits(c, tile.rows / tile.simdgroups, tile.keys, false).tiles;
@@ -291,7 +442,7 @@ static void check_costs(mfa_context_t context, const case_t *c, inputs_t *in) {
     CHECK(forward.matrix_multiplies ==
           visits * 2 * (uint64_t)(tile.rows / tile.simdgroups / 8 * tile.keys / 8) * DEPTH);
 
-    const emu_counters backward = count(context, c, MFAI_BACKWARD, in, r);
+    const emu_counters backward = count(context, c, run_backward, BY_LISTS, in, r);
     const mfai_metal_tile_t by_query = tile_of(context, MFAI_METAL_BACKWARD_QUERY);
     const mfai_metal_tile_t by_key = tile_of(context, MFAI_METAL_BACKWARD_KEY);
     CHECK(by_query.resident && by_key.resident); /* else owned rows are read for each tile */
@@ -313,7 +464,7 @@ static void check_costs(mfa_context_t context, const case_t *c, inputs_t *in) {
 static void check_decode_costs(mfa_context_t context, const case_t *c, inputs_t *in) {
     results_t *r = calloc(1, sizeof *r);
     fill(c, 0, in);
-    const emu_counters counted = count(context, c, MFAI_FORWARD, in, r);
+    const emu_counters counted = count(context, c, run_forward, BY_LISTS, in, r);
     const mfai_metal_tile_t tile = tile_of(context, MFAI_METAL_DECODE);
     uint64_t tiles = 0, rows = 0;
     for (int64_t batch = 0; batch < BATCH; ++batch)
@@ -333,6 +484,93 @@ static void check_decode_costs(mfa_context_t context, const case_t *c, inputs_t 
     free(r);
 }
 
+/* ------------------------------------------------------------------ lists that the CPU cannot read */
+
+static id<MTLBuffer> hide(id<MTLDevice> device, const int32_t *numbers, size_t count) {
+    NSString *source = @"#include <metal_stdlib>\n"
+                        "using namespace metal;\n"
+                        "[[kernel]] void copy(const device int *from [[buffer(0)]], device int *to [[buffer(1)]],\n"
+                        "                     uint i [[threadgroup_position_in_grid]]) { to[i] = from[i]; }\n";
+    id<MTLLibrary> library = [device newLibraryWithSource:source options:nil error:NULL];
+    id<MTLFunction> function = [library newFunctionWithName:@"copy"];
+    id<MTLComputePipelineState> pipeline = [device newComputePipelineStateWithFunction:function error:NULL];
+    id<MTLBuffer> from = [device newBufferWithLength:count * 4 options:MTLResourceStorageModeShared];
+    id<MTLBuffer> to = [device newBufferWithLength:count * 4 options:MTLResourceStorageModePrivate];
+    memcpy([from contents], numbers, count * 4);
+    id<MTLCommandQueue> queue = [device newCommandQueue];
+    id<MTLCommandBuffer> commands = [queue commandBuffer];
+    id<MTLComputeCommandEncoder> encoder = [commands computeCommandEncoderWithDispatchType:MTLDispatchTypeSerial];
+    [encoder setComputePipelineState:pipeline];
+    [encoder setBuffer:from offset:0 atIndex:0];
+    [encoder setBuffer:to offset:0 atIndex:1];
+    [encoder dispatchThreadgroups:MTLSizeMake(count, 1, 1) threadsPerThreadgroup:MTLSizeMake(1, 1, 1)];
+    [encoder endEncoding];
+    [commands commit];
+    [commands waitUntilCompleted];
+    CHECK([commands status] == MTLCommandBufferStatusCompleted);
+    [from release];
+    [queue release];
+    [pipeline release];
+    [function release];
+    [library release];
+    return to;
+}
+
+/* A tensor of the list's shape in private storage. */
+static mfa_buffer_t hide_list(mfa_context_t context, id<MTLDevice> device, mfa_tensor_t *list) {
+    id<MTLBuffer> hidden = hide(device, list->data, (size_t)(list->shape[0] * list->stride[0]));
+    mfa_buffer_t buffer = NULL;
+    CHECK(mfa_buffer_from_mtl_buffer(context, hidden, &buffer) == MFA_SUCCESS);
+    [hidden release];
+    list->data = NULL;
+    list->buffer = buffer;
+    return buffer;
+}
+
+static void run_hidden(mfa_context_t context, id<MTLDevice> device, const case_t *c, inputs_t *in, results_t *to) {
+    call_t call;
+    describe(c, BY_LISTS, in, to, &call);
+    mfa_tensor_t *const lists[] = {&call.kv_num_blocks, &call.kv_indices, &call.full_kv_num_blocks,
+                                   &call.full_kv_indices, &call.mask_indices};
+    enum { LISTS = sizeof lists / sizeof *lists };
+    mfa_buffer_t buffers[LISTS];
+    for (int i = 0; i < LISTS; ++i)
+        buffers[i] = hide_list(context, device, lists[i]);
+    succeeds(mfa_attention_forward_desc(context, &call.forward));
+    succeeds(mfa_attention_backward_desc(context, &call.backward));
+    for (int i = 0; i < LISTS; ++i)
+        mfa_destroy_buffer(buffers[i]);
+}
+
+/* Counts beyond the lists, and blocks and masks that are not there. */
+static void spoil(lists_t *lists) {
+    static const int32_t wrong[] = {-1, INT_MIN, INT_MAX, 1 << 20, 32, 3};
+    enum { WRONG = sizeof wrong / sizeof *wrong };
+    for (int64_t i = 0; i < ROWS; ++i) {
+        lists->kv_num_blocks[i] = wrong[i % WRONG];
+        lists->full_kv_num_blocks[i] = wrong[i / WRONG % WRONG];
+    }
+    for (int64_t i = 0; i < MOST_LISTED; ++i) {
+        lists->kv_indices[i] = i % 2 == 0 ? wrong[i % WRONG] : (int32_t)(i % 7);
+        lists->full_kv_indices[i] = i % 3 == 0 ? wrong[i % WRONG] : (int32_t)(i % 5);
+        lists->mask_indices[i] = wrong[i * 5 % WRONG];
+    }
+}
+
+static void check_hidden_lists(mfa_context_t context, id<MTLDevice> device, const case_t *c, inputs_t *in) {
+    results_t *r = calloc(1, sizeof *r), *hidden = calloc(1, sizeof *hidden);
+    fill(c, 0, in);
+    run_forward(context, c, BY_LISTS, in, r);
+    run_backward(context, c, BY_LISTS, in, r);
+    run_hidden(context, device, c, in, hidden);
+    CHECK(memcmp(r, hidden, sizeof *r) == 0);
+    spoil(&in->lists);
+    run_hidden(context, device, c, in, hidden);
+    CHECK(is_sound(hidden));
+    free(r);
+    free(hidden);
+}
+
 /* ------------------------------------------------------------------ all cases */
 
 static mfa_context_t open_context(void) {
@@ -345,14 +583,16 @@ static mfa_context_t open_context(void) {
 
 static const int64_t sizes[][3] = {
     /* queries, rows and keys of a block: of whole tiles, of parts of them, of what divides nothing; decoded */
-    {MOST_QUERIES, 64, 32}, {MOST_QUERIES, 8, 16}, {MOST_QUERIES, 5, 7}, {MOST_QUERIES, 1, 1}, {3, 64, 32}, {3, 1, 3}};
+    {MOST_QUERIES, 64, 32},  {MOST_QUERIES, 8, 16},  {MOST_QUERIES, 5, 7}, {MOST_QUERIES, 1, 1},
+    {MOST_QUERIES, 16, 128}, {MOST_QUERIES, 128, 7}, {3, 64, 32},          {3, 1, 3}};
 enum { SIZES = sizeof sizes / sizeof *sizes };
 
-static case_t case_of(int size, int pattern, bool shared) {
+static case_t case_of(int size, int pattern) {
     return (case_t){.queries = sizes[size][0],
                     .block_rows = sizes[size][1],
                     .block_keys = sizes[size][2],
-                    .shared = shared,
+                    .own_batches = true,
+                    .own_heads = true,
                     .window_left = -1,
                     .pattern = (pattern_t)pattern};
 }
@@ -363,12 +603,14 @@ int main(void) {
     mfa_context_t context = open_context();
     for (int size = 0; size < SIZES; ++size)
         for (int pattern = 0; pattern < PATTERNS; ++pattern) {
-            case_t c = case_of(size, pattern, pattern == STRIPES);
+            case_t c = case_of(size, pattern);
             check_results(context, &c, in);
             c.causal = true;
+            c.own_batches = false;
             check_results(context, &c, in);
             c.window_left = 40;
-            c.shared = !c.shared;
+            c.own_heads = false;
+            c.biased = true;
             check_results(context, &c, in);
         }
     mfa_destroy_context(context);
@@ -377,12 +619,21 @@ int main(void) {
     context = open_context();
     for (int size = 0; size < SIZES; ++size)
         for (int pattern = 0; pattern < PATTERNS; ++pattern) {
-            const case_t c = case_of(size, pattern, false);
-            if (c.queries <= MFAI_METAL_DECODE_QUERIES)
+            const case_t c = case_of(size, pattern);
+            if (c.queries <= MFAI_METAL_DECODE_QUERIES) {
                 check_decode_costs(context, &c, in);
-            else
-                check_costs(context, &c, in);
+                continue;
+            }
+            check_costs(context, &c, in);
+            check_mask_bytes(context, &c, in);
         }
+    id<MTLDevice> device = MTLCreateSystemDefaultDevice();
+    for (int size = 0; size < SIZES; ++size)
+        @autoreleasepool {
+            const case_t c = case_of(size, RANDOM);
+            check_hidden_lists(context, device, &c, in);
+        }
+    [device release];
     mfa_destroy_context(context);
     free(in);
     return check_report();

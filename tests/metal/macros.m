@@ -60,6 +60,8 @@ static mfai_problem_t problem_of(const row_t *row, int32_t precision, int32_t ou
     p.new_key = p.new_value = p.rotary_cos = p.rotary_sin = view(precision);
     p.features |= MFAI_APPEND | MFAI_ROTARY;
     p.out = view(out);
+    p.block_rows = p.block_keys = 64; /* blocks and sequences have kernels of their own */
+    p.features = MFAI_BLOCKS | MFAI_SEQUENCES;
     return p;
 }
 

@@ -21,7 +21,8 @@ enum { QUERIES = 64, KEYS = 256, HEADS = 2, USUAL_DIM = 64 };
 typedef struct {
     int64_t query_count, head_dim, value_dim;
     int32_t precision, out, dout, gradient, mask; /* mask: of the additive mask; -1: none */
-    bool logsumexp, bool_mask, alibi, sinks, softcap, dropout, exact_weights, huge_scale, blocks, chunk, query_value;
+    bool logsumexp, bool_mask, alibi, sinks, softcap, dropout, exact_weights, huge_scale, chunk, query_value;
+    bool block_lists, block_table, block_masks;
     bool rotary, interleaved, float_tables;
     unsigned lists, scales; /* MFA_LIST_..., MFA_SCALE_... */
     bool dkey, dvalue;
@@ -101,7 +102,15 @@ static mfai_problem_t problem_of(const variant_t *v) {
                         .additive_mask = view(v->mask >= 0, v->mask),
                         .alibi_slopes = view(v->alibi, MFA_PRECISION_FP32),
                         .sinks = view(v->sinks, MFA_PRECISION_FP32),
-                        .blocks = view(v->blocks, MFAI_FORMAT_UINT32),
+                        .block_rows = v->block_lists || v->block_table ? 128 : 0,
+                        .block_keys = v->block_lists || v->block_table ? 128 : 0,
+                        .kv_num_blocks = view(v->block_lists, MFA_PRECISION_INT32),
+                        .kv_indices = view(v->block_lists, MFA_PRECISION_INT32),
+                        .full_kv_num_blocks = view(v->block_lists, MFA_PRECISION_INT32),
+                        .full_kv_indices = view(v->block_lists, MFA_PRECISION_INT32),
+                        .block_mask = view(v->block_table, MFA_PRECISION_BOOL),
+                        .masks = view(v->block_masks, MFA_PRECISION_BOOL),
+                        .mask_indices = view(v->block_masks, MFA_PRECISION_INT32),
                         .softmax_scale = v->huge_scale ? FLT_MAX : 1,
                         .softcap = v->softcap ? 1 : 0,
                         .features = v->exact_weights ? MFAI_EXACT_WEIGHTS : 0,
@@ -182,8 +191,8 @@ static variant_t plain(int32_t precision, int64_t head_dim, int64_t value_dim) {
 
 static variant_t with_everything(variant_t v, int32_t mask) {
     v.mask = mask;
-    v.logsumexp = v.bool_mask = v.alibi = v.sinks = v.softcap = v.dropout = v.exact_weights = v.blocks = v.chunk =
-        v.query_value = true;
+    v.logsumexp = v.bool_mask = v.alibi = v.sinks = v.softcap = v.dropout = v.exact_weights = v.chunk = true;
+    v.query_value = v.block_lists = v.block_masks = true;
     v.rotary = v.interleaved = v.float_tables = true;
     v.lists = v.scales = ~0u;
     return v;
@@ -218,7 +227,7 @@ static void take_types(compiler_t *compiler) {
 
 static void take_features(compiler_t *compiler) {
     const variant_t nothing = plain(MFA_PRECISION_FP16, USUAL_DIM, USUAL_DIM);
-    variant_t v[20];
+    variant_t v[22];
     for (size_t i = 0; i < sizeof v / sizeof *v; ++i)
         v[i] = nothing;
     v[0].logsumexp = true;
@@ -232,7 +241,7 @@ static void take_features(compiler_t *compiler) {
     v[8].dkey = false;
     v[9].dvalue = false;
     v[10].huge_scale = true;
-    v[11].blocks = true;
+    v[11].block_lists = true;
     v[12].chunk = true;
     v[13].lists = MFA_LIST_QUERY_STARTS | MFA_LIST_KEY_STARTS;
     v[14].lists = MFA_LIST_QUERY_LENGTHS | MFA_LIST_KEY_LENGTHS | MFA_LIST_PAGE_TABLE;
@@ -243,6 +252,8 @@ static void take_features(compiler_t *compiler) {
     v[18].rotary = true;
     v[19] = v[18];
     v[19].interleaved = v[19].float_tables = true;
+    v[20].block_table = true;
+    v[21].block_lists = v[21].block_masks = true;
     for (size_t i = 0; i < sizeof v / sizeof *v; ++i)
         take_variant(compiler, v[i]);
 }
