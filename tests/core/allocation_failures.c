@@ -86,6 +86,13 @@ static mfa_tensor_t q, k, d, results[OUTPUTS];
 static mfa_buffer_t buffers[3 + OUTPUTS]; /* of query, key, dout and the results */
 static mfa_attention_desc_t forward;
 static mfa_attention_backward_desc_t backward;
+static int32_t page[1], length[1]; /* all keys are in one page, or in one but for one that is appended */
+static mfa_tensor_t page_table, key_lengths;
+static mfa_sequences_t sequences;
+static mfa_pages_t pages;
+static mfa_append_t append;
+static float cache[2][HEADS * (KEYS + 1) * DIM];
+static mfa_tensor_t caches[2], new_row;
 static int checks_failed;
 
 static void check(bool good, const char *name, const char *what) {
@@ -208,6 +215,34 @@ static mfa_status_t do_backward(void) {
     return F(mfa_attention_backward_desc)(context, &backward);
 }
 
+/* The same results, by way of tables and marks. */
+static mfa_status_t do_backward_of_pages(void) {
+    forward.pages = &pages;
+    const mfa_status_t status = do_backward();
+    forward.pages = NULL;
+    return status;
+}
+
+/* Keys behind the last one of a cache are not written to without memory. */
+static mfa_status_t do_append(void) {
+    mfa_attention_desc_t desc = forward;
+    memset(cache, 0, sizeof cache);
+    desc.key = &caches[0];
+    desc.value = &caches[1];
+    desc.out = &results[2];
+    desc.logsumexp = NULL;
+    desc.sequences = &sequences;
+    desc.pages = &pages;
+    desc.append = &append;
+    const mfa_status_t status = F(mfa_attention_forward_desc)(context, &desc);
+    const float *behind = &cache[0][HEADS * KEYS * DIM];
+    bool is_zero = true;
+    for (int i = 0; i < HEADS * DIM; ++i)
+        is_zero &= behind[i] == 0;
+    check(is_zero == (status != MFA_SUCCESS), "append", "the cache");
+    return status;
+}
+
 static mfa_status_t do_forward_plan(void) {
     mfa_plan_t plan = MFA_PLAN_INIT;
     return F(mfa_attention_forward_plan)(context, &forward, &plan);
@@ -244,6 +279,8 @@ static const case_t cases[] = {
     {"mfa_attention_backward", do_flat_backward, MFA_SUCCESS, 2, 4},
     {"mfa_attention_forward_desc", do_forward, MFA_SUCCESS, 0, 1},
     {"mfa_attention_backward_desc", do_backward, MFA_SUCCESS, 2, 4},
+    {"mfa_attention_backward_desc", do_backward_of_pages, MFA_SUCCESS, 2, 4},
+    {"mfa_attention_forward_desc", do_append, MFA_SUCCESS, 0, -1},
     {"mfa_attention_forward_encode", do_forward_encode, MFA_ERROR_UNSUPPORTED, 0, -1},
     {"mfa_attention_backward_encode", do_backward_encode, MFA_ERROR_UNSUPPORTED, 0, -1},
     {"mfa_attention_forward_plan", do_forward_plan, MFA_SUCCESS, 0, -1},
@@ -363,6 +400,22 @@ static void set_up(const char *path) {
     backward.dquery = &results[2];
     backward.dkey = &results[3];
     backward.dvalue = &results[4];
+    page_table = key_lengths = (mfa_tensor_t)MFA_TENSOR_INIT;
+    for (int axis = 0; axis < 4; ++axis)
+        page_table.shape[axis] = key_lengths.shape[axis] = 1;
+    page_table.precision = key_lengths.precision = MFA_PRECISION_INT32;
+    page_table.data = page;
+    key_lengths.data = length;
+    length[0] = KEYS;
+    pages = (mfa_pages_t)MFA_PAGES_INIT;
+    pages.page_table = &page_table;
+    sequences = (mfa_sequences_t)MFA_SEQUENCES_INIT;
+    sequences.key_lengths = &key_lengths;
+    new_row = tensor(key, 1, DIM);
+    append = (mfa_append_t)MFA_APPEND_INIT;
+    append.key = append.value = &new_row;
+    for (int i = 0; i < 2; ++i)
+        caches[i] = tensor(cache[i], KEYS + 1, DIM);
 }
 
 /* What the results are, from a process that has memory. */
