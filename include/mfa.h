@@ -299,7 +299,8 @@ typedef struct mfa_sequences {
 /*
  * Keys and values in pages: key is (pages, Hkv, R, D) and value (pages, Hkv, R, Dv), and row r of sequence b lies in
  * page page_table[b][r / R], at row r % R. Entries that no length reaches are never read. Gradients of keys and values
- * are laid out as they are; a backward call needs pages that no two sequences share.
+ * are laid out as they are. Sequences may share pages, or batches of a cache, that are only read: a backward call, and
+ * new rows, need some that are reached once.
  */
 typedef struct mfa_pages {
     uint32_t struct_size;
@@ -311,9 +312,9 @@ typedef struct mfa_pages {
 
 /*
  * Blocks of the scores that count, block_rows queries by block_keys keys each, as FlexAttention's BlockMask lists them;
- * the last of either axis may be ragged. All others are hidden and never visited, in either pass. Lists are given as
- * either kv_num_blocks and kv_indices, full_... or not, or as block_mask. With R = ceil(Nq / block_rows) and
- * C = ceil(Nkv / block_keys), B and H each the full size or 1:
+ * the last of either axis may be ragged. All others are hidden and never visited, in either pass. Blocks are given as
+ * kv_num_blocks and kv_indices, full_... or both, or as block_mask. A row's indices ascend, and no block is in both
+ * lists. With R = ceil(Nq / block_rows) and C = ceil(Nkv / block_keys), B and H each the full size or 1:
  */
 typedef struct mfa_blocks {
     uint32_t struct_size;
@@ -379,10 +380,10 @@ typedef struct mfa_scales {
  *   out_i = sum over visible j of dropout(softmax_j(score(i, j))) * v_j
  *
  * A key j is visible to row i if it lies inside causal and window bounds and in the chunk of key i + offset, in a block
- * that counts, bool_mask is true there and additive_mask is not exactly -inf there. A row with no visible key, or with no score above -inf, gives output 0 and logsumexp -inf, or
- * the head's sink where there are sinks. Query head h reads key/value head h / (H / Hkv). NaN in a visible score
- * reaches its row; what a row cannot see does not, except that a non-finite value may spread to the rows of the tile
- * that it lies in.
+ * that counts, bool_mask is true there and additive_mask is not exactly -inf there. A row with no visible key, or with
+ * no score above -inf, gives output 0 and logsumexp -inf, or the head's sink where there are sinks. Query head h reads
+ * key/value head h / (H / Hkv). NaN in a visible score reaches its row; what a row cannot see does not, except that a
+ * non-finite value may spread to the rows of the tile that it lies in.
  *
  * Dropout sets a weight to 0 with probability dropout_p and divides the others by 1 - dropout_p; logsumexp ignores it.
  * Whether (batch, head, row, column) is dropped follows from these and the seed and offset alone, so that every
@@ -522,7 +523,7 @@ typedef struct mfa_plan {
 MFA_API mfa_status_t mfa_attention_forward_desc(mfa_context_t context, const mfa_attention_desc_t *desc);
 
 /**
- * Says how mfa_attention_forward_desc would run `desc`, without running it; tensor memory is not touched.
+ * Says how mfa_attention_forward_desc would run `desc`, without running it; of tensors only lists are read.
  * @param plan  filled in up to its struct_size
  * @return as the call for a descriptor that is wrong in itself; MFA_SUCCESS otherwise, with plan->status and
  *         plan->reason for one that the backend refuses

@@ -35,6 +35,17 @@ def test_c_example_links_in_each_way(command, tmp_path):
     assert run("sh", "-euc", command, cwd=tmp_path, env=env) == output
 
 
+def test_c_example_of_sequences_pages_blocks_and_new_rows(tmp_path):
+    require_tool("cc", "apt-get install gcc libc6-dev")
+    require_tool(*PKG_CONFIG)
+    source, output = code_block("docs/c.md", "c")
+    (tmp_path / "example.c").write_text(source, encoding="ascii")
+    command = next(command for command in LINKED if "rpath" in command).replace(
+        "cc ", "cc -std=c99 -Wall -Wextra -Werror ", 1
+    )
+    assert run("sh", "-euc", command, cwd=tmp_path, env=installed_env()) == output
+
+
 def test_cython_module_builds_and_computes_what_mfa_computes(tmp_path, rng):
     for name, language in ("ours.pyx", "cython"), ("setup.py", "python"):
         [source] = re.findall(rf"```{language}\n(.*?)```", page("python.md"), flags=re.DOTALL)
