@@ -10,7 +10,7 @@ int main(void) {
         CHECK(mfai_metal_call_add_dispatch(&call, "forward", &dispatch) == MFA_SUCCESS);
     CHECK(dispatch == &call.dispatches[MFAI_METAL_DISPATCHES - 1]);
     CHECK_FAILS(mfai_metal_call_add_dispatch(&call, "combine", &dispatch), MFA_ERROR_EXECUTION_FAILED,
-                "kernel combine is one more than a Metal call has room for, 8");
+                "kernel combine is one more than a Metal call has room for, 12");
     CHECK(call.dispatch_count == MFAI_METAL_DISPATCHES);
     for (unsigned i = 0; i < MFAI_METAL_SCRATCHES; ++i)
         CHECK(mfai_metal_call_add_scratch(&call, i, 1) == MFA_SUCCESS);
