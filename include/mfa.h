@@ -319,7 +319,8 @@ typedef struct mfa_pages {
 typedef struct mfa_blocks {
     uint32_t struct_size;
     uint32_t reserved; /* 0 */
-    int64_t block_rows, block_keys;
+    int64_t block_rows;
+    int64_t block_keys;
     const mfa_tensor_t *kv_num_blocks;      /* (B, H, R, 1) INT32: in a row of blocks, how many count */
     const mfa_tensor_t *kv_indices;         /* (B, H, R, n) INT32: which; what lies beyond that number is never read */
     const mfa_tensor_t *full_kv_num_blocks; /* likewise, further blocks in which bool_mask is not looked at */

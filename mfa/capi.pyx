@@ -2,7 +2,8 @@
 
 from libc.stdint cimport uint16_t, uint32_t
 
-from mfa cimport _status, c_mfa
+from mfa cimport c_mfa
+from mfa._status cimport check as raise_failure
 from mfa.c_mfa cimport (
     c_bool,
     mfa_attention_backward_desc_t,
@@ -18,7 +19,7 @@ from mfa.c_mfa cimport (
 
 
 cdef int check(mfa_status_t status) except -1:
-    return _status.check(status)
+    return raise_failure(status)
 
 
 cdef mfa_status_t mfa_create_context(mfa_context_t *context) noexcept nogil:

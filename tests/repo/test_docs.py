@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import oracle
+from support import checks, kv_cache, oracle
 from support.source_tree import PKG_CONFIG, ROOT, code_block, installed_env, run
 from support.tools import require_module, require_tool
 
@@ -48,7 +48,7 @@ def test_c_example_of_sequences_pages_blocks_and_new_rows(tmp_path):
 
 def test_cython_module_builds_and_computes_what_mfa_computes(tmp_path, rng):
     for name, language in ("ours.pyx", "cython"), ("setup.py", "python"):
-        [source] = re.findall(rf"```{language}\n(.*?)```", page("python.md"), flags=re.DOTALL)
+        source = re.findall(rf"```{language}\n(.*?)```", page("python.md"), flags=re.DOTALL)[-1]
         (tmp_path / name).write_text(source, encoding="utf-8")
     query, key, value = rng.standard_normal((3, 1, 2, 5, 8), dtype=np.float32)
     np.save(tmp_path / "operands.npy", [query, key, value])
@@ -70,6 +70,18 @@ def test_cython_module_builds_and_computes_what_mfa_computes(tmp_path, rng):
     assert np.array_equal(np.load(tmp_path / "out.npy"), expected)
 
 
+@pytest.mark.parametrize("number", range(2))
+def test_python_snippet_prints_what_the_page_says(number, tmp_path):
+    snippets = re.findall(
+        r"```python\n([^`]*)```\n\nprints\n\n```text\n([^`]*)```", page("python.md"), flags=re.DOTALL
+    )
+    assert len(snippets) == 2
+    source, output = snippets[number]
+    path = tmp_path / "snippet.py"
+    path.write_text(source, encoding="utf-8")
+    assert run(sys.executable, path, cwd=tmp_path) == output
+
+
 def translations():
     """(their call, ours) of each row of the tables."""
     return re.findall(r"^\| `(.*?)` \| `(mfa\..*?)` \|$", page("coming-from.md"), flags=re.MULTILINE)
@@ -83,21 +95,35 @@ def flash_attn_func(
     causal=False,
     window_size=(-1, -1),
     softcap=0.0,
+    attention_chunk=0,
     alibi_slopes=None,
     return_attn_probs=False,
 ):
     """FlashAttention's, by its documentation: heads behind the sequence, aligned bottom-right."""
+    offset = k.shape[1] - q.shape[1]
+    chunk = attention_chunk or q.shape[1] + k.shape[1]
+    places = np.arange(q.shape[1])[:, None] + offset
     out, logsumexp = oracle.attention(
         *(x.swapaxes(1, 2) for x in (q, k, v)),
         softmax_scale=softmax_scale,
         causal=causal,
-        offset=k.shape[1] - q.shape[1],
+        offset=offset,
         window=window_size,
         softcap=softcap,
         alibi_slopes=alibi_slopes,
+        bool_mask=places // chunk == np.arange(k.shape[1]) // chunk if attention_chunk else None,
     )
     out = out.swapaxes(1, 2)
     return (out, logsumexp) if return_attn_probs else out
+
+
+def flash_attn_varlen_func(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k):
+    lists = {"cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k}
+    return checks.expected(q, k, v, **lists).out[0].swapaxes(0, 1)
+
+
+def flash_attn_with_kvcache(q, k_cache, v_cache, *new, **arguments):
+    return kv_cache.Expected(q, k_cache, v_cache, *new, **arguments).reference.out.swapaxes(1, 2)
 
 
 def mlx_attention(q, k, v, *, scale, mask=None, sinks=None):
@@ -116,11 +142,21 @@ def test_translated_call_gives_the_same(theirs, ours):
     torch = require_module("torch", "pip install torch")
     torch.manual_seed(0)
     q, k, v = torch.randn(2, 4, 5, 8), torch.randn(2, 4, 7, 8), torch.randn(2, 4, 7, 8)
-    if theirs.startswith("flash_attn_func"):
+    if theirs.startswith("flash_attn"):
         q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
     names = {
         "F": torch.nn.functional,
         "flash_attn_func": flash_attn_func,
+        "flash_attn_varlen_func": flash_attn_varlen_func,
+        "flash_attn_with_kvcache": flash_attn_with_kvcache,
+        "rows": torch.randn(10, 4, 8),
+        "keys": torch.randn(14, 2, 8),
+        "cu_q": torch.tensor([0, 6, 10], dtype=torch.int32),
+        "cu_k": torch.tensor([0, 5, 14], dtype=torch.int32),
+        "lengths": torch.tensor([3, 5], dtype=torch.int32),
+        "index": torch.tensor([1, 0], dtype=torch.int32),
+        "new_k": torch.randn(2, 2, 4, 8),
+        "new_v": torch.randn(2, 2, 4, 8),
         "mfa": mfa,
         "mx": types.SimpleNamespace(fast=types.SimpleNamespace(scaled_dot_product_attention=mlx_attention)),
         "q": q,
@@ -149,5 +185,7 @@ def test_each_library_has_its_table():
     assert calls == {
         "F.scaled_dot_product_attention",
         "flash_attn_func",
+        "flash_attn_varlen_func",
+        "flash_attn_with_kvcache",
         "mx.fast.scaled_dot_product_attention",
     }
