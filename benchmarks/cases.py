@@ -267,26 +267,43 @@ def memory() -> list[Case]:
     ]
 
 
+PATTERNS = ({"pattern": "longformer", "block": 128}, {"pattern": "bigbird", "block": 64})
+
+
+def in_proportion(case: Case) -> Case:
+    """With the target of a time in proportion to the pairs that are seen, within 15 %."""
+    share = Target("share_of_full", 1.15 * case.visible_pairs / case.unmasked().visible_pairs)
+    return replace(case, targets=(share, *case.targets))
+
+
 def sparse() -> list[Case]:
-    """Time is to be in proportion to the pairs that are seen."""
-
-    def case(pattern: str, block: int, length: int, dtype: str, **fields) -> Case:
-        heads = 4 if length > 4096 else 8
-        fields |= {"pattern": pattern, "block": block}
-        found = square("sparse", (1, heads, length, 64), dtype, **fields)
-        share = Target("share_of_full", 1.15 * found.visible_pairs / found.unmasked().visible_pairs)
-        return replace(found, targets=(share, *found.targets))
-
-    over_flex = (Target("speedup", 2.0, "flex_attention"),)
-    patterns = (("longformer", 128), ("bigbird", 64))
-    forward = [
-        case(*pattern, length, dtype, targets=over_flex, quick=(length, dtype) == (4096, "float32"))
-        for pattern, length, dtype in itertools.product(patterns, (4096, 16384), ("float32", "bfloat16"))
+    targets = (Target("speedup", 2.0, "flex_attention"),)
+    shapes = ((1, 8, 4096, 64), (1, 4, 16384, 64))
+    return [
+        in_proportion(
+            square(
+                "sparse",
+                shape,
+                dtype,
+                targets=targets,
+                quick=(shape, dtype) == (shapes[0], "float32"),
+                **pattern,
+            )
+        )
+        for pattern, shape, dtype in itertools.product(PATTERNS, shapes, ("float32", "bfloat16"))
     ]
-    return forward + [case(*pattern, 4096, "float32", backward=True, quick=False) for pattern in patterns]
 
 
-MAKERS = (prefill, causal, window, decode, small, odd, isa, backward, sparse, memory)
+def sparse_backward() -> list[Case]:
+    return [
+        in_proportion(
+            square("sparse_backward", (1, 8, 4096, 64), "float32", backward=True, quick=False, **pattern)
+        )
+        for pattern in PATTERNS
+    ]
+
+
+MAKERS = (prefill, causal, window, decode, small, odd, isa, backward, sparse, sparse_backward, memory)
 GROUPS = {maker.__name__: maker for maker in MAKERS}
 
 

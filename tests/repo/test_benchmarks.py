@@ -20,7 +20,18 @@ from benchmarks.operands import DTYPES
 from benchmarks.patterns import blocks_seen
 from benchmarks.targets import verdicts
 
-GROUPS = ["prefill", "causal", "window", "decode", "small", "odd", "isa", "backward", "sparse"]
+GROUPS = [
+    "prefill",
+    "causal",
+    "window",
+    "decode",
+    "small",
+    "odd",
+    "isa",
+    "backward",
+    "sparse",
+    "sparse_backward",
+]
 SLOW_TO_COMPILE = "flex_attention"
 CASE_FIELDS = {
     "name", "group", "batch", "heads", "query_length", "head_dim", "dtype", "key_length", "kv_heads",
