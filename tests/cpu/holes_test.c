@@ -33,11 +33,14 @@ typedef struct {
     float dropout_p, softcap;
     bool sinks, alibi;
     int64_t chunk;
+    bool lengths; /* of each sequence its own */
 } shape_t;
 
 typedef struct {
     mfa_tensor_t query, key, value, out, logsumexp, mask, pairs, bias, slopes, sinks;
     mfa_tensor_t dout, dquery, dkey, dvalue, dbias, dsinks;
+    mfa_tensor_t query_lengths, key_lengths;
+    mfa_sequences_t sequences;
 } tensors_t;
 
 typedef struct {
@@ -126,6 +129,10 @@ static double difference(const mfa_tensor_t *a, const mfa_tensor_t *b) {
 
 static mfa_attention_desc_t forward_desc(const shape_t *s, tensors_t *t, blocks_t *blocks) {
     mfa_attention_desc_t desc = MFA_ATTENTION_DESC_INIT;
+    t->sequences = (mfa_sequences_t)MFA_SEQUENCES_INIT;
+    t->sequences.query_lengths = &t->query_lengths;
+    t->sequences.key_lengths = &t->key_lengths;
+    desc.sequences = s->lengths ? &t->sequences : NULL;
     desc.query = &t->query;
     desc.key = &t->key;
     desc.value = &t->value;
@@ -194,6 +201,12 @@ static tensors_t make_tensors(const shape_t *s) {
     t.slopes = random_of(MFA_PRECISION_FP32, 1, H, 1, 1);
     t.sinks = random_of(MFA_PRECISION_FP32, 1, H, 1, 1);
     t.dout = random_of(s->precision, B, H, s->queries, s->dim);
+    t.query_lengths = tensor_of(MFA_PRECISION_INT32, 1, 1, 1, B);
+    t.key_lengths = tensor_of(MFA_PRECISION_INT32, 1, 1, 1, B);
+    for (int64_t b = 0; b < B; ++b) {
+        *int_at(&t.query_lengths, 0, 0, 0, b) = (int32_t)(s->queries - b * s->queries / 3);
+        *int_at(&t.key_lengths, 0, 0, 0, b) = (int32_t)(s->keys - (B - 1 - b) * s->keys / 2);
+    }
     t.dquery = copy_of(&t.query);
     t.dkey = copy_of(&t.key);
     t.dvalue = copy_of(&t.value);
@@ -208,6 +221,7 @@ static void free_tensors(tensors_t *t) {
                                  &t->dkey,  &t->dvalue, &t->dbias,  &t->dsinks};
     for (size_t i = 0; i < sizeof all / sizeof *all; ++i)
         free(all[i]->data);
+    free(t->query_lengths.data), free(t->key_lengths.data);
 }
 
 /* A block more of a line's list. */
@@ -519,6 +533,36 @@ static const shape_t shapes[] = {
      .block_rows = 128,
      .block_keys = 128,
      .per_head = true},
+    {.precision = MFA_PRECISION_FP32,
+     .kv_heads = 2,
+     .queries = 200,
+     .keys = 390,
+     .dim = 8,
+     .block_rows = 32,
+     .block_keys = 64,
+     .per_batch = true,
+     .causal = true,
+     .lengths = true},
+    {.precision = MFA_PRECISION_BF16,
+     .kv_heads = H,
+     .queries = 90,
+     .keys = 250,
+     .dim = 16,
+     .block_rows = 20,
+     .block_keys = 40,
+     .per_head = true,
+     .biased = true,
+     .lengths = true},
+    {.precision = MFA_PRECISION_FP32,
+     .kv_heads = 1,
+     .queries = 3,
+     .keys = 1500,
+     .dim = 8,
+     .block_rows = 2,
+     .block_keys = 128,
+     .per_head = true,
+     .per_batch = true,
+     .lengths = true},
 };
 
 static void test_context(mfa_context_t context) {
