@@ -90,7 +90,7 @@ static void set_listed(const mfai_view_t *counts, const mfai_view_t *indices, in
         set_bit(words, entry(indices, listed, i));
 }
 
-/* How many of the blocks from `first` to before `end` are partial. */
+/* How many of the blocks first .. end - 1 count and are not among the `full`, if there are any. */
 static int64_t count_partial(const uint32_t *visible, const uint32_t *full, int64_t first, int64_t end) {
     int64_t count = 0;
     for (int64_t block = first; block < end; block = (block / MFA_BLOCK_BITS + 1) * MFA_BLOCK_BITS) {
@@ -148,6 +148,15 @@ void mfai_blocks_fill(const mfai_problem_t *p, mfa_span lines) {
     const int64_t heads = p->blocks.shape[1], rows = p->blocks.shape[2];
     for (int64_t i = lines.begin; i < lines.end; ++i)
         fill_line(p, i / rows / heads, i / rows % heads, i % rows);
+}
+
+int64_t mfai_blocks_count(const mfai_problem_t *p, int64_t batch, int64_t head, mfa_span lines) {
+    int64_t count = 0;
+    for (int64_t line = lines.begin; line < lines.end; ++line) {
+        const mfai_block_line_t found = mfai_block_line(p, batch, head, line);
+        count += count_partial(found.visible, NULL, 0, columns_of(p));
+    }
+    return count;
 }
 
 mfai_block_line_t mfai_block_line(const mfai_problem_t *p, int64_t batch, int64_t head, int64_t line) {

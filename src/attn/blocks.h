@@ -20,6 +20,9 @@ int64_t mfai_blocks_place(mfai_problem_t *problem, void *memory);
 /* Fills these lines of them. */
 void mfai_blocks_fill(const mfai_problem_t *problem, mfa_span lines);
 
+/* How many blocks count in these lines of a batch and head. */
+int64_t mfai_blocks_count(const mfai_problem_t *problem, int64_t batch, int64_t head, mfa_span lines);
+
 /* The blocks of one line. Where it has a mask tile for each of its partial blocks, these are numbered in order. */
 typedef struct {
     const uint32_t *visible;

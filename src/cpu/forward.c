@@ -142,7 +142,7 @@ typedef struct {
     mfai_cpu_forward_part_t alike; /* the only part, if no sequence has a length of its own */
     double cost;                   /* of all sequences, if they have */
     int slots;
-    int64_t most_splits, part_floats, partial_floats, workspace_floats;
+    int64_t most_splits, part_floats, order_floats, partial_floats, workspace_floats;
     mfai_cpu_append_job_t append; /* comes first; its memory behind the rest */
     int64_t append_floats;
 } forward_plan_t;
@@ -210,6 +210,44 @@ static void fill_parts(forward_plan_t *plan, mfai_cpu_forward_part_t *memory) {
     job->parts = memory;
 }
 
+/* How many blocks count in the rows of a chunk, as forward_task numbers them. */
+static int64_t blocks_of_chunk(const mfai_problem_t *p, const mfai_cpu_forward_part_t *part, int64_t bh,
+                               int64_t chunk) {
+    const mfa_span all = mfa_span_of(0, part->rows);
+    const mfa_span rows = mfa_span_cut(all, mfa_span_of(chunk * part->chunk_rows, (chunk + 1) * part->chunk_rows));
+    const mfa_span lines = mfa_span_tiles(mfa_span_tiles(rows, part->group), p->block_rows);
+    const int64_t sets = p->heads / part->group;
+    return mfai_blocks_count(p, part->batch + bh / sets, bh % sets * part->group, lines);
+}
+
+/* Adds to `order` those tasks, in order, in which more than `bound` blocks count, or all others. Returns how many
+   blocks count in them. */
+static double order_tasks(const mfai_cpu_forward_job_t *job, bool above, double bound, int64_t *order, int64_t *count) {
+    double blocks = 0;
+    for (int64_t i = 0; i < job->part_count; ++i) {
+        const mfai_cpu_forward_part_t *part = &job->parts[i];
+        for (int64_t number = 0; number < part->tasks; ++number) {
+            const int64_t at = number / part->splits, chunk = part->chunks - 1 - at % part->chunks;
+            const double here = (double)blocks_of_chunk(job->problem, part, at / part->chunks, chunk);
+            if ((here > bound) != above)
+                continue;
+            order[(*count)++] = part->first_task + number;
+            blocks += here;
+        }
+    }
+    return blocks;
+}
+
+/* Rows that see far more than others, as global ones, come first, so that nobody waits for them in the end. */
+static void order_by_blocks(mfai_cpu_forward_job_t *job, int64_t *order) {
+    int64_t count = 0;
+    const double bound = 2 * order_tasks(job, true, -1, order, &count) / (double)mfai_max(job->tasks, 1);
+    count = 0;
+    order_tasks(job, true, bound, order, &count);
+    order_tasks(job, false, bound, order, &count);
+    job->order = order;
+}
+
 static mfa_status_t make_plan(const mfai_cpu_device_t *device, const mfai_problem_t *p, forward_plan_t *plan) {
     MFAI_TRY(mfai_check_head_dims("CPU", p));
     *plan = (forward_plan_t){.most_splits = 1};
@@ -231,8 +269,10 @@ static mfa_status_t make_plan(const mfai_cpu_device_t *device, const mfai_proble
     plan->partial_floats = mfai_cpu_lines(plan->partial_floats);
     if (p->features & MFAI_APPEND)
         plan->append = mfai_cpu_append_plan(device, p, &plan->append_floats);
-    plan->workspace_floats =
-        plan->slots * job->scratch.size + plan->part_floats + plan->partial_floats + plan->append_floats;
+    if (p->features & MFAI_BLOCKS && job->tasks > 1)
+        plan->order_floats = mfai_cpu_lines(job->tasks * (int64_t)(sizeof *job->order / sizeof(float)));
+    plan->workspace_floats = plan->slots * job->scratch.size + plan->part_floats + plan->order_floats +
+                             plan->partial_floats + plan->append_floats;
     return MFA_SUCCESS;
 }
 
@@ -266,8 +306,10 @@ mfa_status_t mfai_cpu_forward(mfai_cpu_device_t *device, const mfai_problem_t *p
     if (needs_memory) {
         job->memory = mfai_workspace_memory(workspace);
         float *behind = (float *)job->memory + plan.slots * job->scratch.size;
-        job->partial = behind + plan.part_floats;
+        job->partial = behind + plan.part_floats + plan.order_floats;
         fill_parts(&plan, (mfai_cpu_forward_part_t *)behind);
+        if (plan.order_floats > 0)
+            order_by_blocks(job, (int64_t *)(behind + plan.part_floats));
         mfai_problem_t appended;
         if (plan.append_floats > 0) {
             appended = mfai_cpu_append(plan.kernel, &plan.append, (char *)(job->partial + plan.partial_floats));

@@ -334,6 +334,7 @@ static void forward_task(void *argument, int64_t task, int slot) {
 
     /* Tasks of one head follow each other, so that its keys stay in cache, and the costliest causal rows, the last,
        come first. */
+    task = job->order != NULL ? job->order[task] : task;
     const mfai_cpu_forward_part_t *part = find_part(job, offsetof(mfai_cpu_forward_part_t, first_task), task);
     const int64_t number = task - part->first_task;
     const int64_t split = number % part->splits, bh = number / part->splits / part->chunks;

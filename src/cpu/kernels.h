@@ -61,6 +61,7 @@ typedef struct mfai_cpu_forward_job {
     const mfai_cpu_forward_part_t *parts; /* the costliest first */
     int64_t part_count;
     int64_t tasks, combined_rows; /* of all parts */
+    const int64_t *order;         /* the tasks, in the order in which they are to begin; NULL: as they are numbered */
     /* Running maxima are kept in units in which weights are cheap. Plain scores: products times score_factor, in units
        of log2. With a score pass, which finishes scores one by one (scale, softcap, biases): natural units,
        since scores near the largest floats, as masks of finfo.min make, would overflow in others. */
