@@ -32,8 +32,11 @@ attention_append(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]],
     const mfa_rotary rotary = MFA_ROTARY;
     const mfa_tile tile = tile_of(p, lists, number / p.key_tiles, number % p.key_tiles);
     const mfa_sequence sequence = mfa_sequence_of(p, lists, tile.sequence);
+    const mfa_index count = sequence.extent.key_count - sequence.first_new;
+    if (!mfa_tile_exists(tile, count))
+        return;
     const mfa_index position = mfa_rotary_position(p, rotary, sequence);
-    const mfa_index rows = min(mfa_index(MFA_APPEND_ROWS), sequence.extent.key_count - sequence.first_new - tile.first);
+    const mfa_index rows = min(mfa_index(MFA_APPEND_ROWS), count - tile.first);
     for (mfa_index i = simdgroup; i < rows * p.kv_heads; i += MFA_APPEND_SIMDGROUPS) {
         const mfa_index head = i % p.kv_heads, row = tile.first + i / p.kv_heads, to_row = sequence.first_new + row;
         mfa_turn_row(p, rotary, position + row, mfa_rows_of(new_key, p.new_key, sequence.added, head, p.head_dim), row,

@@ -13,6 +13,8 @@ attention_rotate(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]],
     const mfa_rotary rotary = MFA_ROTARY;
     const mfa_tile tile = mfa_query_tile<MFA_APPEND_ROWS>(p, lists, number / p.query_tiles, number % p.query_tiles);
     const mfa_sequence sequence = mfa_sequence_of(p, lists, tile.sequence);
+    if (!mfa_tile_exists(tile, sequence.extent.query_count))
+        return;
     const mfa_index position = mfa_rotary_position(p, rotary, sequence);
     const mfa_index rows = min(mfa_index(MFA_APPEND_ROWS), sequence.extent.query_count - tile.first);
     for (mfa_index i = simdgroup; i < rows * p.heads; i += MFA_APPEND_SIMDGROUPS) {

@@ -12,8 +12,19 @@
 #include "mfa.h"
 #include "naive.h"
 
-enum { SEQUENCES = 4, HEADS = 4, KV_HEADS = 2, DIM = 16, PAGE = 5, PAGES = 60, ENTRIES = 12, LISTS = 7 };
-enum { QUERY_STARTS, KEY_STARTS, QUERY_LENGTHS, KEY_LENGTHS, LEFT_PADDING, KEY_BATCHES, PAGE_TABLE };
+enum { SEQUENCES = 4, HEADS = 4, KV_HEADS = 2, DIM = 16, PAGE = 5, PAGES = 60, ENTRIES = 12, POSITIONS = 120 };
+enum {
+    QUERY_STARTS,
+    KEY_STARTS,
+    QUERY_LENGTHS,
+    KEY_LENGTHS,
+    LEFT_PADDING,
+    KEY_BATCHES,
+    PAGE_TABLE,
+    NEW_STARTS,
+    ROTARY_POSITIONS,
+    LISTS
+};
 
 static mfa_context_t context;
 static id<MTLDevice> device;
@@ -24,19 +35,39 @@ typedef struct {
     int64_t query_batches, query_rows, key_batches, key_rows, most_queries, most_keys;
     bool is_forward_only, has_mask;
     const int32_t *lists[LISTS];
+    int64_t new_rows; /* that are appended, to each or, packed, to all; 0: it is no such call */
 } case_t;
 
 static int64_t entries_of(int list) {
-    return list <= KEY_STARTS ? SEQUENCES + 1 : list == PAGE_TABLE ? SEQUENCES * ENTRIES : SEQUENCES;
+    return list <= KEY_STARTS || list == NEW_STARTS ? SEQUENCES + 1
+           : list == PAGE_TABLE                     ? SEQUENCES * ENTRIES
+                                                    : SEQUENCES;
 }
 
-enum { QUERY, KEY, VALUE, OUT, LOGSUMEXP, DOUT, DQUERY, DKEY, DVALUE, MASK, OPERANDS };
+enum {
+    QUERY,
+    KEY,
+    VALUE,
+    OUT,
+    LOGSUMEXP,
+    DOUT,
+    DQUERY,
+    DKEY,
+    DVALUE,
+    MASK,
+    NEW_KEY,
+    NEW_VALUE,
+    COSINES,
+    SINES,
+    OPERANDS
+};
 
 typedef struct {
     mfa_buffer_t operands[OPERANDS], lists[LISTS];
     mfa_tensor_t tensors[OPERANDS], list_tensors[LISTS];
     mfa_sequences_t sequences;
     mfa_pages_t pages;
+    mfa_append_t append;
     mfa_attention_desc_t forward;
     mfa_attention_backward_desc_t backward;
 } call_t;
@@ -85,6 +116,7 @@ static const mfa_tensor_t *list_of(const call_t *call, int list) {
 static void open_call(const case_t *c, bool is_private, call_t *call) {
     *call = (call_t){.sequences = MFA_SEQUENCES_INIT,
                      .pages = MFA_PAGES_INIT,
+                     .append = MFA_APPEND_INIT,
                      .forward = MFA_ATTENTION_DESC_INIT,
                      .backward = MFA_ATTENTION_BACKWARD_DESC_INIT};
     srand(1);
@@ -95,6 +127,10 @@ static void open_call(const case_t *c, bool is_private, call_t *call) {
     }
     if (c->has_mask)
         open_operand(call, MASK, SEQUENCES, 1, c->most_queries, c->most_keys);
+    for (int i = NEW_KEY; i <= NEW_VALUE && c->new_rows > 0; ++i)
+        open_operand(call, i, c->lists[NEW_STARTS] != NULL ? 1 : SEQUENCES, KV_HEADS, c->new_rows, DIM);
+    for (int i = COSINES; i <= SINES && c->new_rows > 0; ++i)
+        open_operand(call, i, 1, 1, POSITIONS, DIM / 2);
     for (int i = 0; i < LISTS; ++i)
         if (c->lists[i] != NULL)
             open_list(call, i, c->lists[i], is_private);
@@ -107,6 +143,13 @@ static void open_call(const case_t *c, bool is_private, call_t *call) {
     call->sequences.most_queries = c->most_queries;
     call->sequences.most_keys = c->most_keys;
     call->pages.page_table = list_of(call, PAGE_TABLE);
+    call->append.key = &call->tensors[NEW_KEY];
+    call->append.value = &call->tensors[NEW_VALUE];
+    call->append.starts = list_of(call, NEW_STARTS);
+    call->append.rotary_cos = &call->tensors[COSINES];
+    call->append.rotary_sin = &call->tensors[SINES];
+    call->append.rotary_positions = list_of(call, ROTARY_POSITIONS);
+    call->forward.append = c->new_rows > 0 ? &call->append : NULL;
     call->forward.query = &call->tensors[QUERY];
     call->forward.key = &call->tensors[KEY];
     call->forward.value = &call->tensors[VALUE];
@@ -164,20 +207,52 @@ static int32_t page_table[SEQUENCES * ENTRIES];
 static const case_t packed = {
     1,     170,   1,
     155,   70,    90,
-    false, false, {query_starts, key_starts, query_lengths, key_lengths, left_padding, NULL, NULL}};
+    false, false, {query_starts, key_starts, query_lengths, key_lengths, left_padding, NULL, NULL},
+    0};
 static const case_t padded = {SEQUENCES, 70,   SEQUENCES,
                               60,        70,   60,
-                              false,     true, {NULL, NULL, query_lengths, most_lengths, few_padding, NULL, NULL}};
+                              false,     true, {NULL, NULL, query_lengths, most_lengths, few_padding, NULL, NULL},
+                              0};
 /* Gradients of keys in pages need lists that can be read. */
-static const case_t paged = {
-    SEQUENCES, 70,   PAGES,
-    PAGE,      70,   PAGE *ENTRIES,
-    true,      true, {NULL, NULL, query_lengths, most_lengths, most_lengths, NULL, page_table}};
+static const case_t paged = {SEQUENCES, 70,   PAGES,
+                             PAGE,      70,   PAGE *ENTRIES,
+                             true,      true, {NULL, NULL, query_lengths, most_lengths, most_lengths, NULL, page_table},
+                             0};
 static const case_t decoded_pages = {SEQUENCES, 3,    PAGES,
                                      PAGE,      3,    PAGE *ENTRIES,
-                                     true,      true, {NULL, NULL, few_queries, most_lengths, NULL, NULL, page_table}};
+                                     true,      true, {NULL, NULL, few_queries, most_lengths, NULL, NULL, page_table},
+                                     0};
 static const case_t batches = {
-    SEQUENCES, 3, 6, 100, 3, 100, true, false, {NULL, NULL, few_queries, key_lengths, left_padding, key_batches, NULL}};
+    SEQUENCES, 3, 6, 100, 3, 100, true, false, {NULL, NULL, few_queries, key_lengths, left_padding, key_batches, NULL},
+    0};
+
+/* Tiled and decoded, packed and not, by positions of their own and by lengths. */
+static const int32_t new_starts[] = {0, 4, 4, 7, 10}, positions[] = {0, 100, 5, 60}, some_lengths[] = {50, 1, 0, 57};
+static const case_t appended_pages = {
+    .query_batches = SEQUENCES,
+    .query_rows = 20,
+    .key_batches = PAGES,
+    .key_rows = PAGE,
+    .most_queries = 20,
+    .most_keys = PAGE * ENTRIES,
+    .is_forward_only = true,
+    .lists = {[KEY_LENGTHS] = some_lengths,
+              [PAGE_TABLE] = page_table,
+              [NEW_STARTS] = new_starts,
+              [ROTARY_POSITIONS] = positions},
+    .new_rows = 12,
+};
+static const case_t appended_batches = {
+    .query_batches = SEQUENCES,
+    .query_rows = 3,
+    .key_batches = 6,
+    .key_rows = 100,
+    .most_queries = 3,
+    .most_keys = 100,
+    .is_forward_only = true,
+    .lists = {[KEY_LENGTHS] = key_lengths, [LEFT_PADDING] = left_padding, [KEY_BATCHES] = key_batches},
+    .new_rows = 3,
+};
 
 static void test_private(const case_t *c) {
     call_t readable, hidden, encoded;
@@ -221,14 +296,14 @@ static void test_hostile(case_t c, bool is_sorted, unsigned seed) {
     for (int i = 0; i < LISTS; ++i) {
         for (int j = 0; j < entries_of(i); ++j)
             contents[i][j] = some_number();
-        if (is_sorted && i <= KEY_STARTS)
+        if (is_sorted && (i <= KEY_STARTS || i == NEW_STARTS))
             qsort(contents[i], SEQUENCES + 1, sizeof(int32_t), ascending);
         c.lists[i] = c.lists[i] != NULL ? contents[i] : NULL;
     }
     call_t call;
     open_call(&c, true, &call);
     const mfa_status_t status = mfa_attention_forward_desc(context, &call.forward);
-    expect_no_fault(status, !is_sorted);
+    expect_no_fault(status, !is_sorted || c.new_rows > 0);
     if (!c.is_forward_only)
         expect_no_fault(mfa_attention_backward_desc(context, &call.backward), !is_sorted);
     close_call(&call);
@@ -239,7 +314,7 @@ static void test_hostile(case_t c, bool is_sorted, unsigned seed) {
 /* Multiplications and barriers of sequences in one call are the sums of those of calls for each. */
 static void test_cost(void) {
     static const int32_t starts[] = {0, 64, 73, 273, 283};
-    case_t c = {1, 283, 1, 283, 200, 200, false, false, {starts, starts, NULL, NULL, NULL, NULL, NULL}};
+    case_t c = {1, 283, 1, 283, 200, 200, false, false, {starts, starts, NULL, NULL, NULL, NULL, NULL}, 0};
     emu_counters together, alone;
     call_t call;
     open_call(&c, true, &call);
@@ -280,6 +355,8 @@ int main(void) {
         test_private(&paged);
         test_private(&decoded_pages);
         test_private(&batches);
+        test_private(&appended_pages);
+        test_private(&appended_batches);
         test_cost();
         mfa_destroy_context(context);
 
@@ -291,6 +368,8 @@ int main(void) {
             test_hostile(paged, true, seed);
             test_hostile(decoded_pages, true, seed);
             test_hostile(batches, true, seed);
+            test_hostile(appended_pages, true, seed);
+            test_hostile(appended_batches, true, seed);
         }
         mfa_destroy_context(context);
         [queue release];
