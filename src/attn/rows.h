@@ -15,11 +15,19 @@ enum {
     MFAI_ROWS_TABLE = MFAI_ROWS_MOST + MFAI_ROWS_PADDING + MFAI_ROWS_AHEAD
 };
 
+/* Rows a fixed number of bytes apart. */
+typedef struct {
+    const char *first; /* the block's first row, if it were one of them */
+    int64_t ahead;     /* bytes from a row to the one to prefetch */
+    int64_t end;       /* one past the last; numbers count from the block's first row */
+} mfai_rows_run_t;
+
 /* Memory for one table. */
 typedef struct {
-    const char **table; /* MFAI_ROWS_TABLE addresses */
-    char *copy;         /* room for the rows, if their elements lie apart */
-    const char *zeros;  /* a row of them */
+    const char **table;    /* MFAI_ROWS_TABLE addresses */
+    mfai_rows_run_t *runs; /* mfai_rows_most_runs, where runs are asked for */
+    char *copy;            /* room for the rows, if their elements lie apart */
+    const char *zeros;     /* a row of them */
 } mfai_rows_room_t;
 
 /* Rows whose elements lie side by side. Behind the last there are rows of zeros, so that a pair or a vector of rows may
@@ -32,11 +40,10 @@ typedef struct {
     int32_t format;
 } mfai_rows_t;
 
-/* Likewise, but a fixed number of bytes apart, for what has no time to read addresses. */
+/* Likewise, but in runs, one after the other, for what has no time to read addresses. */
 typedef struct {
-    const char *first; /* the block's first row, which need not be one of them */
-    int64_t step;      /* bytes from row to row */
-    int64_t ahead;     /* bytes from a row to the one to prefetch */
+    const mfai_rows_run_t *run; /* the first */
+    int64_t step;               /* bytes from row to row, of each */
     int64_t columns;
     int32_t format;
     const char *zeros; /* a row of them */
@@ -89,12 +96,14 @@ static inline const char *mfai_row_find(const mfai_view_t *view, int64_t b, int6
 mfai_rows_t mfai_rows_find(const mfai_view_t *view, int64_t b, int64_t h, int64_t first, int64_t count,
                            const mfai_rows_room_t *room);
 
-/* How many of the rows from `first` on, at most `count`, mfai_rows_space may be asked for at once. */
-int64_t mfai_rows_run(const mfai_view_t *view, int64_t b, int64_t first, int64_t count);
+/* As many runs as a block of the view's rows may have. */
+static inline int64_t mfai_rows_most_runs(const mfai_view_t *view) {
+    return view->layout != NULL && view->layout->pages != NULL ? MFAI_ROWS_MOST : 1;
+}
 
-/* Rows first + rows.begin .. first + rows.end - 1 of one head, which are a run; `first` is the block's. No others are
-   read. */
+/* Rows first + rows.begin .. first + rows.end - 1 of one head; `first` is the block's. No others are read, but those
+   before `there` may be prefetched. */
 mfai_spaced_rows_t mfai_rows_space(const mfai_view_t *view, int64_t b, int64_t h, int64_t first, mfa_span rows,
-                                   const mfai_rows_room_t *room);
+                                   int64_t there, const mfai_rows_room_t *room);
 
 #endif

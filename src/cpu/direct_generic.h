@@ -1,7 +1,7 @@
 /*
  * Products for a few query rows, as in decoding: keys and values are read where they lie, once for all rows that share
  * them, so that the time is that of reading memory. Packing them first would read, write and read again. Rows are
- * evenly spaced: reading their addresses from a table took up to a tenth of the time.
+ * evenly spaced in runs: reading their addresses from a table took up to a tenth of the time.
  */
 enum {
     DIRECT_ROWS = 4,                /* rows that one pass over keys or values serves */
@@ -10,9 +10,9 @@ enum {
     DIRECT_VALUE_VECS = 4,
 };
 
-/* DIRECT_KEYS keys times `rows` queries: products[row * DIRECT_KEYS + key]. */
+/* DIRECT_KEYS keys times `rows` queries: products[row * DIRECT_KEYS + key]. `coming` is what to prefetch for each. */
 INLINE void direct_products(const int rows, const int32_t format, left_t query, const char *const keys[DIRECT_KEYS],
-                            int64_t dim, int64_t ahead, float *products) {
+                            const char *const coming[DIRECT_KEYS], int64_t dim, float *products) {
     const int64_t words = words_of(dim);
     vf sum[VL];
 #pragma GCC unroll 16
@@ -22,7 +22,7 @@ INLINE void direct_products(const int rows, const int32_t format, left_t query, 
     for (int k = 0; k < DIRECT_KEYS; ++k) /* one key after the other, for the hardware's prefetchers */
         for (int64_t at = 0; at < words; at += VL) {
             const vf key = load_words(keys[k], format, at, dim);
-            __builtin_prefetch(keys[k] + ahead + at * (int64_t)mfai_format_bytes(format, 1) * WORD_DEPTH);
+            __builtin_prefetch(coming[k] + at * (int64_t)mfai_format_bytes(format, 1) * WORD_DEPTH);
 #pragma GCC unroll 4
             for (int r = 0; r < rows; ++r) {
                 const vf q = vf_load(query.first + r * query.stride + at);
@@ -32,17 +32,35 @@ INLINE void direct_products(const int rows, const int32_t format, left_t query, 
     vf_store(products, vf_sum_each(sum));
 }
 
+/* Addresses of DIRECT_KEYS keys from j on, of which n are there, and of what to prefetch; returns the last one's run. */
+INLINE const mfai_rows_run_t *direct_keys(const mfai_rows_run_t *run, int64_t step, int64_t j, int n,
+                                          const char *keys[DIRECT_KEYS], const char *coming[DIRECT_KEYS]) {
+#pragma GCC unroll 4
+    for (int k = 0; k < DIRECT_KEYS; ++k) {
+        keys[k] = run->first + (j + (k < n ? k : 0)) * step;
+        coming[k] = keys[k] + run->ahead;
+    }
+    for (int k = (int)(run->end - j); k < n; ++k) {
+        while (j + k >= run->end)
+            ++run;
+        keys[k] = run->first + (j + k) * step;
+        coming[k] = keys[k] + run->ahead;
+    }
+    return run;
+}
+
 INLINE void direct_scores_for(const int rows, const int32_t format, const mfai_spaced_rows_t *keys, left_t query,
                               mfa_span seen, sums_t scores) {
-    const int64_t step = keys->step, ahead = keys->ahead, dim = keys->columns;
+    const int64_t step = keys->step, dim = keys->columns;
+    const mfai_rows_run_t *run = keys->run;
     for (int64_t j = seen.begin; j < seen.end; j += DIRECT_KEYS) {
         const int n = (int)(seen.end - j < DIRECT_KEYS ? seen.end - j : DIRECT_KEYS);
-        const char *some[DIRECT_KEYS];
-#pragma GCC unroll 4
-        for (int k = 0; k < DIRECT_KEYS; ++k)
-            some[k] = keys->first + (j + (k < n ? k : 0)) * step;
+        const char *some[DIRECT_KEYS], *coming[DIRECT_KEYS];
+        while (j >= run->end)
+            ++run;
+        run = direct_keys(run, step, j, n, some, coming);
         float products[VL];
-        direct_products(rows, format, query, some, dim, ahead, products);
+        direct_products(rows, format, query, some, coming, dim, products);
         for (int r = 0; r < rows; ++r)
             for (int k = 0; k < n; ++k)
                 scores.first[r * scores.stride + j + k] = products[r * DIRECT_KEYS + k];
@@ -96,12 +114,12 @@ INLINE void prefetch_coming(coming_t *coming, const int64_t bytes) {
     }
 }
 
-/* out (rows x vecs * VL) += weights . values from `column` on, over the keys that are seen; `whole` if none of the
-   columns is missing. Where words hold two keys and the first or last lacks its partner, zeros stand in: nothing unseen
+/* out (rows x vecs * VL) += weights . values from `column` on, over the keys that are seen, which are in the run that
+   `block` is the first row of; `whole` if none of the columns is missing. Where words hold two keys and the first or last lacks its partner, zeros stand in: nothing unseen
    is read, and an infinity does not meet the partner's weight, 0. */
 INLINE void direct_add(const int rows, const int vecs, const bool whole, const int32_t format,
-                       const mfai_spaced_rows_t *values, coming_t *coming, int64_t column, left_t weights,
-                       mfa_span seen, sums_t out) {
+                       const mfai_spaced_rows_t *values, const char *block, coming_t *coming, int64_t column,
+                       left_t weights, mfa_span seen, sums_t out) {
     const int64_t step = values->step, columns = values->columns;
     vf sum[DIRECT_ROWS][DIRECT_VALUE_VECS];
 #pragma GCC unroll 4
@@ -111,8 +129,8 @@ INLINE void direct_add(const int rows, const int vecs, const bool whole, const i
             sum[r][v] = vf_zero();
     for (int64_t w = seen.begin / WORD_DEPTH; w * WORD_DEPTH < seen.end; ++w) {
         const int64_t first = w * WORD_DEPTH, last = first + WORD_DEPTH - 1;
-        const char *even = first < seen.begin ? values->zeros : values->first + first * step;
-        const char *odd = last < seen.end ? values->first + last * step : values->zeros;
+        const char *even = first < seen.begin ? values->zeros : block + first * step;
+        const char *odd = last < seen.end ? block + last * step : values->zeros;
         vf value[DIRECT_VALUE_VECS];
 #pragma GCC unroll 4
         for (int v = 0; v < vecs; ++v) {
@@ -141,19 +159,24 @@ INLINE void direct_add(const int rows, const int vecs, const bool whole, const i
 INLINE void direct_values_for(const int rows, const int32_t format, const mfai_spaced_rows_t *values, left_t weights,
                               mfa_span seen, sums_t out) {
     const int64_t columns = values->columns;
-    for (int64_t j = seen.begin; j < seen.end; j = j / DIRECT_VALUE_KEYS * DIRECT_VALUE_KEYS + DIRECT_VALUE_KEYS) {
-        const int64_t end = (j / DIRECT_VALUE_KEYS + 1) * DIRECT_VALUE_KEYS;
-        const mfa_span some = mfa_span_of(j, end < seen.end ? end : seen.end);
-        coming_t coming = {values->first + j * values->step + values->ahead, 0, columns * mfai_format_bytes(format, 1),
+    const mfai_rows_run_t *run = values->run;
+    mfa_span some;
+    for (int64_t j = seen.begin; j < seen.end; j = some.end) {
+        while (j >= run->end)
+            ++run;
+        const int64_t end = (j / DIRECT_VALUE_KEYS + 1) * DIRECT_VALUE_KEYS,
+                      last = run->end < seen.end ? run->end : seen.end;
+        some = mfa_span_of(j, end < last ? end : last);
+        coming_t coming = {run->first + j * values->step + run->ahead, 0, columns * mfai_format_bytes(format, 1),
                            values->step};
         int64_t column = 0;
         for (; column + DIRECT_VALUE_VECS * VL <= columns; column += DIRECT_VALUE_VECS * VL)
-            direct_add(rows, DIRECT_VALUE_VECS, true, format, values, &coming, column, weights, some, out);
+            direct_add(rows, DIRECT_VALUE_VECS, true, format, values, run->first, &coming, column, weights, some, out);
         if (column + (DIRECT_VALUE_VECS - 1) * VL < columns)
-            direct_add(rows, DIRECT_VALUE_VECS, false, format, values, &coming, column, weights, some, out);
+            direct_add(rows, DIRECT_VALUE_VECS, false, format, values, run->first, &coming, column, weights, some, out);
         else
             for (; column < columns; column += VL)
-                direct_add(rows, 1, false, format, values, &coming, column, weights, some, out);
+                direct_add(rows, 1, false, format, values, run->first, &coming, column, weights, some, out);
     }
 }
 

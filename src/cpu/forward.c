@@ -131,6 +131,8 @@ static mfai_cpu_forward_scratch_t lay_out(const mfai_problem_t *p, const mfai_cp
     at.bias = mfai_cpu_take(&at.size, has_bias ? scores : 0);
     at.drop_factors = mfai_cpu_take(&at.size, p->dropout_p > 0 ? s->block_keys : 0);
     at.rows = mfai_cpu_take(&at.size, MFAI_CPU_ROW_TABLE_FLOATS);
+    at.runs =
+        mfai_cpu_take(&at.size, mfai_rows_most_runs(&p->key) * (int64_t)(sizeof(mfai_rows_run_t) / sizeof(float)));
     at.copy = mfai_cpu_take(&at.size, contiguous ? 0 : s->block_keys * widest);
     at.zeros = mfai_cpu_take(&at.size, widest);
     return at;

@@ -43,24 +43,16 @@ static mfai_rows_t find_rows(const block_t *block, const mfai_view_t *view) {
 }
 
 static mfai_spaced_rows_t space_rows(const block_t *block, const mfai_view_t *view, mfa_span rows) {
-    return mfai_rows_space(view, block->walk->batch, block->kv_head, block->keys.begin, rows, &block->room);
-}
-
-/* The first of the runs that the rows consist of. */
-static mfa_span first_run(const block_t *block, const mfai_view_t *view, mfa_span rows) {
-    const int64_t count =
-        mfai_rows_run(view, block->walk->batch, block->keys.begin + rows.begin, rows.end - rows.begin);
-    return mfa_span_of(rows.begin, rows.begin + count);
+    const mfai_walk_t *walk = block->walk;
+    return mfai_rows_space(view, walk->batch, block->kv_head, block->keys.begin, rows, walk->extent.key_count,
+                           &block->room);
 }
 
 /* Products of queries, from the word `first` on, and keys, or values in their place. */
 static void multiply_direct(const block_t *block, const mfai_view_t *keys, int64_t first, mfa_span seen, float *to) {
-    const left_t query = {block->query + first, block->job->shape.query_words};
-    for (mfa_span run; !mfa_span_is_empty(seen); seen.begin = run.end) {
-        run = first_run(block, keys, seen);
-        const mfai_spaced_rows_t spaced = space_rows(block, keys, run);
-        direct_scores(&spaced, query, block->rows, run, (sums_t){to, block->stride});
-    }
+    const mfai_spaced_rows_t spaced = space_rows(block, keys, seen);
+    direct_scores(&spaced, (left_t){block->query + first, block->job->shape.query_words}, block->rows, seen,
+                  (sums_t){to, block->stride});
 }
 
 static void add_value_scores(const block_t *block, mfa_span seen) {
@@ -112,20 +104,13 @@ static void multiply_values(const block_t *block, int first, int rows, mfa_span 
     float *out = block->out + first * width;
     const int64_t from = seen.begin, to = seen.end;
     if (block->direct) {
-        mfa_span run = first_run(block, &p->value, seen);
-        mfai_spaced_rows_t values = space_rows(block, &p->value, run);
+        const mfai_spaced_rows_t values = space_rows(block, &p->value, seen);
         /* Nothing is packed, so the room for packed values, which is at least that large, holds the block's sums. */
         float *sums = (float *)block->value_panels;
         for (int r = 0; r < rows; r += DIRECT_ROWS) {
             const int some = rows - r < DIRECT_ROWS ? rows - r : DIRECT_ROWS;
             memset(sums, 0, (size_t)(some * width) * sizeof *sums);
-            for (mfa_span left = seen; !mfa_span_is_empty(left); left.begin = run.end) {
-                if (!mfa_span_holds(run, left)) {
-                    run = first_run(block, &p->value, left);
-                    values = space_rows(block, &p->value, run);
-                }
-                direct_values(&values, weights_from(block, first + r, 0), some, run, (sums_t){sums, width});
-            }
+            direct_values(&values, weights_from(block, first + r, 0), some, seen, (sums_t){sums, width});
             for (int i = 0; i < some; ++i)
                 for (int64_t c = 0; c < width; c += VL) {
                     float *total = out + (r + i) * width + c;
@@ -360,6 +345,7 @@ static void forward_task(void *argument, int64_t task, int slot) {
     lane32 *query = scratch + job->scratch.query;
     memset(scratch + job->scratch.zeros, 0, (size_t)(job->scratch.size - job->scratch.zeros) * sizeof(float));
     const mfai_rows_room_t room = {.table = (const char **)(void *)(scratch + job->scratch.rows),
+                                   .runs = (mfai_rows_run_t *)(void *)(scratch + job->scratch.runs),
                                    .copy = (char *)(scratch + job->scratch.copy),
                                    .zeros = (const char *)(scratch + job->scratch.zeros)};
     if (!mfa_span_is_empty(keys))
