@@ -9,9 +9,10 @@ import numpy as np
 from benchmarks.cases import Case
 from benchmarks.operands import DTYPES, GradientOperands, Operands
 
-PRECISIONS = {"float16": 0, "bfloat16": 1, "float32": 2}
+PRECISIONS = {"float16": 0, "bfloat16": 1, "float32": 2, "int32": 6}
 BACKEND_CPU = 1
 ALIGN_TOP_LEFT = 1
+ALIGN_BOTTOM_RIGHT = 2
 CAUSAL = 1
 DEFAULT_PRECISION = -1
 
@@ -73,6 +74,49 @@ class BackwardDesc(Sized):
         ("flags", ctypes.c_uint32),
         ("forward", ctypes.POINTER(ForwardDesc)),
         *((name, ctypes.POINTER(Tensor)) for name in BACKWARD_TENSORS),
+    )
+
+
+class Sequences(Sized):
+    _fields_ = (
+        ("struct_size", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
+        *((name, ctypes.POINTER(Tensor)) for name in ("query_starts", "key_starts", "query_lengths")),
+        *((name, ctypes.POINTER(Tensor)) for name in ("key_lengths", "left_padding", "key_batches")),
+        ("most_queries", ctypes.c_int64),
+        ("most_keys", ctypes.c_int64),
+    )
+
+
+class Pages(Sized):
+    _fields_ = (
+        ("struct_size", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
+        ("page_table", ctypes.POINTER(Tensor)),
+    )
+
+
+class Append(Sized):
+    _fields_ = (
+        ("struct_size", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        *((name, ctypes.POINTER(Tensor)) for name in ("key", "value", "starts")),
+        *((name, ctypes.POINTER(Tensor)) for name in ("rotary_cos", "rotary_sin", "rotary_positions")),
+    )
+
+
+class SequencesDesc(Sized):
+    """ForwardDesc with the fields that libraries before sequences do not know."""
+
+    _fields_ = (
+        *ForwardDesc._fields_,
+        ("query_value", ctypes.POINTER(Tensor)),
+        ("chunk", ctypes.c_int64),
+        ("sequences", ctypes.POINTER(Sequences)),
+        ("pages", ctypes.POINTER(Pages)),
+        ("blocks", ctypes.c_void_p),
+        ("append", ctypes.POINTER(Append)),
+        ("scales", ctypes.c_void_p),
     )
 
 

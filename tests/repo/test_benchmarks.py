@@ -229,6 +229,10 @@ def test_digested_problems_are_told_apart():
         ("mfa_tensor_t", library.Tensor),
         ("mfa_attention_desc_t", library.ForwardDesc),
         ("mfa_attention_backward_desc_t", library.BackwardDesc),
+        ("mfa_sequences_t", library.Sequences),
+        ("mfa_pages_t", library.Pages),
+        ("mfa_append_t", library.Append),
+        ("mfa_attention_desc_t", library.SequencesDesc),
     ],
 )
 def test_structs_begin_as_the_abi_has_them(name, mirror):
@@ -247,6 +251,13 @@ def test_two_builds_are_timed_on_every_case(tmp_path):
     ).splitlines()
     assert len(said) == len(compare_builds.cases()) + 2
     assert all(line.endswith("  same") for line in said[1:-1])
+
+
+def test_sequences_and_pages_are_timed():
+    said = run(sys.executable, "-m", "benchmarks.sequences", "--smoke", cwd=ROOT).splitlines()
+    for name in ("varlen", "varlen backward", "decode", "step"):
+        for dtype in ("float32", "bfloat16"):
+            assert any(line.startswith(f"{name} {dtype}, ") for line in said)
 
 
 def test_unknown_peer_is_refused():
