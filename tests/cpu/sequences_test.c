@@ -182,8 +182,8 @@ static mfa_tensor_t list_of(int32_t *data, int64_t rows, int64_t columns) {
 
 enum { QUERY, KEY, VALUE, OUT, LOGSUMEXP, MASK, SINKS, DOUT, DQUERY, DKEY, DVALUE, DBIAS, DSINKS, TENSORS };
 
-/* One call of either pass for all sequences. */
-static void run(mfa_context_t context, plan_t *plan, mfa_tensor_t t[TENSORS], bool is_backward) {
+/* One call of either pass for all sequences; or only how it would run, if that is asked for. */
+static void run(mfa_context_t context, plan_t *plan, mfa_tensor_t t[TENSORS], bool is_backward, mfa_plan_t *said) {
     const case_t *c = plan->c;
     const int64_t count = plan->lengths->count;
     mfa_attention_desc_t forward = MFA_ATTENTION_DESC_INIT;
@@ -219,7 +219,8 @@ static void run(mfa_context_t context, plan_t *plan, mfa_tensor_t t[TENSORS], bo
     pages.page_table = &page_table;
     forward.pages = c->layout == PAGED ? &pages : NULL;
     if (!is_backward) {
-        CHECK(mfa_attention_forward_desc(context, &forward) == MFA_SUCCESS);
+        CHECK((said != NULL ? mfa_attention_forward_plan(context, &forward, said)
+                            : mfa_attention_forward_desc(context, &forward)) == MFA_SUCCESS);
         return;
     }
     mfa_attention_backward_desc_t backward = MFA_ATTENTION_BACKWARD_DESC_INIT;
@@ -228,7 +229,8 @@ static void run(mfa_context_t context, plan_t *plan, mfa_tensor_t t[TENSORS], bo
     backward.dquery = &t[DQUERY], backward.dkey = &t[DKEY], backward.dvalue = &t[DVALUE];
     backward.dbias = c->features & 8 ? &t[DBIAS] : NULL;
     backward.dsinks = c->features & 16 ? &t[DSINKS] : NULL;
-    CHECK(mfa_attention_backward_desc(context, &backward) == MFA_SUCCESS);
+    CHECK((said != NULL ? mfa_attention_backward_plan(context, &backward, said)
+                        : mfa_attention_backward_desc(context, &backward)) == MFA_SUCCESS);
 }
 
 static void check_results(const plan_t *plan, mfa_tensor_t t[TENSORS]) {
@@ -306,8 +308,8 @@ static void test_case(mfa_context_t alone, mfa_context_t many, const case_t *c, 
     static const int results[] = {OUT, LOGSUMEXP, DQUERY, DKEY, DVALUE, DBIAS, DSINKS};
     enum { RESULTS = sizeof results / sizeof *results };
     char *before[RESULTS];
-    run(alone, &plan, t, false);
-    run(alone, &plan, t, true);
+    run(alone, &plan, t, false, NULL);
+    run(alone, &plan, t, true, NULL);
     for (int i = 0; i < RESULTS; ++i) {
         mfa_tensor_t *result = &t[results[i]];
         before[i] = malloc(size_of(result) + 1);
@@ -315,8 +317,8 @@ static void test_case(mfa_context_t alone, mfa_context_t many, const case_t *c, 
         if (results[i] != DBIAS && results[i] != DSINKS) /* not every case has these */
             memset(result->data, 0xff, size_of(result));
     }
-    run(many, &plan, t, false);
-    run(many, &plan, t, true);
+    run(many, &plan, t, false, NULL);
+    run(many, &plan, t, true, NULL);
     for (int i = 0; i < RESULTS; ++i) {
         CHECK(memcmp(before[i], t[results[i]].data, size_of(&t[results[i]])) == 0);
         free(before[i]);
@@ -393,14 +395,53 @@ static void test_unread(mfa_context_t context, layout_t layout, int64_t queries)
         fill_sequence(&plan, &t[QUERY], query_place, b, lengths.queries[b]);
         fill_sequence(&plan, &t[DOUT], query_place, b, lengths.queries[b]);
     }
-    run(context, &plan, t, false);
-    run(context, &plan, t, true);
+    run(context, &plan, t, false, NULL);
+    run(context, &plan, t, true, NULL);
     for (int i = 0; i < TENSORS; ++i)
         if (i == KEY || i == VALUE)
             munmap(t[i].data, size_of(&t[i]));
         else
             free(t[i].data);
     free(plan.pages);
+}
+
+/* How a packed call would run, whose operands are never touched. */
+static mfa_plan_t plan_of(mfa_context_t context, const lengths_t *lengths, bool is_backward) {
+    const case_t c = {
+        .precision = MFA_PRECISION_BF16, .kv_heads = 1, .dim = 64, .value_dim = 64, .layout = PACKED, .page_rows = 1};
+    plan_t plan = make_plan(&c, lengths);
+    mfa_tensor_t t[TENSORS] = {{0}};
+    for (int i = 0; i < TENSORS; ++i) {
+        const bool of_keys = i == KEY || i == VALUE || i == DKEY || i == DVALUE;
+        const int64_t rows = of_keys ? plan.key_shape[1] : plan.query_shape[1], heads = of_keys ? 1 : H;
+        const int64_t columns = i == LOGSUMEXP ? 1 : 64;
+        t[i] = (mfa_tensor_t)MFA_TENSOR_INIT;
+        t[i].precision = i == LOGSUMEXP ? MFA_PRECISION_FP32 : MFA_PRECISION_BF16;
+        t[i].data = (char *)NULL + ((uintptr_t)(i + 1) << 32);
+        const int64_t shape[4] = {1, heads, rows, columns};
+        const int64_t stride[4] = {heads * rows * columns, rows * columns, columns, 1};
+        memcpy(t[i].shape, shape, sizeof shape);
+        memcpy(t[i].stride, stride, sizeof stride);
+    }
+    mfa_plan_t said = MFA_PLAN_INIT;
+    run(context, &plan, t, is_backward, &said);
+    CHECK(said.status == MFA_SUCCESS && said.workspace_bytes > 0);
+    return said;
+}
+
+/* A long sequence is cut as if it were alone, and short ones beside it take little memory. */
+static void test_plans(mfa_context_t context) {
+    const lengths_t alone = {1, {4000}, {30000}},
+                    beside = {8, {1, 9, 4000, 5, 0, 7, 3, 16}, {30, 9, 30000, 5, 8, 7, 0, 16}};
+    const lengths_t decoded = {1, {1}, {30000}}, decoded_beside = {4, {0, 1, 1, 20}, {10, 30000, 9, 20}};
+    for (int is_backward = 0; is_backward < 2; ++is_backward) {
+        const mfa_plan_t one = plan_of(context, &alone, is_backward), all = plan_of(context, &beside, is_backward);
+        CHECK(all.workspace_bytes < one.workspace_bytes + one.workspace_bytes / 20);
+        CHECK(all.key_splits == one.key_splits && all.num_threads == 3);
+    }
+    const mfa_plan_t one = plan_of(context, &decoded, false), all = plan_of(context, &decoded_beside, false);
+    CHECK(one.key_splits > 16 && all.key_splits == one.key_splits);
+    CHECK(all.workspace_bytes < 2 * one.workspace_bytes);
 }
 
 static mfa_context_t open_context(int32_t isa, int32_t threads) {
@@ -421,6 +462,7 @@ int main(void) {
             continue;
         ++instances;
         test_layouts(alone, many);
+        test_plans(many);
         for (int64_t queries = 2; queries <= 40; queries += 38) {
             test_unread(many, PADDED, queries);
             test_unread(many, PAGED, queries);
