@@ -14,6 +14,14 @@ from mfa._flash_attn import flash_attn_func, flash_attn_qkvpacked_func
 from mfa._flash_attn_combine import flash_attn_combine
 from mfa._flash_attn_kvcache import flash_attn_with_kvcache
 from mfa._flash_attn_varlen import flash_attn_varlen_func
+from mfa._flex_attention import (
+    AuxOutput,
+    AuxRequest,
+    FlexPlan,
+    flex_attention,
+    flex_attention_backward,
+    flex_plan,
+)
 from mfa._gradients import Gradients
 from mfa._installed import get_include, get_library
 from mfa._mask_mods import and_masks, noop_mask, or_masks
@@ -26,10 +34,13 @@ from mfa.reports import ContextInfo, Plan
 __version__ = library_version()
 
 __all__ = [
+    "AuxOutput",
+    "AuxRequest",
     "BlockMask",
     "Buffer",
     "Context",
     "ContextInfo",
+    "FlexPlan",
     "Gradients",
     "MFAError",
     "Plan",
@@ -43,6 +54,9 @@ __all__ = [
     "flash_attn_qkvpacked_func",
     "flash_attn_varlen_func",
     "flash_attn_with_kvcache",
+    "flex_attention",
+    "flex_attention_backward",
+    "flex_plan",
     "get_include",
     "get_library",
     "get_scheduler_metadata",

@@ -24,6 +24,49 @@ class BlockLists(NamedTuple):
     mask_indices: numpy.ndarray | None = None
     block_mask: numpy.ndarray | None = None
 
+    def part(self, b, h, rows):
+        """What is about slices of batches, heads and rows: whole rows of blocks, or some of one."""
+        block_rows, block_keys = self.block_size
+        first, last = rows.start // block_rows, (rows.stop - 1) // block_rows
+        masks = self.masks
+        if first == last:
+            block_rows = rows.stop - rows.start
+            offset = rows.start % self.block_size[0]
+            masks = None if masks is None else masks[:, :, offset : offset + block_rows]
+
+        def part_of(array):
+            if array is None:
+                return None
+            batches, heads = (
+                part if size > 1 else slice(None) for part, size in zip((b, h), array.shape, strict=False)
+            )
+            return array[batches, heads, first : last + 1]
+
+        lists = {
+            name: part_of(getattr(self, name)) for name in self._fields if name not in ("block_size", "masks")
+        }
+        return self._replace(block_size=(block_rows, block_keys), masks=masks, **lists)
+
+
+def visible(lists, shape):
+    """Bool array of `shape`: which pairs the BlockLists of a part do not hide."""
+    block_rows, block_keys = lists.block_size
+    result = numpy.zeros(shape, bool)
+    for b, h, row in numpy.ndindex(*shape[:2], -(-shape[2] // block_rows)):
+        band = result[b, h, row * block_rows : (row + 1) * block_rows]
+
+        def of_row(array, b=b, h=h, row=row):
+            return array[b if array.shape[0] > 1 else 0, h if array.shape[1] > 1 else 0, row]
+
+        for num_blocks, indices, numbers in ((*lists[1:3], lists.mask_indices), (*lists[3:5], None)):
+            if indices is None:
+                continue
+            for place, column in enumerate(of_row(indices)[: of_row(num_blocks)]):
+                block = band[:, column * block_keys : (column + 1) * block_keys]
+                number = -1 if numbers is None else of_row(numbers)[place]
+                block[...] = True if number < 0 else lists.masks[number, 0, : len(block), : block.shape[1]]
+    return result
+
 
 def ordered(dense):
     """(num_blocks, indices) of a bool array of blocks; behind those that count stand the others."""
