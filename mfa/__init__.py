@@ -27,6 +27,7 @@ from mfa._installed import get_include, get_library
 from mfa._mask_mods import and_masks, noop_mask, or_masks
 from mfa._scheduler_metadata import get_scheduler_metadata
 from mfa._sdpa import scaled_dot_product_attention
+from mfa._sparsity import SparsityPattern
 from mfa._status import is_device_supported, last_latency, library_version
 from mfa.errors import MFAError
 from mfa.reports import ContextInfo, Plan
@@ -44,6 +45,7 @@ __all__ = [
     "Gradients",
     "MFAError",
     "Plan",
+    "SparsityPattern",
     "and_masks",
     "attention",
     "attention_backward",

@@ -8,6 +8,7 @@ from mfa import _keywords
 from mfa._call import BackwardCall, ForwardCall
 from mfa._context import Context
 from mfa._inputs import Inputs
+from mfa._sparsity import SparsityPattern
 from mfa.reports import Plan
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Keywords(TypedDict, total=False):
     cache_batch_idx: Any
     page_table: Any
     block_mask: Any
+    sparsity: SparsityPattern | None
     attention_chunk: int
     qv: Any
     q_descale: Any
@@ -86,6 +88,7 @@ def attention(
     cache_batch_idx: Any = None,
     page_table: Any = None,
     block_mask: Any = None,
+    sparsity: SparsityPattern | None = None,
     attention_chunk: int = 0,
     qv: Any = None,
     q_descale: Any = None,
@@ -173,6 +176,8 @@ def attention(
     block_mask : mfa.BlockMask, PyTorch's or None, default None
         Blocks of the scores that count, as `create_block_mask` or PyTorch's finds them; the others are hidden
         and cost nothing. What else hides keys does so besides.
+    sparsity : mfa.SparsityPattern or None, default None
+        In place of `causal`, `window` or `block_mask`.
     attention_chunk : int, default 0
         Keys are cut into chunks of so many, and row i sees only those in the chunk of key ``i + offset``. 0
         is off.

@@ -319,6 +319,8 @@ class BlockMask:
             numbers = numpy.concatenate([numbers, none], axis=-1)
             numbers, order = numpy.broadcast_arrays(numbers, order)
             numbers = numpy.take_along_axis(numbers, order, axis=-1)
+            indices = numpy.broadcast_to(indices, numbers.shape)
+            num_blocks = numpy.broadcast_to(num_blocks, numbers.shape[:3])
         full = _block_lists.ascending(full)[:2] if full is not None and full_apart else (None, None)
         size = fitted(self.BLOCK_SIZE, self.seq_lengths)
         if masks is not None:
@@ -480,11 +482,26 @@ def blocks_of_call(block_mask, batch, heads, lengths, full_apart):
     full blocks are looked at like others, as they are to be where there is a bool mask besides.
     """
     if isinstance(block_mask, BlockLists):
+        if block_mask.block_mask is not None and lengths is not None:
+            require_blocks(block_mask, (batch, heads, *lengths))
         return block_mask
     block_mask = known_block_mask(block_mask)
     if block_mask is None:
         return None
     return block_mask.lists((batch, heads, *(lengths or block_mask.seq_lengths)), full_apart)
+
+
+def require_blocks(lists, shape):
+    *heads, rows, columns = lists.block_mask.shape
+    expected = tuple(
+        math.ceil(length / size) for length, size in zip(shape[2:], lists.block_size, strict=True)
+    )
+    fits = all(count in (1, size) for count, size in zip(heads, shape[:2], strict=True))
+    if not fits or (rows, columns) != expected:
+        raise ValueError(
+            f"block_mask: shape {lists.block_mask.shape}, expected {(*shape[:2], *expected)}, "
+            "or 1 for batch and heads"
+        )
 
 
 # PyTorch's objects and ours of the same, for as long as those live.

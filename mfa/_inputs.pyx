@@ -42,6 +42,7 @@ from mfa._keywords import (
     window,
     word,
 )
+from mfa._sparsity import with_sparsity
 
 # Where a plan pretends that memory lies which only the call itself would allocate: addresses that no process
 # has, far enough apart that none of it overlaps. A call that allocates has 0 instead.
@@ -89,6 +90,8 @@ cdef class Inputs:
         cdef int key_ndim = 4 if keywords["cu_seqlens_k"] is None else 3
         cdef int min_ndim = 2 if loose else 4
         cdef Operand slopes
+        if keywords["sparsity"] is not None:
+            keywords = with_sparsity(keywords)
         self.names = names
         self.planning = planning
         self.kept = []
