@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 import numpy
 
+from mfa import _keywords
 from mfa._memory import as_ndarray
-from mfa._messages import shown
+from mfa._messages import brief, shown
 
 
 class BlockLists(NamedTuple):
@@ -91,7 +92,7 @@ def checked(num_blocks, indices, columns, prefix=""):
     ]
     for array, name in zip(arrays, names, strict=True):
         if array.dtype != numpy.int32:
-            raise TypeError(f"{name}: dtype {array.dtype}, expected int32")
+            raise TypeError(f"{name}: dtype {brief(str(array.dtype))}, expected int32")
     if not 2 <= indices.ndim <= 4:
         raise ValueError(f"{names[1]}: {indices.ndim} dimensions, expected 2 to 4")
     if num_blocks.shape != indices.shape[:-1]:
@@ -141,14 +142,10 @@ def block_size_of(value, name="BLOCK_SIZE"):
     pair = value if isinstance(value, (tuple, list)) else (value, value)
     if len(pair) != 2:
         raise ValueError(f"{name}: {shown(value)}, expected a number or (rows, keys)")
-    sizes = []
-    for size in pair:
-        if isinstance(size, (bool, numpy.bool_)) or not isinstance(size, (int, numpy.integer)):
-            raise TypeError(f"{name}: {shown(value)}, expected a number or (rows, keys)")
-        if not 1 <= size < 2**31:
-            raise ValueError(f"{name}: {shown(value)}, expected 1 or more")
-        sizes.append(int(size))
-    return tuple(sizes)
+    rows, keys = (_keywords.integer(size, name, "a number or (rows, keys)") for size in pair)
+    if not (1 <= rows < 2**31 and 1 <= keys < 2**31):
+        raise ValueError(f"{name}: {shown(value)}, expected 1 or more")
+    return rows, keys
 
 
 def fitted(block_size, lengths):

@@ -4,14 +4,16 @@ import itertools
 import math
 import sys
 import weakref
+from collections.abc import Callable
+from typing import Any
 
 import numpy
 
 from mfa import _block_lists, _keywords
 from mfa._block_lists import BlockLists, block_size_of, fitted, with_four_axes
-from mfa._mask_mods import EvaluatedMask, is_noop, noop_mask
+from mfa._mask_mods import EvaluatedMask, is_noop, name_of, noop_mask
 from mfa._mask_tiles import MaskTiles, tiles_of_lists, visible_blocks
-from mfa._messages import kind, shown
+from mfa._messages import shown
 
 LARGE_BLOCK = 1 << 30  # of the BlockMask with which PyTorch says that there is none
 
@@ -51,25 +53,26 @@ class BlockMask:
 
     def __init__(
         self,
-        seq_lengths,
-        kv_num_blocks,
-        kv_indices,
-        full_kv_num_blocks,
-        full_kv_indices,
-        q_num_blocks=None,
-        q_indices=None,
-        full_q_num_blocks=None,
-        full_q_indices=None,
-        BLOCK_SIZE=128,
-        mask_mod=noop_mask,
+        seq_lengths: tuple[int, int],
+        kv_num_blocks: Any,
+        kv_indices: Any,
+        full_kv_num_blocks: Any,
+        full_kv_indices: Any,
+        q_num_blocks: Any = None,
+        q_indices: Any = None,
+        full_q_num_blocks: Any = None,
+        full_q_indices: Any = None,
+        BLOCK_SIZE: int | tuple[int, int] = 128,
+        mask_mod: Callable[..., Any] = noop_mask,
     ):
         self.seq_lengths = lengths_of(seq_lengths)
         self.BLOCK_SIZE = block_size_of(BLOCK_SIZE)
         columns = math.ceil(self.seq_lengths[1] / self.BLOCK_SIZE[1])
         self.kv_num_blocks, self.kv_indices = _block_lists.checked(kv_num_blocks, kv_indices, columns)
         if (full_kv_num_blocks is None) != (full_kv_indices is None):
-            missing = "full_kv_num_blocks" if full_kv_num_blocks is None else "full_kv_indices"
-            raise ValueError(f"{missing}: None, expected an array beside the other of full_kv_...")
+            names = "full_kv_num_blocks", "full_kv_indices"
+            given, missing = names if full_kv_indices is None else names[::-1]
+            raise ValueError(f"{given}: given without {missing}, expected both or none")
         self.full_kv_num_blocks = self.full_kv_indices = None
         if full_kv_num_blocks is not None:
             self.full_kv_num_blocks, self.full_kv_indices = _block_lists.checked(
@@ -89,15 +92,15 @@ class BlockMask:
     @classmethod
     def from_kv_blocks(
         cls,
-        kv_num_blocks,
-        kv_indices,
-        full_kv_num_blocks=None,
-        full_kv_indices=None,
-        BLOCK_SIZE=128,
-        mask_mod=None,
-        seq_lengths=None,
-        compute_q_blocks=True,
-    ):
+        kv_num_blocks: Any,
+        kv_indices: Any,
+        full_kv_num_blocks: Any = None,
+        full_kv_indices: Any = None,
+        BLOCK_SIZE: int | tuple[int, int] = 128,
+        mask_mod: Callable[..., Any] | None = None,
+        seq_lengths: tuple[int, int] | None = None,
+        compute_q_blocks: bool = True,
+    ) -> "BlockMask":
         """A BlockMask of lists, which may be in any order and as wide as one likes.
 
         Parameters are as the attributes; `seq_lengths` is by default what the shape of `kv_indices` says.
@@ -183,7 +186,7 @@ class BlockMask:
         )
 
     def __repr__(self):
-        name = getattr(self.mask_mod, "__name__", kind(self.mask_mod))
+        name = name_of(self.mask_mod)
         lists = f"kv_indices={self.kv_indices.shape}, full_kv_indices={numpy.shape(self.full_kv_indices)}"
         return (
             f"BlockMask(shape={self.shape}, BLOCK_SIZE={self.BLOCK_SIZE}, {lists}, "
@@ -363,7 +366,9 @@ def picture(dense, row_step, column_step):
 def lengths_of(value):
     try:
         queries, keys = value
-    except (TypeError, ValueError):
+    except MemoryError:
+        raise
+    except Exception:  # whatever an iterable of the caller's raises
         raise TypeError(f"seq_lengths: {shown(value)}, expected (queries, keys)") from None
     return size_of(queries, "seq_lengths"), size_of(keys, "seq_lengths")
 
@@ -371,21 +376,21 @@ def lengths_of(value):
 def size_of(value, name):
     value = _keywords.integer(value, name)
     if not 0 <= value < 2**31:
-        raise ValueError(f"{name}: {value}, expected 0 to {2**31 - 1}")
+        raise ValueError(f"{name}: {shown(value)}, expected 0 to {2**31 - 1}")
     return value
 
 
 def create_block_mask(
-    mask_mod,
-    B,
-    H,
-    Q_LEN,
-    KV_LEN,
-    device="cpu",
-    BLOCK_SIZE=128,
-    _compile=False,
-    separate_full_blocks=True,
-):
+    mask_mod: Callable[..., Any],
+    B: int | None,
+    H: int | None,
+    Q_LEN: int,
+    KV_LEN: int,
+    device: Any = "cpu",
+    BLOCK_SIZE: int | tuple[int, int] = 128,
+    _compile: bool = False,
+    separate_full_blocks: bool = True,
+) -> BlockMask:
     """The `BlockMask` of a mask_mod, in memory bounded but for the lists and the masks of partial blocks.
 
     Parameters
@@ -416,6 +421,8 @@ def create_block_mask(
     37.5
     """
     require_cpu(device)
+    _keywords.flag(_compile, "_compile")
+    separate_full_blocks = _keywords.flag(separate_full_blocks, "separate_full_blocks")
     shape = shape_of(B, H, Q_LEN, KV_LEN)
     block_size = block_size_of(BLOCK_SIZE)
     size = fitted(block_size, shape[2:])
@@ -451,7 +458,9 @@ def create_block_mask(
     return result
 
 
-def create_mask(mod_fn, B, H, Q_LEN, KV_LEN, device="cpu"):
+def create_mask(
+    mod_fn: Callable[..., Any], B: int | None, H: int | None, Q_LEN: int, KV_LEN: int, device: Any = "cpu"
+) -> numpy.ndarray:
     """The whole bool array (B, H, Q_LEN, KV_LEN) of a mask_mod: for looking at, not for large sizes.
 
     Parameters
@@ -461,7 +470,7 @@ def create_mask(mod_fn, B, H, Q_LEN, KV_LEN, device="cpu"):
     """
     require_cpu(device)
     shape = shape_of(B, H, Q_LEN, KV_LEN)
-    mask_mod = EvaluatedMask(mod_fn, shape)
+    mask_mod = EvaluatedMask(mod_fn, shape, name="mod_fn")
     return numpy.array(numpy.broadcast_to(mask_mod(*map(numpy.arange, shape)), shape))
 
 
@@ -471,7 +480,7 @@ def shape_of(B, H, Q_LEN, KV_LEN):
 
 
 def require_cpu(device):
-    if device is not None and str(device) != "cpu":
+    if device is not None and shown(device) not in ("'cpu'", "device(type='cpu')"):
         raise ValueError(f"device: {shown(device)}, expected 'cpu'")
 
 

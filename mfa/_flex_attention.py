@@ -14,8 +14,9 @@ from mfa._block_mask import blocks_of_call
 from mfa._call import BackwardCall, ForwardCall
 from mfa._gradients import Gradients
 from mfa._inputs import Inputs
-from mfa._memory import as_ndarray, known, rank_of
-from mfa._messages import kind, shown
+from mfa._mask_mods import name_of
+from mfa._memory import as_ndarray
+from mfa._messages import shown
 from mfa._score_mods import MOST_BIASES, EvaluatedScore, recognised
 from mfa._score_tiles import runs, tiles
 from mfa._tensors import is_tensor, new_array
@@ -67,29 +68,32 @@ class FlexCall:
     def __init__(self, query, key, value, score_mod, block_mask, scale, enable_gqa, backward=False):
         self.names = {"names": NAMES, "loose": not backward}
         enable_gqa = _keywords.flag(enable_gqa, "enable_gqa")
-        self.arrays = known(query, "query"), known(key, "key"), known(value, "value")
-        for array, name in zip(self.arrays, ("query", "key", "value"), strict=True):
-            if rank_of(array) != 4:
-                raise ValueError(f"{name}: {rank_of(array)} dimensions, expected 4")
-        heads = self.arrays[0].shape[1]
-        for array, name in zip(self.arrays[1:], ("key", "value"), strict=True):
-            if array.shape[1] != heads and not enable_gqa:
-                expected = f"{heads} as query has, or enable_gqa=True"
+        self.arrays = query, key, value
+        names = ("query", "key", "value")
+        self.views = [as_ndarray(array, name) for array, name in zip(self.arrays, names, strict=True)]
+        for array, name in zip(self.views, names, strict=True):
+            if array.ndim != 4:
+                raise ValueError(f"{name}: {array.ndim} dimensions, expected 4")
+        query, key, value = self.views
+        for array, name in ((key, "key"), (value, "value")):
+            if array.shape[1] != query.shape[1] and not enable_gqa:
+                expected = f"{query.shape[1]} as query has, or enable_gqa=True"
                 raise ValueError(f"{name}: {array.shape[1]} heads, expected {expected}")
         if score_mod is not None and not callable(score_mod):
             raise TypeError(f"score_mod: {shown(score_mod)}, expected a function")
         self.keywords = DEFAULTS | {"layout": "bhsd", "alignment": "top-left", "softmax_scale": scale}
         inputs = self.inputs(self.arrays, planning=True)  # says what does not fit
-        query, key, _ = (array.shape for array in self.arrays)
-        self.shape = shape = (*inputs.shape[:3], key[2])
-        self.group = query[1] // key[1]
-        self.scale = 1 / math.sqrt(query[3]) if scale is None else _keywords.real(scale, "scale")
+        self.shape = shape = (*inputs.shape[:3], key.shape[2])
+        self.group = query.shape[1] // key.shape[1]
+        self.scale = 1 / math.sqrt(query.shape[3]) if scale is None else _keywords.real(scale, "scale")
         if block_mask is not None:
             block_mask = blocks_of_call(block_mask, *shape[:2], shape[2:], True)
         self.blocks = self.keywords["block_mask"] = block_mask
         torch_first = backward or is_tensor(self.arrays[0])
         self.form = form = recognised(score_mod, shape, torch_first)
-        self.evaluated = functools.partial(EvaluatedScore, score_mod or unchanged, shape, torch_first)
+        self.evaluated = functools.partial(
+            EvaluatedScore, unchanged if score_mod is None else score_mod, shape, torch_first
+        )
         self.score_mod = None
         self.tiles = None
         if form is None:
@@ -117,11 +121,6 @@ class FlexCall:
 
     def inputs(self, arrays, planning=False, **keywords):
         return Inputs(*arrays, self.keywords | keywords, **self.names, planning=planning)
-
-    def views(self):
-        """query, key and value as arrays of NumPy's."""
-        names = ("query", "key", "value")
-        return [as_ndarray(array, name) for array, name in zip(self.arrays, names, strict=True)]
 
     def blocks_in(self, tile):
         return None if self.blocks is None else self.blocks.part(tile.b, tile.h, tile.rows)
@@ -160,7 +159,7 @@ class FlexCall:
         if self.tiles is None:
             result = ForwardCall(self.inputs(self.arrays), return_lse=want_lse).run()
             return (*result, None) if want_lse else (result, None, None)
-        arrays = self.views()
+        arrays = self.views
         query, value = self.arrays[0], arrays[2]
         out = new_array(query, (*self.shape[:3], value.shape[3]), arrays[0].dtype)
         lse = new_array(query, self.shape[:3], FLOAT32)
@@ -184,12 +183,12 @@ class FlexCall:
             wanted = ("dq", "dk", "dv")
             return BackwardCall(self.inputs(self.arrays), dout, out, lse, wanted=wanted).run()
         if self.score_mod is not None and not self.score_mod.has_derivative():
-            name = getattr(self.score_mod.function, "__name__", kind(self.score_mod.function))
+            name = name_of(self.score_mod.function)
             raise NotImplementedError(
                 f"score_mod: {name} has no derivative; expected what mfa.flex_plan does not call generic, "
                 "or a function of torch's operations"
             )
-        arrays = self.views()
+        arrays = self.views
         dout, out, lse = as_ndarray(dout, "dout"), as_ndarray(out, "out"), as_ndarray(lse, "lse")
         sums = [numpy.zeros(array.shape, FLOAT32) for array in arrays]
         for tile in self.tiles:
@@ -198,8 +197,8 @@ class FlexCall:
             add = self.add_known if self.score_mod is None else self.add_generic
             add(tile, arrays, results, into)
         gradients = []
-        for array, total in zip(self.arrays, sums, strict=True):
-            gradient = new_array(array, total.shape, as_ndarray(array, "array").dtype)
+        for array, view, total in zip(self.arrays, arrays, sums, strict=True):
+            gradient = new_array(array, total.shape, view.dtype)
             as_ndarray(gradient, "gradient")[...] = total
             gradients.append(gradient)
         return Gradients(*gradients, None, None)
@@ -317,8 +316,11 @@ def flex_attention(
         if return_lse:
             raise ValueError("return_lse: True, expected False beside return_aux")
         try:
-            want_lse, want_max = return_aux.lse, return_aux.max_scores
-        except AttributeError:
+            want_lse = _keywords.flag(return_aux.lse, "return_aux")
+            want_max = _keywords.flag(return_aux.max_scores, "return_aux")
+        except MemoryError:
+            raise
+        except Exception:  # whatever an attribute of the caller's raises
             raise TypeError(f"return_aux: {shown(return_aux)}, expected an AuxRequest") from None
     if kernel_options is not None and not isinstance(kernel_options, dict):
         raise TypeError(f"kernel_options: {shown(kernel_options)}, expected None or a dict")
@@ -400,6 +402,6 @@ def flex_plan(
         tile, count = call.tiles[0], len(call.tiles)
         shape = [part.stop - part.start for part in tile[:3]]
         bias = numpy.broadcast_to(FLOAT32.type(0), (*shape, call.shape[3]))
-        inputs = call.tile_inputs(tile, call.views(), bias, planning=True)
+        inputs = call.tile_inputs(tile, call.views, bias, planning=True)
     made = BackwardCall(inputs, None, None, None) if backward else ForwardCall(inputs)
     return FlexPlan("generic" if call.form is None else call.form.name, count, made.plan())

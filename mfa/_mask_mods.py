@@ -4,22 +4,24 @@ import functools
 import importlib
 import sys
 import types
+from collections.abc import Callable
+from typing import Any
 
 import numpy
 
-from mfa._messages import because, kind, shown
+from mfa._messages import because, brief, kind, shown
 from mfa._tensors import is_tensor
 
 AXES = ("b", "h", "q_idx", "kv_idx")
 PROBED = (2, 3, 4, 5)  # sizes that tell axes apart
 
 
-def noop_mask(b, h, q_idx, kv_idx):
+def noop_mask(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
     """The mask_mod under which all pairs attend."""
     return b.new_ones((), dtype=sys.modules["torch"].bool) if is_tensor(b) else True
 
 
-def and_masks(*mask_mods):
+def and_masks(*mask_mods: Callable[..., Any]) -> Callable[..., Any]:
     """The mask_mod under which a pair attends where it does under all of `mask_mods`."""
     require_callables(mask_mods)
 
@@ -32,7 +34,7 @@ def and_masks(*mask_mods):
     return and_mask
 
 
-def or_masks(*mask_mods):
+def or_masks(*mask_mods: Callable[..., Any]) -> Callable[..., Any]:
     """The mask_mod under which a pair attends where it does under any of `mask_mods`."""
     require_callables(mask_mods)
 
@@ -66,10 +68,8 @@ class Evaluated:
     of each axis whether results do.
     """
 
-    name = "mask_mod"
-
-    def __init__(self, function, sizes, torch_first=False):
-        self.function = function
+    def __init__(self, function, sizes, torch_first=False, name="mask_mod"):
+        self.function, self.name = function, name
         if not callable(function):
             raise TypeError(f"{self.name}: {shown(function)}, expected a function")
         failures = []
@@ -142,7 +142,7 @@ class Evaluated:
             raise self.failure(error, indices) from error
 
     def failure(self, error, indices):
-        name = getattr(self.function, "__name__", kind(self.function))
+        name = name_of(self.function)
         where = ""
         if indices is not None:
             ranges = (f"{axis} {x.min()}..{x.max()}" for axis, x in zip(AXES, indices, strict=True) if len(x))
@@ -199,9 +199,15 @@ def tensors(arrays):
     return [x if is_tensor(x) else torch.from_numpy(numpy.ascontiguousarray(x)) for x in arrays]
 
 
+def name_of(function):
+    """What a message calls it."""
+    return brief(function.__name__) if isinstance(function, types.FunctionType) else kind(function)
+
+
 def uses_torch(value, depth=3):
     """Whether `value` is something of torch's, or a function that can be seen to refer to such."""
-    module = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
+    plain = isinstance(value, types.FunctionType | types.BuiltinFunctionType)
+    module = value.__name__ if isinstance(value, types.ModuleType) else value.__module__ if plain else None
     if is_tensor(value) or module == "torch":
         return True
     if depth == 0:
@@ -210,12 +216,11 @@ def uses_torch(value, depth=3):
         return any(uses_torch(item, depth - 1) for item in value)
     if isinstance(value, functools.partial):
         return uses_torch((value.func, *value.args, *value.keywords.values()), depth)
-    code = getattr(value, "__code__", None)
-    if code is None:
+    if not isinstance(value, types.FunctionType):
         return False
     cells = [cell.cell_contents for cell in value.__closure__ or () if cell != types.CellType()]
-    names = getattr(value, "__globals__", {})
-    reached = [names[name] for name in code.co_names if name in names]
+    names = value.__globals__
+    reached = [names[name] for name in value.__code__.co_names if name in names]
     return uses_torch([*cells, *reached, *(value.__defaults__ or ())], depth)
 
 

@@ -392,7 +392,8 @@ def by_difference(bias, shape):
 class EvaluatedScore(Evaluated):
     """A score_mod as a function of scores and indices."""
 
-    name = "score_mod"
+    def __init__(self, function, sizes, torch_first=False):
+        super().__init__(function, sizes, torch_first, "score_mod")
 
     def arguments(self, indices):
         b, h, q_idx, kv_idx = grid(indices)

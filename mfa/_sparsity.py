@@ -9,7 +9,7 @@ from mfa import _keywords
 from mfa._block_lists import BlockLists, block_size_of, with_four_axes
 from mfa._block_mask import known_block_mask
 from mfa._memory import as_ndarray
-from mfa._messages import shown
+from mfa._messages import brief, shown
 
 # What a pattern may stand for, with what the call must have left it at.
 UNSET = {"causal": None, "window": (-1, -1), "block_mask": None}
@@ -59,7 +59,7 @@ class SparsityPattern:
             return cls("custom", {"block_mask": known_block_mask(block_mask)})
         blocks = as_ndarray(block_mask, "block_mask")
         if blocks.dtype != numpy.bool_:
-            raise TypeError(f"block_mask: dtype {blocks.dtype}, expected bool")
+            raise TypeError(f"block_mask: dtype {brief(str(blocks.dtype))}, expected bool")
         if not 2 <= blocks.ndim <= 4:
             raise ValueError(f"block_mask: {blocks.ndim} dimensions, expected 2 to 4")
         lists = BlockLists(block_size_of(block_size, "block_size"), block_mask=with_four_axes(blocks, 4))

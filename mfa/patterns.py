@@ -15,7 +15,7 @@ from mfa._block_lists import block_size_of, ordered
 from mfa._block_mask import BlockMask, size_of
 from mfa._mask_mods import and_masks, or_masks
 from mfa._memory import as_ndarray
-from mfa._messages import shown
+from mfa._messages import brief, shown
 
 __all__ = [
     "bigbird",
@@ -169,7 +169,7 @@ def bigbird(
     blocks = abs(own - columns) <= half
     blocks |= (rows[:, None] < edge) | (rows[:, None] >= len(rows) - edge)
     blocks |= (columns < edge) | (columns >= len(columns) - edge)
-    generator = numpy.random.default_rng(seed)
+    generator = numpy.random.default_rng(_keywords.word(seed, "seed"))
     for row in blocks:
         others = numpy.flatnonzero(~row)
         row[generator.choice(others, min(count, len(others)), replace=False)] = True
@@ -193,7 +193,7 @@ def documents(ids: Any, *, causal: bool = False, block_size: Any = 128) -> Block
     """
     ids = as_ndarray(ids, "ids")
     if ids.dtype.kind not in "iu":
-        raise TypeError(f"ids: dtype {ids.dtype}, expected integers")
+        raise TypeError(f"ids: dtype {brief(str(ids.dtype))}, expected integers")
     if not 1 <= ids.ndim <= 2:
         raise ValueError(f"ids: {ids.ndim} dimensions, expected 1 or 2")
     grid = Grid(ids.shape[-1], block_size)
@@ -262,6 +262,6 @@ def every_nth(grid, step):
 
 def positive(value, name):
     value = _keywords.integer(value, name)
-    if value < 1:
+    if not 1 <= value < 2**31:
         raise ValueError(f"{name}: {shown(value)}, expected 1 or more")
     return value

@@ -35,17 +35,32 @@ LONGEST = 500
 UNTOUCHED = 7.0
 
 
-def plain_arguments():
+def plain_arguments(function=None):
     """What each required parameter is given, and `out` where it is one: a name that is new belongs here."""
     rows = dict.fromkeys(("query", "key", "value", "dout", "out", "q", "k", "v"), ONES)
     return {
         **rows,
-        "lse": np.ones((2, 4, 3), np.float32),
+        "lse": np.ones((2, 3, 4) if function is mfa.flex_attention_backward else (2, 4, 3), np.float32),
         "width": 3,
         "context": mfa.Context("cpu", num_threads=1),
         "size_or_object": 8,
         "message": "no",
         "code": 3,
+        **dict.fromkeys(("mask_mod", "mod_fn"), lambda b, h, q_idx, kv_idx: q_idx >= kv_idx),
+        "B": 2,
+        "H": 3,
+        "Q_LEN": 4,
+        "KV_LEN": 5,
+        "length": 40,
+        "window": 5,
+        "prefix": 3,
+        "dilation": 2,
+        "stride": 7,
+        "ids": np.arange(40) // 9,
+        "seq_lengths": (8, 16),
+        "kv_num_blocks": np.ones((1, 1, 1), np.int32),
+        "kv_indices": np.zeros((1, 1, 1, 1), np.int32),
+        **dict.fromkeys(("full_kv_num_blocks", "full_kv_indices")),
     }
 
 
@@ -53,7 +68,8 @@ def signature_of(function):
     """That of compiled classes is in their stubs."""
     module = sys.modules[function.__module__]
     if Path(module.__file__).suffix == ".py" or not inspect.isclass(function):
-        return list(inspect.signature(function).parameters.values())
+        parameters = inspect.signature(function).parameters.values()
+        return [parameter for parameter in parameters if parameter.kind is not parameter.VAR_POSITIONAL]
     stub = Path(module.__file__).parent / f"{module.__name__.rpartition('.')[2]}.pyi"
     [described] = [n for n in ast.parse(stub.read_text()).body if getattr(n, "name", "") == function.__name__]
     [new] = [n for n in described.body if getattr(n, "name", "") == "__new__"]
@@ -70,8 +86,16 @@ def signature_of(function):
 
 
 # They take whatever they are given.
-RECORDS = (mfa.ContextInfo, mfa.Gradients, mfa.Plan, mfa.MFAError)
-PUBLIC = [function for function in map(mfa.__dict__.get, mfa.__all__) if function not in RECORDS]
+RECORDS = (
+    *(mfa.ContextInfo, mfa.Gradients, mfa.Plan, mfa.MFAError),
+    *(mfa.AuxOutput, mfa.AuxRequest, mfa.FlexPlan, mfa.SparsityPattern),
+)
+PUBLIC = [
+    function
+    for module in (mfa, mfa.patterns)
+    for function in map(module.__dict__.get, module.__all__)
+    if function not in (*RECORDS, mfa.noop_mask)
+]
 PARAMETERS = [(function, parameter.name) for function in PUBLIC for parameter in signature_of(function)]
 
 
@@ -284,7 +308,7 @@ def complaint(function, name, value, is_array):
     """What is wrong with how `function` takes `value`, or None."""
     parameters = [parameter.name for parameter in signature_of(function)]
     arguments = {
-        parameter.name: plain_arguments()[parameter.name]
+        parameter.name: plain_arguments(function)[parameter.name]
         for parameter in signature_of(function)
         if parameter.default is parameter.empty
     }
@@ -338,8 +362,9 @@ def test_everything_public_is_attacked():
     """`__all__`, where the functions are from, leaves out nothing that modules show, and all are attacked."""
     names = {info.name for info in pkgutil.iter_modules(mfa.__path__) if not info.name.startswith("_")}
     modules = [mfa, *(importlib.import_module(f"mfa.{name}") for name in names - {"libmfa"})]
+    names_of_both = {*mfa.__all__, *mfa.patterns.__all__}
     # `__version__` is what the function library_version says.
-    assert set.union(*map(public_names, modules)) - {"library_version"} == set(mfa.__all__)
+    assert set.union(*map(public_names, modules)) - {"library_version"} == names_of_both
     assert all(
         issubclass(record, tuple | Exception) or dataclasses.is_dataclass(record) for record in RECORDS
     )
@@ -353,4 +378,4 @@ def test_plain_arguments_are_taken():
     for function in PUBLIC:
         name = next((p.name for p in signature_of(function) if p.default is p.empty), None)
         if name is not None:
-            assert complaint(function, name, plain_arguments()[name], False) is None
+            assert complaint(function, name, plain_arguments(function)[name], False) is None

@@ -281,7 +281,7 @@ WRONG = {
                  lambda: made(num=NUM[0, 0, 0], indices=INDICES[0, 0, 0])),
     "shapes that disagree": (ValueError, r"kv_num_blocks: shape \(1, 1, 1\), expected \(1, 1, 2\)",
                              lambda: made(num=NUM[..., :1])),
-    "half of the full lists": (ValueError, "full_kv_indices: None", lambda: made(full_num=NUM)),
+    "half of the full lists": (ValueError, "full_kv_num_blocks: given without", lambda: made(full_num=NUM)),
     "full lists of another shape": (ValueError, r"full_kv_num_blocks: shape \(1, 1, 1\), expected \(1,",
                                     lambda: made(full_num=NUM[..., :1], full_indices=INDICES[:, :, :1])),
     "full index too large": (ValueError, r"full_kv_indices: 2 at",
