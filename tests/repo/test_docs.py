@@ -70,12 +70,12 @@ def test_cython_module_builds_and_computes_what_mfa_computes(tmp_path, rng):
     assert np.array_equal(np.load(tmp_path / "out.npy"), expected)
 
 
-@pytest.mark.parametrize("number", range(2))
+@pytest.mark.parametrize("number", range(3))
 def test_python_snippet_prints_what_the_page_says(number, tmp_path):
     snippets = re.findall(
         r"```python\n([^`]*)```\n\nprints\n\n```text\n([^`]*)```", page("python.md"), flags=re.DOTALL
     )
-    assert len(snippets) == 2
+    assert len(snippets) == 3
     source, output = snippets[number]
     path = tmp_path / "snippet.py"
     path.write_text(source, encoding="utf-8")
@@ -138,8 +138,10 @@ def mlx_attention(q, k, v, *, scale, mask=None, sinks=None):
 
 
 @pytest.mark.parametrize(("theirs", "ours"), translations())
-def test_translated_call_gives_the_same(theirs, ours):
+def test_translated_call_gives_the_same(theirs, ours, monkeypatch):
     torch = require_module("torch", "pip install torch")
+    flex = require_module("torch.nn.attention.flex_attention", "pip install torch")
+    monkeypatch.setattr(flex, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
     torch.manual_seed(0)
     q, k, v = torch.randn(2, 4, 5, 8), torch.randn(2, 4, 7, 8), torch.randn(2, 4, 7, 8)
     if theirs.startswith("flash_attn"):
@@ -169,8 +171,14 @@ def test_translated_call_gives_the_same(theirs, ours):
         "padding": torch.arange(7) < torch.tensor([[3], [6]]),
         "slopes": torch.linspace(0.1, 0.5, 4),
         "sinks": torch.linspace(-1, 1, 4),
+        "flex_attention": flex.flex_attention,
+        "AuxRequest": flex.AuxRequest,
+        "blocks": flex.create_block_mask(
+            lambda b, h, i, j: i >= j, None, None, 5, 7, device="cpu", BLOCK_SIZE=4
+        ),
+        "relative": lambda score, b, h, i, j: score + 0.5 * (j - i),
     }
-    if not theirs.startswith("F."):
+    if not theirs.startswith(("F.", "flex_attention")):
         names |= {name: x.numpy() for name, x in names.items() if isinstance(x, torch.Tensor)}
     expected, result = eval(theirs, names), eval(ours, names)
     if not isinstance(expected, tuple):
@@ -187,5 +195,6 @@ def test_each_library_has_its_table():
         "flash_attn_func",
         "flash_attn_varlen_func",
         "flash_attn_with_kvcache",
+        "flex_attention",
         "mx.fast.scaled_dot_product_attention",
     }
