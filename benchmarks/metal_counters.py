@@ -46,7 +46,7 @@ def count_full(dtypes: tuple[str, ...], lengths: tuple[int, ...]) -> list[Counte
 def count_masked(full: list[Counted]) -> Iterator[tuple[Counted, Counted]]:
     """Passes under each mask, each with the one that sees all."""
     unmasked = {(each.name, each.case): each for each in full}
-    for mask, head_dim in itertools.product(("causal", "window 64"), HEAD_DIMS):
+    for mask, head_dim in itertools.product(("causal", "window 64", "blocks"), HEAD_DIMS):
         case = Case("float16", MASKED_LENGTH, MASKED_LENGTH, head_dim)
         for each in count_passes(replace(case, mask=mask)):
             yield each, unmasked[each.name, case]

@@ -16,14 +16,15 @@ import mfa
 
 DTYPES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float32": np.float32}
 MASKS = {"full": {}, "causal": {"causal": True}, "window 64": {"window": mfa.sliding_window(64)}}
+BLOCK = 128  # rows and keys
 MATRIX_MULTIPLY = 8 * 8 * 8
 FLOAT, DELTA = 4, 8  # bytes: logsumexp of a row; what backward_prepare leaves of it
 KERNELS = {
-    "forward": ("forward",),
+    "forward": ("blocks", "forward"),
     "decode": ("decode", "combine"),
     "dQ": ("backward_query",),
     "dK and dV": ("backward_key",),
-    "backward": ("backward_prepare", "backward_query", "backward_key"),
+    "backward": ("backward_prepare", "blocks", "backward_query", "backward_key"),
 }
 PRODUCTS = {"forward": 2, "decode": 2, "dQ": 3, "dK and dV": 4, "backward": 7}  # of scores x head_dim
 
@@ -164,10 +165,25 @@ def count_backward(case: Case) -> list[Counted]:
     return [*parts, Counted("backward", case, counts, None, least)]
 
 
+def every_other_block(batch, head, row, key):
+    return (row // BLOCK + key // BLOCK) % 2 == 0
+
+
+def masks_of(case: Case) -> dict:
+    """The keywords that hide something."""
+    if case.mask != "blocks":
+        return MASKS[case.mask]
+    return {
+        "block_mask": mfa.create_block_mask(
+            every_other_block, None, None, case.queries, case.keys, BLOCK_SIZE=BLOCK
+        )
+    }
+
+
 def operands(case: Case) -> tuple:
     """Query, key and value, whose values change no count, and the keywords of the call."""
     rng = np.random.default_rng(0)
     dtype = DTYPES[case.dtype]
     query = rng.standard_normal((1, case.queries, case.heads, case.head_dim)).astype(dtype)
     key, value = rng.standard_normal((2, 1, case.keys, case.kv_heads, case.head_dim)).astype(dtype)
-    return query, key, value, {**MASKS[case.mask], "context": mfa.Context("metal")}
+    return query, key, value, {**masks_of(case), "context": mfa.Context("metal")}

@@ -61,7 +61,7 @@ def test_two_barriers_for_a_tile(tables):
     assert all(row["barriers / tile"] == 2 for row in tables[0] if row["pass"] != "backward")
 
 
-@pytest.mark.parametrize(("mask", "most"), [("causal", 0.56), ("window 64", 0.20)])
+@pytest.mark.parametrize(("mask", "most"), [("causal", 0.56), ("window 64", 0.20), ("blocks", 0.5)])
 def test_hidden_tiles_are_not_multiplied(tables, mask, most):
     rows = [row for row in tables[2] if row["mask"] == mask]
     assert {(row["D"], row["pass"]) for row in rows} == {(dim, name) for dim in (64, 128) for name in PASSES}

@@ -44,13 +44,23 @@ def sequence_calls():
                     for shape, heads in ((q_shape, 4), (k_shape, 2), (k_shape, 2))]
         yield rng.standard_normal(operands[0].shape).astype(np.float32), operands, options
 
+def block_calls():
+    for rows, size in (37, (16, 24)), (37, 7), (2, 16):
+        mask = mfa.create_block_mask(
+            lambda b, h, row, key: (row // 7 + key // 9 + h) % 3 != 0, None, 4, rows, 83, BLOCK_SIZE=size)
+        operands = [rng.standard_normal((2, *shape, 40)).astype(np.float32)
+                    for shape in ((rows, 4), (83, 2), (83, 2))]
+        dout = rng.standard_normal(operands[0].shape).astype(np.float32)
+        yield dout, operands, {"block_mask": mask}
+        yield dout, operands, {"block_mask": mask, "softcap": 5.0, "dropout_p": 0.2, "causal": "bottom-right"}
+
 def run(context, dout, operands, options):
     out, lse = mfa.attention(*operands, **options, return_lse=True, context=context)
     gradients = mfa.attention_backward(dout, *operands, out, lse, **options, context=context)
     return [np.asarray(x, np.float32) for x in (out, lse, *gradients) if x is not None]
 
 digest, worst = hashlib.sha256(), 0.0
-for dout, operands, options in (*calls(), *sequence_calls()):
+for dout, operands, options in (*calls(), *sequence_calls(), *block_calls()):
     ours, theirs = (run(context, dout, operands, options) for context in (metal, cpu))
     unit = 2.0**-24 if operands[0].dtype == np.float32 else 2.0**-11
     for x, y in zip(ours, theirs):

@@ -12,6 +12,7 @@ plan = mfa.plan(q, k, k, context=mfa.Context("metal"), **options)
 print(plan.backend, plan.isa, f"{plan.tile_queries}x{plan.tile_keys}", plan.key_splits, plan.kernel, sep="|")
 """
 LENGTHS = "dict(seqused_q=numpy.zeros(1, 'i4'))"
+BLOCKS = "dict(block_mask=mfa.create_block_mask(lambda b, h, q, k: q >= k, None, None, {}, 4096))"
 EVERY_GRADIENT = "dict(backward=True, bias=numpy.zeros((4096, 4096), 'f4'), sinks=numpy.zeros(8, 'f4'))"
 
 
@@ -23,6 +24,10 @@ EVERY_GRADIENT = "dict(backward=True, bias=numpy.zeros((4096, 4096), 'f4'), sink
         ("apple7", 4096, "float32", 100, "{}", "64x16|1|forward_FP32_d104x104"),
         ("apple7", 1, "float16", 64, "{}", "8x32|16|decode+combine_FP16_d64x64"),
         ("apple9", 1, "float16", 100, "{}", "8x32|16|decode+combine_FP16_d112x112"),
+        ("apple7", 512, "float16", 64, BLOCKS.format(512), "64x32|1|blocks+forward_FP16_d64x64"),
+        ("apple7", 1, "float16", 64, BLOCKS.format(1), "8x32|16|blocks+decode+combine_FP16_d64x64"),
+        ("apple7", 512, "float16", 64, BLOCKS.format(512).replace("dict(", "dict(backward=True, "),
+         "32x32|1|backward_FP16 prepare blocks query:32x32 key:32x32"),
         ("apple7", 4096, "float16", 64, "dict(backward=True)",
          "32x32|1|backward_FP16 prepare query:32x32 key:32x32"),
         ("apple9", 4096, "float16", 64, "dict(backward=True)",
