@@ -127,8 +127,8 @@ static void fill_line(const mfai_problem_t *p, int64_t batch, int64_t head, int6
     if (p->block_mask.present) {
         const char *mask = line_data(&p->block_mask, batch, head, line);
         for (int64_t block = 0; block < p->block_mask.shape[3]; ++block)
-            if (mask[block * p->block_mask.stride[3]])
-                set_bit(visible, block);
+            visible[block / MFA_BLOCK_BITS] |= (uint32_t)(mask[block * p->block_mask.stride[3]] != 0)
+                                               << block % MFA_BLOCK_BITS;
     }
     if (p->kv_num_blocks.present)
         set_listed(&p->kv_num_blocks, &p->kv_indices, batch, head, line, visible);

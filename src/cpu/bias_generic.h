@@ -97,11 +97,45 @@ static bool is_plain_row(const mfai_walk_t *walk, int64_t h, int64_t row, mfa_sp
     return p->bool_mask.stride[3] == 1 && memchr(mask, 0, (size_t)(keys.end - keys.begin)) == NULL;
 }
 
+enum { SMALL_BLOCK_KEYS = 8 }; /* whose runs are too short to be looked for */
+
+/* As fill_bias_row, of blocks alone, some of which are hidden. */
+static unsigned fill_block_row(const mfai_block_line_t *line, int64_t block_keys, mfa_span keys, float *bias) {
+    static const float biases[] = {-INFINITY, 0}; /* no branch that nobody could foresee */
+    bool any = false;
+    int64_t block = keys.begin / block_keys;
+    for (int64_t key = keys.begin; key < keys.end; ++block) {
+        const bool shown = mfa_rule_bit(line->visible[block / MFA_BLOCK_BITS], block);
+        const int64_t end = (block + 1) * block_keys;
+        for (; key < keys.end && key < end; ++key)
+            bias[key - keys.begin] = biases[shown];
+        any |= shown;
+    }
+    return BIAS_ANY_NONZERO | (any ? BIAS_ANY_VISIBLE : 0);
+}
+
+/* As fill_bias_row, of a bool mask alone, some of which is false. */
+static unsigned fill_hidden_row(const char *mask, int64_t count, float *bias) {
+    char any = 0;
+    for (int64_t j = 0; j < count; ++j) {
+        bias[j] = mask[j] ? 0 : -INFINITY;
+        any |= mask[j];
+    }
+    return BIAS_ANY_NONZERO | (any ? BIAS_ANY_VISIBLE : 0);
+}
+
 /* Fills bias[0], bias[1] and so on for the keys, which bounds let the row see, and returns BIAS_ANY_... bits about
    them. */
 static unsigned fill_bias_row(const mfai_walk_t *walk, int64_t h, int64_t row, mfa_span keys, float *bias) {
     const mfai_problem_t *p = walk->problem;
     const int64_t b = walk->batch, key = keys.begin, count = keys.end - keys.begin;
+    if (!(p->features & (MFAI_BIASES | MFAI_BLOCKS)) && p->bool_mask.stride[3] == 1)
+        return fill_hidden_row(mask_row(&p->bool_mask, b, h, row, key), count, bias);
+    if (!(p->features & MFAI_BIASES) && p->features & MFAI_BLOCKS && p->block_keys <= SMALL_BLOCK_KEYS) {
+        const mfai_block_line_t line = mfai_block_line(p, b, h, row / p->block_rows);
+        if (!line.is_masked)
+            return fill_block_row(&line, p->block_keys, keys, bias);
+    }
     if (p->alibi_slopes.present) {
         const mfai_view_t *slopes = &p->alibi_slopes;
         float slope = ((const float *)slopes->data)[b * slopes->stride[0] + h * slopes->stride[1]];
