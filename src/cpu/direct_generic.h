@@ -19,7 +19,8 @@ INLINE void direct_products(const int rows, const int32_t format, left_t query, 
     for (int i = 0; i < VL; ++i)
         sum[i] = vf_zero();
 #pragma GCC unroll 4
-    for (int k = 0; k < DIRECT_KEYS; ++k) /* one key after the other, for the hardware's prefetchers */
+    for (int k = 0; k < DIRECT_KEYS; ++k) { /* one key after the other, for the hardware's prefetchers */
+        __builtin_prefetch(coming[k] + mfai_format_bytes(format, dim) - 1); /* its line more, if it begins inside one */
         for (int64_t at = 0; at < words; at += VL) {
             const vf key = load_words(keys[k], format, at, dim);
             __builtin_prefetch(coming[k] + at * (int64_t)mfai_format_bytes(format, 1) * WORD_DEPTH);
@@ -29,6 +30,7 @@ INLINE void direct_products(const int rows, const int32_t format, left_t query, 
                 sum[r * DIRECT_KEYS + k] = WORD_FMA(q, key, sum[r * DIRECT_KEYS + k]);
             }
         }
+    }
     vf_store(products, vf_sum_each(sum));
 }
 
@@ -109,6 +111,7 @@ INLINE void prefetch_coming(coming_t *coming, const int64_t bytes) {
         __builtin_prefetch(coming->row + coming->at + line);
     coming->at += bytes;
     if (coming->at >= coming->bytes) {
+        __builtin_prefetch(coming->row + coming->bytes - 1); /* in a line more, if it begins inside one */
         coming->at -= coming->bytes;
         coming->row += coming->step;
     }
