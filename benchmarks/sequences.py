@@ -37,6 +37,7 @@ from benchmarks.operands import DTYPES
 
 BUILT = Path(__file__).resolve().parent.parent / "mfa" / "libmfa.so"
 SHORTEST = 16
+LINE = 64
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,19 @@ FULL = Size(
 SMOKE = Size(rounds=2, turn_seconds=0.0, longest=64, padded_longest=32, cache=64, rotate_bytes=0)
 
 
+def aligned(array: np.ndarray) -> np.ndarray:
+    """A copy that begins with a line of the cache, as other libraries' arrays do and large ones of NumPy's do not."""
+    memory = np.empty(array.nbytes + LINE, np.uint8)
+    begin = -memory.ctypes.data % LINE
+    copy = memory[begin : begin + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
 def random_arrays(dtype: str, **shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
     generator = np.random.default_rng(0)
     return {
-        name: generator.standard_normal(shape, dtype=np.float32).astype(DTYPES[dtype])
+        name: aligned(generator.standard_normal(shape, dtype=np.float32).astype(DTYPES[dtype]))
         for name, shape in shapes.items()
     }
 
@@ -165,7 +175,7 @@ def caches(dtype: str, batch: int, keys: int, size: Size) -> list[dict[str, np.n
     kv_bytes = 2 * math.prod(kv_shape) * ITEM_BYTES[dtype]
     first = random_arrays(dtype, query=(batch, 1, 32, 128), key=kv_shape, value=kv_shape)
     copies = max(1, math.ceil(size.rotate_bytes / kv_bytes)) - 1
-    return [first, *({name: array.copy() for name, array in first.items()} for _ in range(copies))]
+    return [first, *({name: aligned(array) for name, array in first.items()} for _ in range(copies))]
 
 
 def paged(library: Library, size: Size, dtype: str, batch: int) -> None:
@@ -184,7 +194,7 @@ def paged(library: Library, size: Size, dtype: str, batch: int) -> None:
                 (batch, each * rows, *array.shape[2:]), array.dtype
             )  # zeros have smaller pages of memory
             pages[:, :keys] = array
-            return pages.reshape(batch * each, rows, *array.shape[2:])
+            return aligned(pages).reshape(batch * each, rows, *array.shape[2:])
 
         calls = [
             make_call(
