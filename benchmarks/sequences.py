@@ -57,7 +57,7 @@ SMOKE = Size(rounds=2, turn_seconds=0.0, longest=64, padded_longest=32, cache=64
 
 
 def aligned(array: np.ndarray) -> np.ndarray:
-    """A copy that begins with a line of the cache, as other libraries' arrays do and large ones of NumPy's do not."""
+    """A copy that begins with a line of the cache, as large arrays of NumPy do not."""
     memory = np.empty(array.nbytes + LINE, np.uint8)
     begin = -memory.ctypes.data % LINE
     copy = memory[begin : begin + array.nbytes].view(array.dtype).reshape(array.shape)
