@@ -15,7 +15,7 @@ from mfa._call import BackwardCall, ForwardCall
 from mfa._gradients import Gradients
 from mfa._inputs import Inputs
 from mfa._mask_mods import name_of
-from mfa._memory import as_ndarray
+from mfa._memory import as_ndarray, known
 from mfa._messages import shown
 from mfa._score_mods import MOST_BIASES, EvaluatedScore, recognised
 from mfa._score_tiles import runs, tiles
@@ -68,8 +68,9 @@ class FlexCall:
     def __init__(self, query, key, value, score_mod, block_mask, scale, enable_gqa, backward=False):
         self.names = {"names": NAMES, "loose": not backward}
         enable_gqa = _keywords.flag(enable_gqa, "enable_gqa")
-        self.arrays = query, key, value
         names = ("query", "key", "value")
+        # An array of another kind may be exported once only.
+        self.arrays = [known(x, name) for x, name in zip((query, key, value), names, strict=True)]
         self.views = [as_ndarray(array, name) for array, name in zip(self.arrays, names, strict=True)]
         for array, name in zip(self.views, names, strict=True):
             if array.ndim != 4:
