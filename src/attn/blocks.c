@@ -72,6 +72,8 @@ int64_t mfai_blocks_place(mfai_problem_t *p, void *memory) {
 
 /* Of a line of any of the views, lists included. */
 static char *line_data(const mfai_view_t *view, int64_t batch, int64_t head, int64_t line) {
+    if (view->data == NULL) /* it is empty */
+        return NULL;
     return view->data +
            (batch * view->stride[0] + head * view->stride[1] + line * view->stride[2]) * mfai_view_element(view);
 }

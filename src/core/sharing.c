@@ -58,22 +58,40 @@ static mfa_status_t refuse(const mfai_problem_t *p, int64_t b, int64_t slot) {
     return MFA_SUCCESS;
 }
 
-static bool is_marked(const unsigned char *marks, int32_t unit) { return marks[unit / 8] >> unit % 8 & 1; }
+/* A bit for each place up to the last that is written to. */
+typedef struct {
+    unsigned char *bits;
+    int64_t count;
+} marks_t;
 
-static mfa_status_t mark_written(const mfai_problem_t *p, unsigned char *marks) {
+static bool is_marked(const marks_t *marks, int32_t unit) {
+    return unit < marks->count && marks->bits[unit / 8] >> unit % 8 & 1;
+}
+
+static int64_t count_places(const mfai_problem_t *p) {
+    int64_t count = 0;
+    for (int64_t b = 0; b < p->batch; ++b) {
+        const slots_t slots = written(p, b);
+        for (int64_t i = slots.begin; i < slots.end; ++i)
+            count = mfai_max(count, (int64_t)unit_of(p, b, i) + 1);
+    }
+    return count;
+}
+
+static mfa_status_t mark_written(const mfai_problem_t *p, marks_t *marks) {
     for (int64_t b = 0; b < p->batch; ++b) {
         const slots_t slots = written(p, b);
         for (int64_t i = slots.begin; i < slots.end; ++i) {
             const int32_t unit = unit_of(p, b, i);
             if (is_marked(marks, unit))
                 return refuse(p, b, i);
-            marks[unit / 8] |= (unsigned char)(1 << unit % 8);
+            marks->bits[unit / 8] |= (unsigned char)(1 << unit % 8);
         }
     }
     return MFA_SUCCESS;
 }
 
-static mfa_status_t check_others(const mfai_problem_t *p, const unsigned char *marks) {
+static mfa_status_t check_others(const mfai_problem_t *p, const marks_t *marks) {
     for (int64_t b = 0; b < p->batch; ++b) {
         const slots_t slots = reached(p, b), own = written(p, b);
         for (int64_t i = slots.begin; i < slots.end; ++i)
@@ -94,15 +112,14 @@ mfa_status_t mfai_sharing_check(const mfai_problem_t *p) {
                                "%s needs lists that the CPU can read in a backward call, to see that no two sequences "
                                "share gradients of keys",
                                p->page_table.present ? "pages" : "sequences.key_batches");
-    /* A bit for each place that an entry can name. */
-    const int64_t units = mfai_clamp(p->key.shape[0], 0, INT32_MAX);
-    unsigned char *marks = calloc((size_t)units / 8 + 1, 1);
-    if (marks == NULL)
-        return mfai_fail(MFA_ERROR_MEMORY_ALLOCATION, "no memory for a bit for each of %" PRId64 " %s", units,
+    marks_t marks = {.count = count_places(p)};
+    marks.bits = calloc((size_t)marks.count / 8 + 1, 1);
+    if (marks.bits == NULL)
+        return mfai_fail(MFA_ERROR_MEMORY_ALLOCATION, "no memory for a bit for each of %" PRId64 " %s", marks.count,
                          p->page_table.present ? "pages" : "batches");
-    mfa_status_t status = mark_written(p, marks);
+    mfa_status_t status = mark_written(p, &marks);
     if (status == MFA_SUCCESS && p->pass == MFAI_FORWARD)
-        status = check_others(p, marks);
-    free(marks);
+        status = check_others(p, &marks);
+    free(marks.bits);
     return status;
 }

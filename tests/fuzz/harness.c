@@ -91,6 +91,10 @@ static bool names_an_argument(const char *message) {
         "bool_mask",
         "additive_mask",
         "environment variable",
+        "chunk",
+        "sequences",
+        "pages",
+        "blocks",
     };
     for (size_t i = 0; i < sizeof names / sizeof *names; ++i) {
         const size_t length = strlen(names[i]);

@@ -93,10 +93,47 @@ static void break_scalar(reader_t *r, mfa_attention_desc_t *d) {
         *(which == 7 ? &d->flags : &d->reserved) = (uint32_t)read_integer(r);
 }
 
+/* An entry of one of the lists. */
+static void break_entry(reader_t *r, problem_t *p) {
+    const int first = read_below(r, OPERANDS - QUERY_STARTS), which = read_below(r, 256);
+    const int32_t value = (int32_t)read_integer(r);
+    for (int i = 0; i < OPERANDS - QUERY_STARTS; ++i) {
+        operand_t *o = &p->operands[QUERY_STARTS + (first + i) % (OPERANDS - QUERY_STARTS)];
+        if (!o->present || o->bytes < sizeof value || o->tensor.precision != MFA_PRECISION_INT32)
+            continue;
+        memcpy(o->memory + which % (o->bytes / sizeof value) * sizeof value, &value, sizeof value);
+        return;
+    }
+}
+
+static void break_part(reader_t *r, problem_t *p) {
+    mfa_attention_desc_t *d = &p->forward;
+    int64_t *const sizes[] = {&p->sequences.most_queries, &p->sequences.most_keys, &p->blocks.block_rows,
+                              &p->blocks.block_keys, &d->chunk};
+    uint32_t *const words[] = {&p->sequences.reserved, &p->pages.reserved, &p->blocks.reserved};
+    const int which = read_below(r, 12);
+    if (which < 5)
+        *sizes[which] = read_integer(r);
+    else if (which < 8)
+        *words[which - 5] = (uint32_t)read_integer(r);
+    else if (which == 8)
+        d->sequences = d->sequences == NULL ? &p->sequences : NULL;
+    else if (which == 9)
+        d->pages = d->pages == NULL ? &p->pages : NULL;
+    else if (which == 10)
+        d->blocks = d->blocks == NULL ? &p->blocks : NULL;
+    else /* no larger than they are */
+        p->sequences.struct_size = p->pages.struct_size = p->blocks.struct_size = (uint32_t)read_below(r, 17);
+}
+
 static void break_something(reader_t *r, call_t *c) {
     problem_t *p = &c->problem;
-    const int operand = read_below(r, OPERANDS), kind = read_below(r, 16);
-    if (kind < 10 && p->operands[operand].present)
+    const int operand = read_below(r, OPERANDS), kind = read_below(r, 24);
+    if (kind >= 20)
+        break_entry(r, p);
+    else if (kind >= 16)
+        break_part(r, p);
+    else if (kind < 10 && p->operands[operand].present)
         break_tensor(r, c, &p->operands[operand]);
     else if (kind < 13)
         break_scalar(r, &p->forward);
@@ -160,15 +197,50 @@ static const unsigned char *inside(const call_t *c, const mfa_tensor_t *t) {
 
 static const mfa_tensor_t *operand(const call_t *c, int i) { return *problem_slot((problem_t *)&c->problem, i); }
 
+/* Whether the descriptor reaches an operand. */
+static bool is_described(const call_t *c, int i, bool backward) {
+    const mfa_attention_desc_t *d = &c->problem.forward;
+    return i < QUERY_STARTS ? is_of_call(i, backward)
+           : i < PAGE_TABLE ? d->sequences != NULL
+           : i > PAGE_TABLE ? d->blocks != NULL
+                            : d->pages != NULL;
+}
+
+/* Whether it may read the lists, as a plan does: each in memory, and of no more entries than a test has time for. */
+static bool may_read_lists(const call_t *c, bool backward) {
+    const mfa_tensor_t *q = operand(c, QUERY);
+    wide low, end;
+    if (c->problem.forward.sequences != NULL && q != NULL && q->shape[0] > MOST_ELEMENTS)
+        return false;
+    for (int i = QUERY_STARTS; i < OPERANDS; ++i) {
+        const mfa_tensor_t *t = is_described(c, i, backward) ? operand(c, i) : NULL;
+        if (t == NULL)
+            continue;
+        wide count = 1;
+        for (int axis = 0; axis < 4; ++axis) {
+            if (t->shape[axis] < 0 || t->shape[axis] > 1 << 20)
+                return false;
+            count *= t->shape[axis];
+        }
+        if (count > 1 << 20 || (extent(t, &low, &end) && inside(c, t) == NULL))
+            return false;
+    }
+    return true;
+}
+
 /* Whether the library may follow every pointer: a tensor without a buffer it has to believe. */
 static bool may_run(const call_t *c, bool backward) {
     const mfa_tensor_t *q = operand(c, QUERY), *k = operand(c, KEY), *v = operand(c, VALUE);
     wide low, end;
-    for (int i = 0; i < (backward ? OPERANDS : DOUT); ++i) {
-        const mfa_tensor_t *t = operand(c, i);
+    for (int i = 0; i < OPERANDS; ++i) {
+        const mfa_tensor_t *t = is_described(c, i, backward) ? operand(c, i) : NULL;
         if (t != NULL && extent(t, &low, &end) && inside(c, t) == NULL)
             return false;
     }
+    const mfa_attention_desc_t *d = &c->problem.forward;
+    if (d->blocks != NULL && d->sequences != NULL &&
+        (d->sequences->most_keys > MOST_WORK || d->sequences->most_queries > MOST_WORK)) /* so many bits */
+        return false;
     const wide rows = (wide)q->shape[0] * q->shape[1] * (q->shape[2] + 1);
     return rows < MOST_WORK && k->shape[2] < MOST_WORK && q->shape[3] < MOST_WORK && v->shape[3] < MOST_WORK &&
            rows * (k->shape[2] + 1) * (q->shape[3] + v->shape[3]) < MOST_WORK;
@@ -212,8 +284,8 @@ static bool is_apart(const call_t *c, bool backward) {
         unsigned char marks[4 * MOST_ELEMENTS] = {0};
         if (!mark(t, data, base, marks, bytes, true))
             return false;
-        for (int other = 0; other < (backward ? OPERANDS : DOUT); ++other) {
-            const mfa_tensor_t *o = operand(c, other);
+        for (int other = 0; other < OPERANDS; ++other) {
+            const mfa_tensor_t *o = is_described(c, other, backward) ? operand(c, other) : NULL;
             if (other != i && o != NULL && extent(o, &low, &end) && inside(c, o) != NULL &&
                 !mark(o, inside(c, o), base, marks, bytes, false))
                 return false;
@@ -231,19 +303,111 @@ static bool has_shape(const mfa_tensor_t *t, const int64_t shape[4], bool broadc
 
 #define SHAPE(...) ((const int64_t[4]){__VA_ARGS__})
 
+static const mfa_tensor_t *described(const call_t *c, int i) { return is_described(c, i, true) ? operand(c, i) : NULL; }
+
+static int64_t entry(const call_t *c, const mfa_tensor_t *t, int64_t b, int64_t h, int64_t i, int64_t j) {
+    const int64_t index[4] = {b, h, i, j};
+    const unsigned char *at = inside(c, t);
+    int32_t value;
+    for (int axis = 0; axis < 4; ++axis)
+        at += t->shape[axis] > 1 ? index[axis] * t->stride[axis] * (int64_t)sizeof value : 0;
+    memcpy(&value, at, sizeof value);
+    return value;
+}
+
+/* What the lists of sequences say, or `otherwise`. */
+static int64_t entry_or(const call_t *c, int list, int64_t b, int64_t otherwise) {
+    return described(c, list) != NULL ? entry(c, described(c, list), 0, 0, 0, b) : otherwise;
+}
+
+static void expect_right_sequences(const call_t *c, bool backward) {
+    const mfa_tensor_t *q = operand(c, QUERY), *k = operand(c, KEY), *table = described(c, PAGE_TABLE);
+    const mfa_tensor_t *starts = described(c, QUERY_STARTS);
+    const int64_t count = starts != NULL ? starts->shape[3] - 1 : q->shape[0], rows = k->shape[2];
+    int64_t queries = 0, keys = 0;
+    EXPECT(count >= 0 && entry_or(c, QUERY_STARTS, 0, 0) == 0 && entry_or(c, KEY_STARTS, 0, 0) == 0,
+           "starts that do not start at 0 are accepted");
+    for (int64_t b = 0; b < count; ++b) {
+        const int64_t q0 = entry_or(c, QUERY_STARTS, b, 0), q1 = entry_or(c, QUERY_STARTS, b + 1, q->shape[2]);
+        const int64_t room = table != NULL ? table->shape[3] * rows
+                                           : entry_or(c, KEY_STARTS, b + 1, rows) - entry_or(c, KEY_STARTS, b, 0);
+        const int64_t there = entry_or(c, KEY_LENGTHS, b, room), padding = entry_or(c, LEFT_PADDING, b, 0);
+        const int64_t few = entry_or(c, QUERY_LENGTHS, b, q1 - q0), batch = entry_or(c, KEY_BATCHES, b, 0);
+        EXPECT(q0 >= 0 && q1 >= q0 && q1 <= q->shape[2] && few >= 0 && few <= q1 - q0, "wrong queries are accepted");
+        EXPECT(room >= 0 && there <= room && padding >= 0 && padding <= there, "wrong keys are accepted");
+        EXPECT(table != NULL || entry_or(c, KEY_STARTS, b + 1, 0) <= rows, "keys that are not there are accepted");
+        EXPECT(batch >= 0 && (batch < k->shape[0] || described(c, KEY_BATCHES) == NULL), "a wrong batch is accepted");
+        for (int64_t row = padding; table != NULL && row < there; ++row) {
+            const int64_t page = entry(c, table, 0, 0, b, row / rows);
+            EXPECT(page >= 0 && page < k->shape[0], "page %" PRId64 " is accepted", page);
+        }
+        for (int64_t other = 0; backward && other < b; ++other)
+            EXPECT(described(c, KEY_BATCHES) == NULL || there == padding ||
+                       entry_or(c, KEY_BATCHES, other, 0) != batch ||
+                       entry_or(c, KEY_LENGTHS, other, rows) == entry_or(c, LEFT_PADDING, other, 0),
+                   "a batch of two sequences is accepted");
+        queries = few > queries ? few : queries;
+        keys = there - padding > keys ? there - padding : keys;
+    }
+    const mfa_sequences_t *s = c->problem.forward.sequences;
+    EXPECT(s == NULL || (s->most_queries >= 0 && (s->most_queries == 0 || s->most_queries >= queries)),
+           "most_queries is accepted");
+    EXPECT(s == NULL || (s->most_keys >= 0 && (s->most_keys == 0 || s->most_keys >= keys)), "most_keys is accepted");
+}
+
+/* A row's blocks are those that are there, in order, each once. */
+static void expect_right_list(const call_t *c, int counts_operand) {
+    const mfa_tensor_t *counts = described(c, counts_operand), *indices = described(c, counts_operand + 1);
+    EXPECT((counts == NULL) == (indices == NULL), "half a list is accepted");
+    const mfa_tensor_t *starts = described(c, QUERY_STARTS);
+    if ((starts != NULL ? starts->shape[3] - 1 : operand(c, QUERY)->shape[0]) == 0) /* one list may serve no batch */
+        return;
+    for (int64_t b = 0; counts != NULL && b < counts->shape[0]; ++b)
+        for (int64_t h = 0; h < counts->shape[1]; ++h)
+            for (int64_t i = 0; i < counts->shape[2]; ++i) {
+                int64_t before = -1;
+                const int64_t count = entry(c, counts, b, h, i, 0);
+                EXPECT(count >= 0 && count <= indices->shape[3], "%" PRId64 " blocks are accepted", count);
+                for (int64_t j = 0; j < count; ++j) {
+                    const int64_t block = entry(c, indices, b, h, i, j);
+                    EXPECT(block > before, "block %" PRId64 " behind %" PRId64 " is accepted", block, before);
+                    before = block;
+                }
+            }
+}
+
+static void expect_right_parts(const call_t *c, bool backward) {
+    const mfa_attention_desc_t *d = &c->problem.forward;
+    if (d->sequences != NULL || d->pages != NULL)
+        expect_right_sequences(c, backward);
+    EXPECT(d->sequences == NULL || d->sequences->reserved == 0, "reserved is accepted");
+    EXPECT(d->pages == NULL || (d->pages->reserved == 0 && described(c, PAGE_TABLE) != NULL), "no pages are accepted");
+    if (d->blocks == NULL)
+        return;
+    expect_right_list(c, KV_NUM_BLOCKS);
+    expect_right_list(c, FULL_KV_NUM_BLOCKS);
+    const bool has_lists = described(c, KV_NUM_BLOCKS) != NULL || described(c, FULL_KV_NUM_BLOCKS) != NULL;
+    EXPECT(has_lists == (described(c, BLOCK_MASK) == NULL), "no blocks, or those of two kinds, are accepted");
+    EXPECT(d->blocks->reserved == 0 && d->blocks->block_rows > 0 && d->blocks->block_keys > 0,
+           "blocks of no size are accepted");
+}
+
 /* What include/mfa.h asks of a call, once more. Only for what the library has accepted. */
 static void expect_right(const call_t *c, bool backward) {
     const mfa_attention_desc_t *d = &c->problem.forward;
     wide low, end;
-    for (int i = 0; i < (backward ? OPERANDS : DOUT); ++i) {
-        const mfa_tensor_t *t = operand(c, i);
+    for (int i = 0; i < OPERANDS; ++i) {
+        const mfa_tensor_t *t = is_described(c, i, backward) ? operand(c, i) : NULL;
         if (t == NULL)
             continue;
+        const bool is_bool = i == BOOL_MASK || i == BLOCK_MASK;
         const bool is_float =
             t->precision == MFA_PRECISION_FP32 ||
             (i != LOGSUMEXP && i != ALIBI_SLOPES && i != SINKS && i != DSINKS && t->precision >= 0 && t->precision < 2);
-        EXPECT(i == BOOL_MASK ? t->precision == MFA_PRECISION_BOOL : is_float, "%s of precision %d is accepted",
-               operand_names[i], t->precision);
+        EXPECT(is_bool             ? t->precision == MFA_PRECISION_BOOL
+               : i >= QUERY_STARTS ? t->precision == MFA_PRECISION_INT32
+                                   : is_float,
+               "%s of precision %d is accepted", operand_names[i], t->precision);
         EXPECT(t->struct_size >= sizeof *t && t->struct_size <= 65536, "%s of struct_size %u is accepted",
                operand_names[i], t->struct_size);
         for (int axis = 0; axis < 4; ++axis)
@@ -262,17 +426,24 @@ static void expect_right(const call_t *c, bool backward) {
     const mfa_tensor_t *q = operand(c, QUERY), *k = operand(c, KEY), *v = operand(c, VALUE);
     EXPECT(q != NULL && k != NULL && v != NULL && operand(c, OUT) != NULL, "a missing operand is accepted");
     EXPECT(k->precision == q->precision && v->precision == q->precision, "precisions that differ are accepted");
+    expect_right_parts(c, backward);
+    const bool has_lists = d->sequences != NULL || d->pages != NULL;
+    const mfa_tensor_t *starts = described(c, QUERY_STARTS);
+    const int64_t sequences = starts != NULL ? starts->shape[3] - 1 : q->shape[0];
+    const bool any_batch = described(c, PAGE_TABLE) != NULL || described(c, KEY_BATCHES) != NULL;
     const int64_t b = q->shape[0], h = q->shape[1], rows = q->shape[2], kv = k->shape[1], keys = k->shape[2];
     const int64_t *out = SHAPE(b, h, rows, v->shape[3]);
     EXPECT(h > 0 && kv > 0 && h % kv == 0 && q->shape[3] > 0 && v->shape[3] > 0, "wrong numbers of heads are accepted");
-    EXPECT(has_shape(k, SHAPE(b, kv, keys, q->shape[3]), false), "a wrong shape of key is accepted");
-    EXPECT(has_shape(v, SHAPE(b, kv, keys, v->shape[3]), false), "a wrong shape of value is accepted");
+    const int64_t kb = any_batch ? k->shape[0] : described(c, KEY_STARTS) != NULL ? 1 : sequences;
+    EXPECT(starts == NULL || b == 1, "packed queries of several batches are accepted");
+    EXPECT(has_shape(k, SHAPE(kb, kv, keys, q->shape[3]), false), "a wrong shape of key is accepted");
+    EXPECT(has_shape(v, SHAPE(kb, kv, keys, v->shape[3]), false), "a wrong shape of value is accepted");
     const int64_t *const shapes[OPERANDS] = {
         [OUT] = out,
         [LOGSUMEXP] = SHAPE(b, h, rows, 1),
-        [BOOL_MASK] = SHAPE(b, h, rows, keys),
-        [ADDITIVE_MASK] = SHAPE(b, h, rows, keys),
-        [ALIBI_SLOPES] = SHAPE(b, h, 1, 1),
+        [BOOL_MASK] = SHAPE(sequences, h, rows, keys),
+        [ADDITIVE_MASK] = SHAPE(sequences, h, rows, keys),
+        [ALIBI_SLOPES] = SHAPE(sequences, h, 1, 1),
         [SINKS] = SHAPE(1, h, 1, 1),
         [DOUT] = out,
         [DQUERY] = q->shape,
@@ -281,16 +452,19 @@ static void expect_right(const call_t *c, bool backward) {
         [DBIAS] = operand(c, ADDITIVE_MASK) != NULL ? operand(c, ADDITIVE_MASK)->shape : NULL,
         [DSINKS] = operand(c, SINKS) != NULL ? operand(c, SINKS)->shape : NULL,
     };
-    for (int i = OUT; i < (backward ? OPERANDS : DOUT); ++i) {
+    for (int i = OUT; i < (backward ? QUERY_STARTS : DOUT); ++i) {
         const mfa_tensor_t *t = operand(c, i);
+        if (has_lists && (i == BOOL_MASK || i == ADDITIVE_MASK)) /* of the longest sequence */
+            continue;
         const bool broadcast = i == BOOL_MASK || i == ADDITIVE_MASK || i == ALIBI_SLOPES;
         EXPECT(t == NULL || (shapes[i] != NULL && has_shape(t, shapes[i], broadcast)),
                "a wrong shape of %s is accepted", operand_names[i]);
     }
     EXPECT(operand(c, ALIBI_SLOPES) == NULL || operand(c, ALIBI_SLOPES)->shape[1] == h,
            "slopes of one head are accepted");
-    const bool needs =
-        (d->flags & 1) || d->window_left >= 0 || d->window_right >= 0 || operand(c, ALIBI_SLOPES) != NULL;
+    const bool needs = (d->flags & 1) || d->window_left >= 0 || d->window_right >= 0 || d->chunk > 0 ||
+                       operand(c, ALIBI_SLOPES) != NULL;
+    EXPECT(d->chunk >= 0, "chunk is accepted");
     EXPECT(d->flags < 4 && d->reserved == 0 && (!backward || c->problem.backward.flags == 0),
            "unknown flags are accepted");
     EXPECT(d->alignment >= needs && d->alignment <= 2, "alignment %d is accepted", d->alignment);
@@ -329,6 +503,8 @@ static void encode(const call_t *c, bool backward) {
 static void attack(call_t *c, bool backward) {
     problem_t *p = &c->problem;
     mfa_plan_t found = MFA_PLAN_INIT;
+    if (!may_read_lists(c, backward))
+        return;
     problem_before(p, 0);
     encode(c, backward);
     const mfa_status_t status = planted("accept everything") ? MFA_SUCCESS : plan(c, backward, &found);

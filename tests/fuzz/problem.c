@@ -6,12 +6,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char *const operand_names[OPERANDS] = {"query",     "key",           "value",        "out",   "logsumexp",
-                                             "bool_mask", "additive_mask", "alibi_slopes", "sinks", "dout",
-                                             "dquery",    "dkey",          "dvalue",       "dbias", "dsinks"};
+const char *const operand_names[OPERANDS] = {
+    "query",           "key",           "value",         "out",         "logsumexp",
+    "bool_mask",       "additive_mask", "alibi_slopes",  "sinks",       "dout",
+    "dquery",          "dkey",          "dvalue",        "dbias",       "dsinks",
+    "query_starts",    "key_starts",    "query_lengths", "key_lengths", "left_padding",
+    "key_batches",     "page_table",    "kv_num_blocks", "kv_indices",  "full_kv_num_blocks",
+    "full_kv_indices", "block_mask"};
 
 int precision_size(int32_t precision) {
-    return precision == MFA_PRECISION_FP32                                      ? 4
+    return precision == MFA_PRECISION_FP32 || precision == MFA_PRECISION_INT32  ? 4
            : precision == MFA_PRECISION_FP16 || precision == MFA_PRECISION_BF16 ? 2
                                                                                 : 1;
 }
@@ -56,6 +60,11 @@ static double load(int32_t precision, const void *from) {
         memcpy(&x, from, sizeof x);
         return x;
     }
+    if (precision == MFA_PRECISION_INT32) {
+        int32_t x;
+        memcpy(&x, from, sizeof x);
+        return x;
+    }
     if (precision == MFA_PRECISION_BOOL)
         return *(const unsigned char *)from != 0;
     uint16_t half;
@@ -97,7 +106,7 @@ static void read_layout(reader_t *r, int operand, operand_t *o) {
     const int size = precision_size(t->precision);
     int order[4] = {3, 2, 1, 0};
     const int permutation = read_below(r, 24), gap = read_below(r, 16), backwards = read_below(r, 64);
-    const int repeated = is_output(operand) ? 0 : read_below(r, 256);
+    const int repeated = is_output(operand) || operand > DSINKS ? 0 : read_below(r, 256);
     for (int i = 3, left = permutation; i > 0; left /= i + 1, --i) {
         const int with = i - left % (i + 1), swapped = order[i];
         order[i] = order[with];
@@ -234,8 +243,181 @@ static void read_scalars(reader_t *r, mfa_attention_desc_t *d, int64_t keys) {
     }
 }
 
+static void read_backward(reader_t *r, problem_t *p, int features) {
+    p->backward.forward = &p->forward;
+    add(r, p, DOUT, READ_PICK(r, floating), p->operands[OUT].tensor.shape);
+    const int unwanted = read_below(r, 32);
+    for (int i = 0; i < 3; ++i)
+        if (!(unwanted & 1 << i))
+            add(r, p, DQUERY + i, READ_PICK(r, floating), p->operands[QUERY + i].tensor.shape);
+    if (features & 8 && !(unwanted & 8))
+        add(r, p, DBIAS, READ_PICK(r, floating), p->operands[ADDITIVE_MASK].tensor.shape);
+    if (features & 32 && !(unwanted & 16))
+        add(r, p, DSINKS, MFA_PRECISION_FP32, p->operands[SINKS].tensor.shape);
+}
+
+/* ------------------------------------------------- sequences and blocks */
+
+static void set_entry(operand_t *o, int64_t b, int64_t h, int64_t i, int64_t j, int32_t value) {
+    memcpy(element(o, SHAPE(b, h, i, j)), &value, sizeof value);
+}
+
+/* A list whose entries are what no length reaches until they are set. */
+static operand_t *add_list(reader_t *r, problem_t *p, int operand, const int64_t shape[4]) {
+    operand_t *o = &p->operands[operand];
+    o->present = true;
+    o->tensor = (mfa_tensor_t)MFA_TENSOR_INIT;
+    o->tensor.precision = MFA_PRECISION_INT32;
+    memcpy(o->tensor.shape, shape, sizeof o->tensor.shape);
+    read_layout(r, operand, o);
+    int64_t at[4] = {0};
+    if (element_count(o) > 0)
+        do
+            set_entry(o, at[0], at[1], at[2], at[3], INT32_MIN);
+        while (next_element(o, at));
+    *problem_slot(p, operand) = &o->tensor;
+    return o;
+}
+
+/* Cuts rows of one batch into those of the sequences. */
+static void read_starts(reader_t *r, problem_t *p, int operand, int64_t rows) {
+    operand_t *o = add_list(r, p, operand, SHAPE(1, 1, 1, p->sequence_count + 1));
+    int64_t start = 0;
+    for (int64_t b = 0; b <= p->sequence_count; ++b) {
+        set_entry(o, 0, 0, 0, b, (int32_t)start);
+        sequence_t *s = &p->sequence[b];
+        const int64_t count = b < p->sequence_count ? read_size(r, 0, rows - start) : 0;
+        if (b < p->sequence_count && operand == QUERY_STARTS)
+            s->query_batch = 0, s->query_row = start, s->queries = count;
+        else if (b < p->sequence_count)
+            s->key_batch = 0, s->key_row = start, s->keys = count;
+        start += count;
+    }
+}
+
+static void read_lengths(reader_t *r, problem_t *p, int which) {
+    const int64_t *shape = SHAPE(1, 1, 1, p->sequence_count);
+    operand_t *queries = which & 1 ? add_list(r, p, QUERY_LENGTHS, shape) : NULL;
+    operand_t *keys = which & 2 ? add_list(r, p, KEY_LENGTHS, shape) : NULL;
+    operand_t *padding = which & 4 ? add_list(r, p, LEFT_PADDING, shape) : NULL;
+    for (int64_t b = 0; b < p->sequence_count; ++b) {
+        sequence_t *s = &p->sequence[b];
+        if (queries != NULL)
+            set_entry(queries, 0, 0, 0, b, (int32_t)(s->queries = read_size(r, 0, s->queries)));
+        if (keys != NULL)
+            set_entry(keys, 0, 0, 0, b, (int32_t)(s->keys = read_size(r, 0, s->keys)));
+        const int64_t skipped = padding != NULL ? read_size(r, 0, s->keys) : 0;
+        if (padding != NULL)
+            set_entry(padding, 0, 0, 0, b, (int32_t)skipped);
+        s->key_row += skipped;
+        s->keys -= skipped;
+    }
+}
+
+/* Batches of key and value as pages, or in another order; any twice if nothing is written to them. */
+static void read_places(reader_t *r, problem_t *p, bool in_pages, int64_t pages) {
+    const int64_t batch = p->operands[KEY].tensor.shape[0], rows = p->operands[KEY].tensor.shape[2];
+    const int shift = read_below(r, 2);
+    operand_t *o = in_pages ? add_list(r, p, PAGE_TABLE, SHAPE(1, 1, batch, pages))
+                            : add_list(r, p, KEY_BATCHES, SHAPE(1, 1, 1, batch));
+    for (int64_t b = 0; b < batch; ++b)
+        for (int64_t n = 0; n < (in_pages ? pages : 1); ++n) {
+            const int64_t place = p->has_backward ? (b + shift) % batch : read_below(r, (int)batch);
+            p->sequence[b].pages[n] = p->sequence[b].key_batch = place;
+            p->sequence[b].keys = in_pages ? pages * rows : rows;
+            set_entry(o, 0, 0, in_pages ? b : 0, in_pages ? n : b, (int32_t)place);
+        }
+}
+
+static void read_blocks(reader_t *r, problem_t *p, int64_t rows, int64_t keys) {
+    mfa_blocks_t *blocks = &p->blocks;
+    blocks->block_rows = 1 + read_below(r, 40);
+    blocks->block_keys = 1 + read_below(r, 130);
+    p->lines = (rows + blocks->block_rows - 1) / blocks->block_rows;
+    p->columns = (keys + blocks->block_keys - 1) / blocks->block_keys;
+    const int form = read_below(r, 4), single = read_below(r, 4), density = read_below(r, 4);
+    uint64_t seed = read_bits(r, 2);
+    const int64_t heads = p->operands[QUERY].tensor.shape[1];
+    const int64_t n[2] = {single & 1 ? 1 : p->sequence_count, single & 2 ? 1 : heads};
+    operand_t *mask = NULL, *counts[2] = {NULL, NULL}, *indices[2] = {NULL, NULL};
+    if (form == 0) {
+        mask = &p->operands[BLOCK_MASK];
+        add(r, p, BLOCK_MASK, MFA_PRECISION_BOOL, SHAPE(n[0], n[1], p->lines, p->columns));
+    }
+    for (int i = 0; i < 2; ++i)
+        if (form & 1 << i) {
+            counts[i] = add_list(r, p, KV_NUM_BLOCKS + 2 * i, SHAPE(n[0], n[1], p->lines, 1));
+            indices[i] = add_list(r, p, KV_INDICES + 2 * i, SHAPE(n[0], n[1], p->lines, p->columns + read_below(r, 2)));
+        }
+    p->forward.blocks = blocks;
+    p->kinds = calloc((size_t)(p->sequence_count * heads * p->lines * p->columns) + 1, 1);
+    for (int64_t b = 0; b < p->sequence_count; ++b)
+        for (int64_t h = 0; h < heads; ++h)
+            for (int64_t line = 0; line < p->lines; ++line) {
+                int32_t found[2] = {0, 0};
+                unsigned char *kinds = p->kinds + ((b * heads + h) * p->lines + line) * p->columns;
+                for (int64_t c = 0; c < p->columns; ++c) {
+                    if (b >= n[0] || h >= n[1]) { /* as the one that repeats */
+                        const int64_t like = (b % n[0] * heads + h % n[1]) * p->lines + line;
+                        kinds[c] = p->kinds[like * p->columns + c];
+                        continue;
+                    }
+                    const int kind = (int)(next_random(&seed) % 8) < 2 + 2 * density
+                                         ? 1 + (int)(form == 3 ? next_random(&seed) % 2 : form == 2)
+                                         : 0;
+                    kinds[c] = (unsigned char)kind;
+                    if (mask != NULL)
+                        *element(mask, SHAPE(b, h, line, c)) = kind > 0;
+                    else if (kind > 0)
+                        set_entry(indices[kind - 1], b, h, line, found[kind - 1]++, (int32_t)c);
+                }
+                for (int i = 0; i < 2; ++i)
+                    if (counts[i] != NULL && b < n[0] && h < n[1])
+                        set_entry(counts[i], b, h, line, 0, found[i]);
+            }
+}
+
+/* Behind all else, so that what older inputs say stays. */
+static void read_parts(reader_t *r, problem_t *p) {
+    const int64_t *q = p->operands[QUERY].tensor.shape, *k = p->operands[KEY].tensor.shape;
+    const bool has_masks = p->operands[BOOL_MASK].present || p->operands[ADDITIVE_MASK].present;
+    const int parts = read_below(r, 32);
+    const bool is_packed = (parts & 3) == 1 && q[0] == 1 && !has_masks;
+    const bool in_pages = (parts & 3) == 2 && q[0] > 0 && k[2] > 0;
+    p->sequence_count = is_packed ? 1 + read_below(r, MOST_SEQUENCES) : q[0];
+    for (int64_t b = 0; b < p->sequence_count; ++b)
+        p->sequence[b] = (sequence_t){.queries = q[2], .query_batch = b, .keys = k[2], .key_batch = b};
+    if (is_packed) {
+        read_starts(r, p, QUERY_STARTS, q[2]);
+        read_starts(r, p, KEY_STARTS, k[2]);
+    }
+    if (in_pages || ((parts & 3) == 3 && q[0] > 0))
+        read_places(r, p, in_pages, has_masks || p->has_backward ? 1 : 1 + read_below(r, 2));
+    if (parts & 4)
+        read_lengths(r, p, read_below(r, 8));
+    int64_t rows = is_packed ? 0 : q[2], keys = is_packed || in_pages ? 0 : k[2];
+    for (int64_t b = 0; b < p->sequence_count; ++b) {
+        rows = p->sequence[b].queries > rows ? p->sequence[b].queries : rows;
+        keys = p->sequence[b].keys > keys ? p->sequence[b].keys : keys;
+    }
+    if (in_pages && has_masks)
+        p->sequences.most_keys = keys = k[2];
+    if (is_packed || in_pages || (parts & 7) > 2)
+        p->forward.sequences = &p->sequences;
+    if (in_pages)
+        p->forward.pages = &p->pages;
+    if (parts & 8)
+        read_blocks(r, p, rows, keys);
+    if (parts & 16)
+        p->forward.chunk = read_size(r, 1, k[2] + 2);
+}
+
 void problem_read(reader_t *r, int64_t work, problem_t *p) {
-    *p = (problem_t){.forward = MFA_ATTENTION_DESC_INIT, .backward = MFA_ATTENTION_BACKWARD_DESC_INIT};
+    *p = (problem_t){.forward = MFA_ATTENTION_DESC_INIT,
+                     .backward = MFA_ATTENTION_BACKWARD_DESC_INIT,
+                     .sequences = MFA_SEQUENCES_INIT,
+                     .pages = MFA_PAGES_INIT,
+                     .blocks = MFA_BLOCKS_INIT};
     mfa_attention_desc_t *d = &p->forward;
     const int features = read_below(r, 256);
     const int32_t precision = READ_PICK(r, floating);
@@ -261,18 +443,9 @@ void problem_read(reader_t *r, int64_t work, problem_t *p) {
         add(r, p, ALIBI_SLOPES, MFA_PRECISION_FP32, SHAPE(read_chance(r, 2) ? batch : 1, heads, 1, 1));
     if (features & 32)
         add(r, p, SINKS, MFA_PRECISION_FP32, SHAPE(1, heads, 1, 1));
-    if (!p->has_backward)
-        return;
-    p->backward.forward = d;
-    add(r, p, DOUT, READ_PICK(r, floating), p->operands[OUT].tensor.shape);
-    const int unwanted = read_below(r, 32);
-    for (int i = 0; i < 3; ++i)
-        if (!(unwanted & 1 << i))
-            add(r, p, DQUERY + i, READ_PICK(r, floating), p->operands[QUERY + i].tensor.shape);
-    if (features & 8 && !(unwanted & 8))
-        add(r, p, DBIAS, READ_PICK(r, floating), p->operands[ADDITIVE_MASK].tensor.shape);
-    if (features & 32 && !(unwanted & 16))
-        add(r, p, DSINKS, MFA_PRECISION_FP32, p->operands[SINKS].tensor.shape);
+    if (p->has_backward)
+        read_backward(r, p, features);
+    read_parts(r, p);
 }
 
 void problem_free(problem_t *p) {
@@ -280,14 +453,41 @@ void problem_free(problem_t *p) {
         free(p->operands[i].memory);
         free(p->operands[i].before);
     }
+    free(p->kinds);
 }
 
 const mfa_tensor_t **problem_slot(problem_t *p, int operand) {
     mfa_attention_desc_t *f = &p->forward;
     mfa_attention_backward_desc_t *b = &p->backward;
-    const mfa_tensor_t **const slots[OPERANDS] = {
-        &f->query, &f->key,  &f->value,  &f->out,  &f->logsumexp, &f->bool_mask, &f->additive_mask, &f->alibi_slopes,
-        &f->sinks, &b->dout, &b->dquery, &b->dkey, &b->dvalue,    &b->dbias,     &b->dsinks};
+    mfa_sequences_t *s = &p->sequences;
+    mfa_blocks_t *l = &p->blocks;
+    const mfa_tensor_t **const slots[OPERANDS] = {&f->query,
+                                                  &f->key,
+                                                  &f->value,
+                                                  &f->out,
+                                                  &f->logsumexp,
+                                                  &f->bool_mask,
+                                                  &f->additive_mask,
+                                                  &f->alibi_slopes,
+                                                  &f->sinks,
+                                                  &b->dout,
+                                                  &b->dquery,
+                                                  &b->dkey,
+                                                  &b->dvalue,
+                                                  &b->dbias,
+                                                  &b->dsinks,
+                                                  &s->query_starts,
+                                                  &s->key_starts,
+                                                  &s->query_lengths,
+                                                  &s->key_lengths,
+                                                  &s->left_padding,
+                                                  &s->key_batches,
+                                                  &p->pages.page_table,
+                                                  &l->kv_num_blocks,
+                                                  &l->kv_indices,
+                                                  &l->full_kv_num_blocks,
+                                                  &l->full_kv_indices,
+                                                  &l->block_mask};
     return slots[operand];
 }
 
@@ -366,4 +566,13 @@ void problem_print(const problem_t *p) {
             " %" PRId64 ", dropout %g %" PRIu64 " %" PRIu64 "\n",
             d->flags, d->softmax_scale, d->softcap, d->alignment, d->intermediate_precision, d->window_left,
             d->window_right, d->dropout_p, d->dropout_seed, d->dropout_offset);
+    fprintf(stderr, "chunk %" PRId64 ", most_keys %" PRId64 ", blocks %" PRId64 " x %" PRId64 "%s\n", d->chunk,
+            p->sequences.most_keys, p->blocks.block_rows, p->blocks.block_keys, d->blocks != NULL ? "" : " (unused)");
+    for (int64_t b = 0; b < p->sequence_count; ++b) {
+        const sequence_t *s = &p->sequence[b];
+        fprintf(stderr,
+                "sequence %" PRId64 ": %" PRId64 " queries at %" PRId64 ", %" PRId64 "; %" PRId64 " keys at %" PRId64
+                ", %" PRId64 "\n",
+                b, s->queries, s->query_batch, s->query_row, s->keys, s->key_batch, s->key_row);
+    }
 }

@@ -24,8 +24,23 @@ enum {
     DVALUE,
     DBIAS,
     DSINKS,
+    QUERY_STARTS, /* lists, from here on */
+    KEY_STARTS,
+    QUERY_LENGTHS,
+    KEY_LENGTHS,
+    LEFT_PADDING,
+    KEY_BATCHES,
+    PAGE_TABLE,
+    KV_NUM_BLOCKS,
+    KV_INDICES,
+    FULL_KV_NUM_BLOCKS,
+    FULL_KV_INDICES,
+    BLOCK_MASK,
     OPERANDS
 };
+
+/* Whether a call has an operand. */
+static inline bool is_of_call(int operand, bool backward) { return backward || operand < DOUT || operand > DSINKS; }
 
 extern const char *const operand_names[OPERANDS];
 
@@ -36,8 +51,24 @@ typedef struct {
     size_t bytes, first;            /* its size, and where element 0, 0, 0, 0 lies */
 } operand_t;
 
+/* Where the rows of a sequence lie. */
+typedef struct {
+    int64_t queries, query_batch, query_row;
+    int64_t keys, key_batch, key_row;
+    int64_t pages[2]; /* if there are pages, in place of the batch */
+} sequence_t;
+
+enum { MOST_SEQUENCES = 3 };
+
 typedef struct {
     operand_t operands[OPERANDS];
+    int64_t sequence_count;
+    sequence_t sequence[MOST_SEQUENCES];
+    mfa_sequences_t sequences;
+    mfa_pages_t pages;
+    mfa_blocks_t blocks;
+    int64_t lines, columns; /* of blocks */
+    unsigned char *kinds;   /* (B, H, lines, columns): 0 hidden, 1 visible, 2 full; NULL: there are no blocks */
     mfa_attention_desc_t forward;
     mfa_attention_backward_desc_t backward;
     bool has_backward;

@@ -35,7 +35,8 @@ static double written(double x, int32_t precision) {
 typedef struct {
     const problem_t *p;
     const operand_t *of;
-    int64_t batch, heads, group, rows, keys, dim, value_dim, offset;
+    int64_t batch, heads, group, rows, keys, dim, value_dim, offset; /* rows, keys, offset: of a sequence */
+    const sequence_t *sequence;
     double scale, softcap, kept, weight_unit, lost;
     uint32_t key[2], threshold;
     bool is_comparable; /* nothing was not finite or too large: gradients can be compared */
@@ -61,14 +62,46 @@ static bool is_kept(const walk_t *w, int64_t b, int64_t h, int64_t i, int64_t j)
     return (x[slice / 2] >> slice % 2 * 16 & 0xffff) >= w->threshold;
 }
 
+/* Moves to a sequence. */
+static void enter(walk_t *w, int64_t b) {
+    w->sequence = &w->p->sequence[b];
+    w->rows = w->sequence->queries;
+    w->keys = w->sequence->keys;
+    w->offset = w->p->forward.alignment == MFA_ALIGN_BOTTOM_RIGHT ? w->keys - w->rows : 0;
+}
+
+typedef struct {
+    int64_t b, row;
+} place_t;
+
+static place_t query_place(const walk_t *w, int64_t i) {
+    return (place_t){w->sequence->query_batch, w->sequence->query_row + i};
+}
+
+static place_t key_place(const walk_t *w, int64_t j) {
+    const int64_t row = w->sequence->key_row + j, page = w->of[KEY].tensor.shape[2];
+    if (!w->of[PAGE_TABLE].present)
+        return (place_t){w->sequence->key_batch, row};
+    return (place_t){w->sequence->pages[row / page], row % page};
+}
+
+/* Element of an operand with rows like queries, or like keys. */
+static double query_at(const walk_t *w, int operand, int64_t h, int64_t i, int64_t d) {
+    const place_t at = query_place(w, i);
+    return operand_at(&w->of[operand], at.b, h, at.row, d);
+}
+
+static double key_at(const walk_t *w, int operand, int64_t h, int64_t j, int64_t d) {
+    const place_t at = key_place(w, j);
+    return operand_at(&w->of[operand], at.b, h / w->group, at.row, d);
+}
+
 static walk_t walk_begin(const problem_t *p) {
     const mfa_attention_desc_t *d = &p->forward;
     const int64_t *q = p->operands[QUERY].tensor.shape, *v = p->operands[VALUE].tensor.shape;
     const int32_t precision = p->operands[QUERY].tensor.precision;
     walk_t w = {.p = p, .of = p->operands, .is_comparable = true};
-    w.batch = q[0], w.heads = q[1], w.group = q[1] / v[1], w.rows = q[2], w.keys = v[2], w.dim = q[3],
-    w.value_dim = v[3];
-    w.offset = d->alignment == MFA_ALIGN_BOTTOM_RIGHT ? w.keys - w.rows : 0;
+    w.batch = p->sequence_count, w.heads = q[1], w.group = q[1] / v[1], w.dim = q[3], w.value_dim = v[3];
     w.scale =
         d->softmax_scale == 0 && !(d->flags & MFA_ATTENTION_LITERAL_SCALE) ? 1 / sqrt((double)w.dim) : d->softmax_scale;
     w.softcap = d->softcap;
@@ -82,7 +115,7 @@ static walk_t walk_begin(const problem_t *p) {
     w.lost = exact || precision == MFA_PRECISION_BF16 ? TINY : 0x1p-25;
     double **const rows[] = {&w.score, &w.error, &w.slope, &w.slope_error, &w.weight, &w.keep};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; ++i)
-        *rows[i] = calloc((size_t)(w.keys + 1), sizeof **rows[i]);
+        *rows[i] = calloc((size_t)(2 * v[2] + 1), sizeof **rows[i]);
     return w;
 }
 
@@ -94,9 +127,16 @@ static bool is_visible(const walk_t *w, int64_t b, int64_t h, int64_t i, int64_t
     const mfa_attention_desc_t *d = &w->p->forward;
     const int64_t distance = j - (i + w->offset);
     const bool causal = d->flags & MFA_ATTENTION_CAUSAL;
-    return !(causal && distance > 0) && !(d->window_left >= 0 && -distance > d->window_left) &&
+    const unsigned char *kinds = w->p->kinds;
+    int kind = 1;
+    if (kinds != NULL)
+        kind = kinds[((b * w->heads + h) * w->p->lines + i / w->p->blocks.block_rows) * w->p->columns +
+                     j / w->p->blocks.block_keys];
+    if (d->chunk > 0 && (i + w->offset < 0 || j / d->chunk != (i + w->offset) / d->chunk))
+        return false;
+    return kind > 0 && !(causal && distance > 0) && !(d->window_left >= 0 && -distance > d->window_left) &&
            !(!causal && d->window_right >= 0 && distance > d->window_right) &&
-           !(w->of[BOOL_MASK].present && operand_at(&w->of[BOOL_MASK], b, h, i, j) == 0) &&
+           !(kind < 2 && w->of[BOOL_MASK].present && operand_at(&w->of[BOOL_MASK], b, h, i, j) == 0) &&
            !(w->of[ADDITIVE_MASK].present && operand_at(&w->of[ADDITIVE_MASK], b, h, i, j) == -INFINITY);
 }
 
@@ -104,7 +144,7 @@ static bool is_visible(const walk_t *w, int64_t b, int64_t h, int64_t i, int64_t
 static void score_key(walk_t *w, int64_t b, int64_t h, int64_t i, int64_t j) {
     double product = 0, terms = 0, sizes = 0, biases = 0;
     for (int64_t d = 0; d < w->dim; ++d) {
-        const double q = operand_at(&w->of[QUERY], b, h, i, d), k = operand_at(&w->of[KEY], b, h / w->group, j, d);
+        const double q = query_at(w, QUERY, h, i, d), k = key_at(w, KEY, h, j, d);
         product += q * k;
         terms += fabs(q * k);
         sizes += fabs(q) + fabs(k);
@@ -175,11 +215,12 @@ static int64_t packed(const operand_t *o, int64_t b, int64_t h, int64_t i, int64
 
 static void forward_row(walk_t *w, reference_t *r, int64_t b, int64_t h, int64_t i) {
     const row_t row = weigh_row(w, b, h, i);
-    const operand_t *out = &w->of[OUT], *v = &w->of[VALUE];
+    const operand_t *out = &w->of[OUT];
+    const place_t place = query_place(w, i);
     const double relative = grown(2 * row.error) + ROUNDING + 2 * summation(w->keys) + w->weight_unit;
     const double unknown = row.is_finite ? NAN : INFINITY;
     if (r->of[LOGSUMEXP].value != NULL) {
-        const int64_t at = packed(&w->of[LOGSUMEXP], b, h, i, 0);
+        const int64_t at = packed(&w->of[LOGSUMEXP], place.b, h, place.row, 0);
         r->of[LOGSUMEXP].value[at] = row.is_finite ? row.logsumexp : NAN;
         r->of[LOGSUMEXP].bound[at] = !row.is_comparable || !row.is_finite
                                          ? unknown
@@ -191,7 +232,7 @@ static void forward_row(walk_t *w, reference_t *r, int64_t b, int64_t h, int64_t
         double infinity = 0; /* sum of what is not finite; NaN if any of it may be met by a weight of 0 */
         bool has_nonfinite = false, reaches = false;
         for (int64_t j = 0; j < w->keys; ++j) {
-            const double x = operand_at(v, b, h / w->group, j, d);
+            const double x = key_at(w, VALUE, h, j, d);
             if (!isfinite(x)) {
                 const bool is_met = w->weight[j] > 1e-6 && w->keep[j] > 0;
                 has_nonfinite = true;
@@ -203,7 +244,7 @@ static void forward_row(walk_t *w, reference_t *r, int64_t b, int64_t h, int64_t
             sum += w->weight[j] * w->keep[j] * x;
             magnitude += w->weight[j] * w->keep[j] * fabs(x);
         }
-        const int64_t at = packed(out, b, h, i, d);
+        const int64_t at = packed(out, place.b, h, place.row, d);
         r->of[OUT].value[at] = row.is_finite ? sum : NAN;
         r->of[OUT].bound[at] = relative * magnitude + written(sum, out->tensor.precision) +
                                (double)w->keys * (w->kept * w->lost * largest + TINY);
@@ -223,11 +264,11 @@ typedef struct {
 } sum_t;
 
 /* dropout(dout . v_j) */
-static sum_t dweight(const walk_t *w, int64_t b, int64_t h, int64_t i, int64_t j) {
+static sum_t dweight(const walk_t *w, int64_t h, int64_t i, int64_t j) {
     sum_t s = {0, 0, 0};
     double sizes = 0;
     for (int64_t d = 0; d < w->value_dim; ++d) {
-        const double x = operand_at(&w->of[DOUT], b, h, i, d), v = operand_at(&w->of[VALUE], b, h / w->group, j, d);
+        const double x = query_at(w, DOUT, h, i, d), v = key_at(w, VALUE, h, j, d);
         s.value += w->keep[j] * x * v;
         s.magnitude += w->keep[j] * fabs(x * v);
         sizes += fabs(x) + fabs(v);
@@ -237,11 +278,12 @@ static sum_t dweight(const walk_t *w, int64_t b, int64_t h, int64_t i, int64_t j
 }
 
 /* dout . out, of an out that is as far off as it may be */
-static sum_t delta(const walk_t *w, const reference_t *r, int64_t b, int64_t h, int64_t i) {
+static sum_t delta(const walk_t *w, const reference_t *r, int64_t h, int64_t i) {
+    const place_t place = query_place(w, i);
     sum_t s = {0, 0, TINY * (double)w->value_dim};
     for (int64_t d = 0; d < w->value_dim; ++d) {
-        const int64_t at = packed(&w->of[OUT], b, h, i, d);
-        const double x = operand_at(&w->of[DOUT], b, h, i, d), out = r->of[OUT].value[at];
+        const int64_t at = packed(&w->of[OUT], place.b, h, place.row, d);
+        const double x = query_at(w, DOUT, h, i, d), out = r->of[OUT].value[at];
         s.value += x * out;
         s.magnitude += fabs(x * out);
         s.error += fabs(x) * r->of[OUT].bound[at];
@@ -263,11 +305,12 @@ static void accumulate(const walk_t *w, reference_t *r, int gradient, const int6
 static void backward_key(const walk_t *w, reference_t *r, const row_t *row, sum_t total, int64_t b, int64_t h,
                          int64_t i, int64_t j) {
     const int64_t kv = h / w->group, many = w->group * w->rows;
+    const place_t query = query_place(w, i), key = key_place(w, j);
     const double weight = w->weight[j],
                  lse_error = row->error + 2 * summation(w->keys) + ROUNDING * (1 + fabs(row->logsumexp));
     const double relative = grown(w->error[j] + lse_error) + ROUNDING, seen = w->score[j] > -INFINITY;
     const double lost = seen * w->lost * fmax(1, fabs(w->scale)); /* whatever the order of the factors */
-    const sum_t dp = dweight(w, b, h, i, j);
+    const sum_t dp = dweight(w, h, i, j);
     const double largest = fabs(dp.value) + fabs(total.value), dscore = weight * (dp.value - total.value);
     const double error = relative * weight * largest +
                          (1 + relative) * weight * (dp.error + total.error + ROUNDING * largest) +
@@ -277,25 +320,25 @@ static void backward_key(const walk_t *w, reference_t *r, const row_t *row, sum_
         error * fabs(w->slope[j]) + (fabs(dscore) + error) * w->slope_error[j] + lost + seen * TINY * largest;
     const double rounded = product_error + w->weight_unit * (fabs(product) + product_error);
     for (int64_t d = 0; d < w->dim; ++d) {
-        const double q = operand_at(&w->of[QUERY], b, h, i, d), k = operand_at(&w->of[KEY], b, kv, j, d);
-        accumulate(w, r, DQUERY, (const int64_t[]){b, h, i, d}, product * k, rounded * fabs(k) + TINY * (2 + fabs(k)),
-                   w->keys);
-        accumulate(w, r, DKEY, (const int64_t[]){b, kv, j, d}, product * q, rounded * fabs(q) + TINY * (2 + fabs(q)),
-                   many);
+        const double q = query_at(w, QUERY, h, i, d), k = key_at(w, KEY, h, j, d);
+        accumulate(w, r, DQUERY, (const int64_t[]){query.b, h, query.row, d}, product * k,
+                   rounded * fabs(k) + TINY * (2 + fabs(k)), w->keys);
+        accumulate(w, r, DKEY, (const int64_t[]){key.b, kv, key.row, d}, product * q,
+                   rounded * fabs(q) + TINY * (2 + fabs(q)), many);
     }
     const double kept = weight * w->keep[j];
     const double kept_error = w->keep[j] * (relative * weight + lost) + w->weight_unit * kept;
     for (int64_t d = 0; d < w->value_dim; ++d) {
-        const double x = operand_at(&w->of[DOUT], b, h, i, d);
-        accumulate(w, r, DVALUE, (const int64_t[]){b, kv, j, d}, kept * x, kept_error * fabs(x) + TINY * (2 + fabs(x)),
-                   many);
+        const double x = query_at(w, DOUT, h, i, d);
+        accumulate(w, r, DVALUE, (const int64_t[]){key.b, kv, key.row, d}, kept * x,
+                   kept_error * fabs(x) + TINY * (2 + fabs(x)), many);
     }
     accumulate(w, r, DBIAS, (const int64_t[]){b, h, i, j}, dscore, error, w->batch * w->heads * w->rows * w->keys);
 }
 
 static void backward_row(walk_t *w, reference_t *r, int64_t b, int64_t h, int64_t i) {
     const row_t row = weigh_row(w, b, h, i);
-    const sum_t total = delta(w, r, b, h, i);
+    const sum_t total = delta(w, r, h, i);
     /* An error of 1 in a score is one of a factor e in its weight: logsumexp has lost too much. */
     if (!(total.magnitude + total.error < BEYOND) || (row.sum > 0 && row.error + UNIT * fabs(row.logsumexp) > 1))
         w->is_comparable = false;
@@ -329,10 +372,12 @@ static int64_t count_of(const operand_t *o) {
 }
 
 static void for_each_row(walk_t *w, reference_t *r, void (*visit)(walk_t *, reference_t *, int64_t, int64_t, int64_t)) {
-    for (int64_t b = 0; b < w->batch; ++b)
+    for (int64_t b = 0; b < w->batch; ++b) {
+        enter(w, b);
         for (int64_t h = 0; h < w->heads; ++h)
             for (int64_t i = 0; i < w->rows; ++i)
                 visit(w, r, b, h, i);
+    }
 }
 
 void reference_make(const problem_t *p, reference_t *r) {
@@ -342,6 +387,9 @@ void reference_make(const problem_t *p, reference_t *r) {
             const size_t count = (size_t)count_of(&p->operands[i]) + 1;
             r->of[i] = (expected_t){calloc(count, sizeof(double)), calloc(count, sizeof(double))};
         }
+    /* What belongs to no sequence. */
+    for (int64_t at = 0; r->of[LOGSUMEXP].value != NULL && at < count_of(&p->operands[LOGSUMEXP]); ++at)
+        r->of[LOGSUMEXP].value[at] = -INFINITY;
     walk_t w = walk_begin(p);
     for_each_row(&w, r, forward_row);
     if (p->has_backward) {

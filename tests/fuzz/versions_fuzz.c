@@ -139,9 +139,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     reader_t r = {version_bytes, version_bytes + sizeof version_bytes};
     problem_t problem;
     problem_read(&all, 1 << 12, &problem);
-    problem.forward.dropout_p = 0; /* which the oldest descriptor cannot say */
-    for (int i = 0; i < OPERANDS; ++i)
+    /* What the oldest descriptor cannot say. */
+    problem.forward.dropout_p = 0;
+    problem.forward.chunk = 0;
+    problem.forward.sequences = NULL;
+    problem.forward.pages = NULL;
+    problem.forward.blocks = NULL;
+    for (int i = 0; i < OPERANDS; ++i) {
         problem.operands[i].in_buffer = false;
+        problem.operands[i].present &= i < QUERY_STARTS;
+    }
     const bool backward = problem.has_backward && read_below(&r, 2) == 0;
     if (backward)
         EXPECT(mfa_attention_forward_desc(context_of(0, 1), &problem.forward) == MFA_SUCCESS, "a right call fails");
