@@ -140,8 +140,11 @@ def flash_attn_qkvpacked_func(
     TypeError, ValueError, BufferError, MemoryError, mfa.MFAError
         As `mfa.attention`.
     """
+    q, k, v = _unpacked(as_ndarray(qkv, "qkv"), num_heads_q)
     inputs = Inputs(
-        *_unpacked(as_ndarray(qkv, "qkv"), num_heads_q),
+        q,
+        k,
+        v,
         DEFAULTS
         | {
             "softmax_scale": softmax_scale,

@@ -181,4 +181,4 @@ def _rows(page_table, indices):
         raise ValueError(
             f"cache_batch_idx[{place}]: {indices[place]}, expected 0 to {len(table) - 1}, a row of page_table"
         )
-    return table[indices]
+    return table.take(indices, axis=0)

@@ -6,7 +6,8 @@ Values and angles are such that turning them is exact in every precision.
 import ml_dtypes
 import numpy as np
 import pytest
-from support import checks
+from hypothesis import given
+from support import checks, sequence_strategies
 
 import mfa
 
@@ -142,3 +143,16 @@ def test_no_new_rows_change_nothing(context, rng):
     assert checks.same_bits(call.value, value)
     plain = mfa.attention(call.query, key, value, seqused_k=call.lengths, causal=True, context=context)
     assert checks.same_bits(out, plain)
+
+
+@given(call=sequence_strategies.append_calls())
+def test_equals_a_call_over_a_cache_that_holds_the_new_rows(context, call):
+    """Wherever the cache lies: in rows, packed, in batches, in pages; nothing else in it changes."""
+    query, key, value = call.appending.operands
+    options = call.appending.options
+    result = mfa.attention(query, key, value, context=context, return_lse=True, **options)
+    for cache, expected in ((key, call.whole.key), (value, call.whole.value)):
+        assert checks.same_bits(cache, expected)
+    checks.assert_matches(
+        result, checks.expected(*call.whole.operands, **call.whole.options), options["layout"]
+    )

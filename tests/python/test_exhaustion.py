@@ -31,6 +31,10 @@ x = np.ones((1, 3, 2, 8), np.float32)
 five, odd, lse = np.ones((2, 1, 2, 3, 8), np.float32), shifted(x, 1), np.ones((1, 2, 3), np.float32)
 row, exact, bare, mask = np.ones(2, np.float32), np.ones(2), Bare(x), np.ones((3, 3), bool)
 context = mfa.Context("cpu", num_threads=1)
+lists = dict(cu_seqlens_q=np.array([0, 2, 3], "i4"), cu_seqlens_k=np.array([0, 1, 3], "i4"))
+cache, table, used = np.zeros((3, 2, 2, 8), np.float32), np.array([[1, 2]], "i4"), np.array([0], "i4")
+packed = np.ones((1, 3, 4, 8), np.float32)
+tables = dict(rotary_cos=np.ones((9, 4), np.float32), rotary_sin=np.ones((9, 4), np.float32))
 features = dict(mask=mask, bias=row[:1], alibi_slopes=row, sinks=exact, context=context)
 cases = {
     "attention": lambda: mfa.attention(x, x, x, context=context),
@@ -42,6 +46,14 @@ cases = {
     "sdpa": lambda: mfa.scaled_dot_product_attention(x, x, x, mask, 0.5),
     "sdpa of five axes": lambda: mfa.scaled_dot_product_attention(five, five, five),
     "flash_attn_func": lambda: mfa.flash_attn_func(x, x, x, return_attn_probs=True),
+    "varlen": lambda: mfa.flash_attn_varlen_func(x[0], x[0], x[0], *lists.values(), 9, 9),
+    "varlen of tensors": lambda: mfa.attention(x[0], x[0], x[0], **{k: Bare(v) for k, v in lists.items()}),
+    "gradients of varlen": lambda: mfa.attention_backward(x[0], x[0], x[0], x[0], x[0], lse[0], **lists),
+    "cache": lambda: mfa.flash_attn_with_kvcache(
+        x, cache, cache.copy(), x, x, cache_seqlens=0, page_table=table, cache_batch_idx=used, **tables),
+    "full cache": lambda: mfa.flash_attn_with_kvcache(x, x, x.copy(), x, x, cache_seqlens=1),
+    "qkvpacked": lambda: mfa.flash_attn_qkvpacked_func(packed, num_heads_q=2, return_attn_probs=True),
+    "metadata": lambda: mfa.get_scheduler_metadata(1, 1, 4, 2, 2, 8, used),
     "dlpack": lambda: mfa.attention(bare, bare, bare, sinks=Bare(row), context=context),
     "memoryview": lambda: mfa.attention(memoryview(x), x, x, context=context),
     "buffer": lambda: mfa.Buffer(context, x).close(),
@@ -54,7 +66,8 @@ cases = {
     "wrong to the library": lambda: mfa.attention(x, x, x, out=x, context=context),
 }
 call = cases[sys.argv[1]]
-watched = [x, five, odd, lse, row, exact, mask, bare, context, np.dtype(np.float32), mfa.Gradients, mfa.Plan]
+watched = [x, cache, table, used, *lists.values(), *tables.values(), packed]
+watched += [five, odd, lse, row, exact, mask, bare, context, np.dtype(np.float32), mfa.Gradients, mfa.Plan]
 
 def named(error):
     return str(error) if isinstance(error, SystemError) else type(error).__name__

@@ -24,6 +24,8 @@ odd = np.zeros(one.nbytes + 1, np.uint8)[1:].view(np.float32).reshape(one.shape)
 mask, row = np.ones((2, 2), bool), np.ones(2, np.float32)
 lse = np.ones((1, 2, 2), np.float32)
 producers = {"dlpack": VersionedProducer, "legacy dlpack": LegacyProducer}
+starts, table = np.array([0, 1, 2], "i4"), np.array([[1, 0]], "i4")
+cache = np.zeros((2, 3, 2, 32), np.float32)
 kept = []
 
 def everything():
@@ -79,6 +81,9 @@ rounds = {
     "everything": everything,
     "bfloat16": lambda: mfa.scaled_dot_product_attention(*[one.astype(ml_dtypes.bfloat16)] * 3),
     "copies": lambda: mfa.attention(odd, odd, one),
+    "sequences": lambda: mfa.attention(one[0], one[0], one[0], cu_seqlens_q=starts, cu_seqlens_k=starts),
+    "caches": lambda: mfa.flash_attn_with_kvcache(
+        one, cache, cache.copy(), one, one, cache_seqlens=0, page_table=table, causal=True),
     "plans": lambda: mfa.plan(one, one, one),
     "backward plans": lambda: mfa.plan(one, one, one, bias=row, sinks=row, backward=True),
     "gradients": gradients,
@@ -143,6 +148,8 @@ def leaks(growth):
         "everything",
         "bfloat16",
         "copies",
+        "sequences",
+        "caches",
         "plans",
         "backward plans",
         "gradients",

@@ -190,3 +190,41 @@ def backward_calls(draw):
         sequence.queries.scatter(dout, rng.standard_normal(shape).astype(dout.dtype))
     dout = placed(draw, dout, layout, call.options.get("cu_seqlens_q") is not None)
     return strategies.BackwardCall(dout, call, draw(st.one_of(st.none(), strategies.dtypes)))
+
+
+@dataclass(frozen=True)
+class AppendCall:
+    """A call that appends, and the call over caches that hold the new rows, which it has to equal."""
+
+    appending: strategies.Call
+    whole: strategies.Call
+
+
+@st.composite
+def append_calls(draw):
+    """The last keys of each sequence are new. In the caches before, NaN is where they go."""
+    whole = draw(calls(backward=True))
+    layout = whole.options["layout"]
+    heads_first = [checks.heads_first(x, layout) for x in whole.operands]
+    found = sequences.sequences(*heads_first[:2], whole.options)
+    counts = [draw(st.integers(0, min(len(s.keys), 40))) for s in found]
+    packed = draw(st.booleans())
+    if not packed:
+        counts = [min(counts, default=0)] * len(counts)
+    options = dict(whole.options)
+    padding = options.get("leftpad_k", [0] * len(found))
+    used = [len(s.keys) - n + pad for s, n, pad in zip(found, counts, padding, strict=True)]
+    options["seqused_k"] = np.array(used, np.int32)
+    arrays = [whole.query]
+    for name, array, given in (("k_new", heads_first[1], whole.key), ("v_new", heads_first[2], whole.value)):
+        new = [s.keys.last(n).gather(array) for s, n in zip(found, counts, strict=True)]
+        nothing = np.zeros((1, array.shape[1], 0, array.shape[3]), array.dtype)
+        new = np.concatenate([nothing, *new], axis=2) if packed else np.concatenate(new or [nothing[:0]])
+        options[name] = placed(draw, new, layout, packed)
+        before = array.copy()
+        for s, n in zip(found, counts, strict=True):
+            s.keys.last(n).scatter(before, np.full((1, array.shape[1], n, array.shape[3]), np.nan))
+        arrays.append(placed(draw, before, layout, given.ndim == 3))
+    if packed:
+        options["cu_seqlens_k_new"] = np.array([0, *np.cumsum(counts)], np.int32)
+    return AppendCall(strategies.Call(*arrays, options), whole)
