@@ -87,8 +87,8 @@ class Call:
             return self.lists["page_table"][b, row // PAGE], row % PAGE
         return self.lists["cache_batch_idx"][b] if self.lists else b, row
 
-    def run(self, context):
-        return mfa.attention(
+    def run(self, context, function=mfa.attention):
+        return function(
             self.query, self.key, self.value, seqused_k=self.lengths, k_new=self.k_new, v_new=self.v_new,
             context=context, **self.lists, **self.rotary, **self.features,
         )  # fmt: skip
@@ -156,3 +156,10 @@ def test_equals_a_call_over_a_cache_that_holds_the_new_rows(context, call):
     checks.assert_matches(
         result, checks.expected(*call.whole.operands, **call.whole.options), options["layout"]
     )
+
+
+def test_plan_has_room_for_turned_queries(context, rng):
+    call = Call(rng, np.float32, "own", 20, pairs=4)
+    turning = call.run(context, mfa.plan).workspace_bytes
+    call.rotary = {}
+    assert turning >= call.run(context, mfa.plan).workspace_bytes + call.query.nbytes
