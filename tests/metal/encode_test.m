@@ -148,6 +148,48 @@ static void test_gradient_with_nothing_to_do(void) {
     close_buffers(&b);
 }
 
+/* What is made of lists of blocks is waited for, in an encoder that orders nothing by itself. */
+static void test_blocks(void) {
+    enum { BLOCK = 8, LINES = 3 };
+    buffers_t b = open_buffers(), waited = open_buffers();
+    mfa_buffer_t numbers = zeroed(LINES * 4), indices = zeroed(LINES * LINES * 4);
+    for (int line = 0; line < LINES; ++line) { /* all blocks up to the diagonal but the first */
+        ((int32_t *)mfa_buffer_contents(numbers))[line] = line;
+        for (int i = 0; i < line; ++i)
+            ((int32_t *)mfa_buffer_contents(indices))[line * LINES + i] = i + 1;
+    }
+    mfa_tensor_t counts = tensor(numbers, 1), list = tensor(indices, LINES);
+    counts.precision = list.precision = MFA_PRECISION_INT32;
+    counts.shape[1] = list.shape[1] = 1;
+    counts.shape[2] = list.shape[2] = LINES;
+    counts.stride[1] = list.stride[1] = 0;
+    counts.stride[2] = 1;
+    list.stride[2] = LINES;
+    mfa_blocks_t blocks = MFA_BLOCKS_INIT;
+    blocks.block_rows = blocks.block_keys = BLOCK;
+    blocks.kv_num_blocks = &counts;
+    blocks.kv_indices = &list;
+    call_t call;
+    describe(&waited, &call);
+    call.forward.blocks = &blocks;
+    CHECK(mfa_attention_forward_desc(context, &call.forward) == MFA_SUCCESS);
+    CHECK(mfa_attention_backward_desc(context, &call.backward) == MFA_SUCCESS);
+    describe(&b, &call);
+    call.forward.blocks = &blocks;
+    id<MTLCommandBuffer> commands = [queue commandBuffer];
+    id<MTLComputeCommandEncoder> encoder = [commands computeCommandEncoderWithDispatchType:MTLDispatchTypeConcurrent];
+    encode_both(&call, encoder);
+    [encoder endEncoding];
+    run(commands);
+    CHECK(same(b.out, waited.out) && same(b.logsumexp, waited.logsumexp) && same(b.dquery, waited.dquery));
+    const float *out = mfa_buffer_contents(b.out);
+    CHECK(out[0] == 0 && out[BLOCK * HEADS * HEAD_DIM] != 0);
+    mfa_destroy_buffer(numbers);
+    mfa_destroy_buffer(indices);
+    close_buffers(&b);
+    close_buffers(&waited);
+}
+
 /* Handles may go as soon as the call is encoded: the command buffer keeps the memory. */
 static void test_destroyed_before_it_runs(const buffers_t *wanted) {
     id<MTLBuffer> result = [device newBufferWithLength:BYTES options:MTLResourceStorageModeShared];
@@ -259,6 +301,7 @@ int main(void) {
         test_encoder(&wanted, MTLDispatchTypeSerial);
         test_encoder(&wanted, MTLDispatchTypeConcurrent);
         test_gradient_with_nothing_to_do();
+        test_blocks();
         test_destroyed_before_it_runs(&wanted);
         test_shared_buffer();
         test_what_is_no_buffer();
