@@ -85,7 +85,7 @@ def flash_attn_with_kvcache(
     cu_seqlens_q : array (B + 1) of int32, or None, default None
         q is packed, as in `mfa.flash_attn_varlen_func`.
     cu_seqlens_k_new : array (B + 1) of int32, or None, default None
-        k and v are packed likewise.
+        k and v are packed likewise. Not looked at without them.
     max_seqlen_q : int or None, default None
         With cu_seqlens_q: no sequence has more rows.
     rotary_seqlens : array (B) of int32, or None, default None
@@ -140,7 +140,8 @@ def flash_attn_with_kvcache(
             "leftpad_k": cache_leftpad,
             "page_table": page_table,
             "cu_seqlens_q": cu_seqlens_q,
-            "cu_seqlens_k_new": cu_seqlens_k_new,
+            # Engines pass it with caches that they have written themselves.
+            "cu_seqlens_k_new": None if k is v is None else cu_seqlens_k_new,
             "max_seqlen_q": max_seqlen_q if cu_seqlens_q is not None else None,
             "rotary_positions": rotary_seqlens,
             "q_descale": q_descale,

@@ -210,12 +210,6 @@ CASES = [
     ),
     (
         kvcache,
-        {**NO_NEW, "cu_seqlens_k_new": int32(0, 1, 2)},
-        ValueError,
-        "k: None, expected an array beside cu_",
-    ),
-    (
-        kvcache,
         {"k_cache": frozen(ones(2, 10, 2, 8))},
         BufferError,
         "k_cache: is read-only, expected writable",

@@ -157,6 +157,20 @@ def test_packed_queries(rng):
     check(q, *caches(rng, (12, PAGE)), **arguments, page_table=TABLE)
 
 
+def test_starts_of_new_rows_without_any_are_not_looked_at(rng):
+    """As SGLang calls it, of caches that it has written."""
+    q, arrays = normal(rng, 7, HEADS, DIM), caches(rng, (12, PAGE))
+    arguments = {
+        "page_table": TABLE,
+        "cache_seqlens": int32(9, 13),
+        "cu_seqlens_q": int32(0, 6, 7),
+        "max_seqlen_q": 6,
+        "causal": True,
+    }
+    out = mfa.flash_attn_with_kvcache(q, *arrays, **arguments, cu_seqlens_k_new=int32(0, 9, 22))
+    assert checks.same_bits(out, mfa.flash_attn_with_kvcache(q, *arrays, **arguments))
+
+
 def test_max_seqlen_q_is_a_bound_where_queries_are_packed(rng):
     q = normal(rng, 7, HEADS, DIM)
     arrays = caches(rng)
