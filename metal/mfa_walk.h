@@ -150,7 +150,7 @@ inline mfa_lane_pairs mfa_lane_pairs_of(mfa_blocks blocks, mfa_index own, mfa_in
     return pairs;
 }
 
-inline bool mfa_lane_bit(uint bits, int fragment, int i) { return (bits >> (2 * fragment + i) & 1) != 0; }
+inline bool mfa_lane_bit(uint bits, int f, int i) { return (bits >> (2 * f + i) & 1) != 0; }
 
 /* ------------------------------------------------------------------ walks */
 
