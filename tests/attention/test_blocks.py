@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import checks, strategies
+from support import checks, oracle, strategies
 
 import mfa
 
@@ -163,6 +163,35 @@ def test_full_blocks_are_the_same_as_whole_ones(context, rng):
         blocks = blocks_of(np.random.default_rng(1), (1, 2, 130, 200), (32, 16), likely=likely)
         results.append(mfa.attention(*operands, layout="bhsd", block_mask=blocks.block_mask, context=context))
     assert checks.same_bits(*results)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+def test_sequences_have_the_blocks_of_the_longest(context, rng, packed):
+    """Rows and keys of a sequence count from its first ones, and so do blocks."""
+    blocks = blocks_of(rng, (1, 2, 40, 50), (16, 8))
+    queries, keys = np.array([40, 23, 1]), np.array([50, 33, 0])
+    query = rng.standard_normal((3, 40, 2, 8), dtype=np.float32)
+    key, value = rng.standard_normal((2, 3, 50, 2, 8), dtype=np.float32)
+    sequences = [
+        (query[b, :n], key[b, :m], value[b, :m]) for b, (n, m) in enumerate(zip(queries, keys, strict=True))
+    ]
+    if packed:
+        starts = (np.concatenate([[0], np.cumsum(x)]).astype(np.int32) for x in (queries, keys))
+        options = dict(zip(("cu_seqlens_q", "cu_seqlens_k"), starts, strict=True))
+        operands = [np.concatenate(rows) for rows in zip(*sequences, strict=True)]
+    else:
+        options = {"seqused_q": queries.astype(np.int32), "seqused_k": keys.astype(np.int32)}
+        operands = query, key, value
+    out = mfa.attention(*operands, block_mask=blocks.block_mask, context=context, **options)
+    rows = (
+        np.split(out, np.cumsum(queries)[:-1])
+        if packed
+        else [x[:n] for x, n in zip(out, queries, strict=True)]
+    )
+    for found, sequence in zip(rows, sequences, strict=True):
+        q, k, v = (x.swapaxes(0, 1)[None].astype(np.float64) for x in sequence)
+        expected, _ = oracle.attention(q, k, v, bool_mask=blocks.dense[:, :, : q.shape[2], : k.shape[2]])
+        np.testing.assert_allclose(found.swapaxes(0, 1)[None], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_no_block_at_all(context, rng):
