@@ -316,7 +316,7 @@ def test_wrong_argument_is_named(error, message, call):
 
 def test_mask_mod_that_reduces_is_found_out_without_torch(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ValueError, match=r"mask_mod: <lambda> failed: .* not each of one pair alone"):
+    with pytest.raises(ValueError, match=r"mod_fn: <lambda> failed: .* not each of one pair alone"):
         mfa.create_mask(lambda b, h, q_idx, kv_idx: (q_idx > kv_idx).any(), 1, 1, 8, 8)
 
 
