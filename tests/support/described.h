@@ -10,7 +10,10 @@
 #include "core/context.h"
 #include "core/operands.h"
 
-static float memory[MFAI_OPERANDS][1 << 12];
+static union {
+    float floats[1 << 12];
+    int32_t ints[1 << 12];
+} memory[MFAI_OPERANDS];
 
 typedef struct {
     mfa_context_t context;
@@ -35,9 +38,9 @@ static int number_of(const char *name) {
 }
 
 #define T(name) c.tensors[number_of(#name)]
-#define DATA(name) memory[number_of(#name)]
+#define DATA(name) memory[number_of(#name)].floats
 #define ABSENT(name) c.absent[number_of(#name)]
-#define LIST(name) ((int32_t *)(void *)DATA(name))
+#define LIST(name) memory[number_of(#name)].ints
 
 static void pack(mfa_tensor_t *tensor, int64_t b, int64_t h, int64_t n, int64_t d) {
     const int64_t shape[4] = {b, h, n, d}, stride[4] = {h * n * d, n * d, d, 1};
@@ -90,7 +93,7 @@ static call good(mfa_context_t context, mfai_pass_t pass, unsigned parts) {
         c.absent[i] = !is_in(operand, pass, c.parts);
         c.tensors[i] = (mfa_tensor_t)MFA_TENSOR_INIT;
         c.tensors[i].precision = format_of(operand);
-        c.tensors[i].data = memory[i];
+        c.tensors[i].data = &memory[i];
         pack(&c.tensors[i], n[0], n[1], n[2], n[3]);
     }
     pack(&T(bool_mask), 1, 4, 1, 5);
@@ -174,8 +177,8 @@ static void test_each_operand(call (*make)(mfa_context_t, mfai_pass_t), mfa_cont
             CHECK(import(&c) == MFA_SUCCESS);
             const bool first = i < other || !mfai_is_written(mfai_operand_use(&mfai_operands[other], &problem));
             /* Lists keep what they say. */
-            memcpy(memory[i], memory[other], sizeof memory[i]);
-            c.tensors[other].data = memory[i];
+            memory[i] = memory[other];
+            c.tensors[other].data = &memory[i];
             snprintf(text, sizeof text, "%s overlaps %s", mfai_operands[first ? i : other].name,
                      mfai_operands[first ? other : i].name);
             CHECK_FAILS(import(&c), MFA_ERROR_INVALID_ARGS, text);
