@@ -42,8 +42,8 @@ def flash_attn_varlen_func(
         Rows ``cu_seqlens_q[b]`` up to ``cu_seqlens_q[b + 1]`` are those of sequence b.
     k : array (Tk, Hkv, D), dtype as q
     v : array (Tk, Hkv, Dv), dtype as q
-    cu_seqlens_q, cu_seqlens_k : array (B + 1) of int32, or None
-        From 0, not descending, at most T and Tk. None: q, or k and v, are (B, rows, heads, dim) instead.
+    cu_seqlens_q, cu_seqlens_k : array (B + 1) of int32
+        From 0, not descending, at most T and Tk.
     max_seqlen_q, max_seqlen_k : int or None
         No sequence has more rows. It may be more than the longest has.
     seqused_q, seqused_k : array (B) of int32, or None, default None
@@ -64,6 +64,9 @@ def flash_attn_varlen_func(
     TypeError, ValueError, BufferError, MemoryError, mfa.MFAError
         As `mfa.attention`.
     """
+    for name, starts in (("cu_seqlens_q", cu_seqlens_q), ("cu_seqlens_k", cu_seqlens_k)):
+        if starts is None:
+            raise TypeError(f"{name}: None, expected an array of int32; mfa.flash_attn_func takes batches")
     inputs = Inputs(
         q,
         k,
@@ -72,8 +75,8 @@ def flash_attn_varlen_func(
         | {
             "cu_seqlens_q": cu_seqlens_q,
             "cu_seqlens_k": cu_seqlens_k,
-            "max_seqlen_q": max_seqlen_q if cu_seqlens_q is not None else None,
-            "max_seqlen_k": max_seqlen_k if cu_seqlens_k is not None else None,
+            "max_seqlen_q": max_seqlen_q,
+            "max_seqlen_k": max_seqlen_k,
             "seqused_q": seqused_q,
             "seqused_k": seqused_k,
             "softmax_scale": softmax_scale,

@@ -23,6 +23,7 @@ cdef class Inputs:
     cdef str forward_only  # an argument given that no backward pass knows; None without
     cdef int64_t batch, key_batch  # sequences; what key and value have along that axis
     cdef Operand query, key, value
+    cdef Operand query_starts, key_starts  # None without
     cdef Operand additive_mask, sinks  # None without
     cdef mfa_attention_desc_t desc  # without results
     cdef mfa_sequences_t sequences
@@ -33,6 +34,7 @@ cdef class Inputs:
 
     cdef int add_masks(self, object mask, object bias) except -1
     cdef int add_sequences(self, dict keywords) except -1
+    cdef Operand load_starts(self, dict keywords, str argument)
     cdef int add_pages(self, object page_table) except -1
     cdef int add_blocks(self, object block_mask) except -1
     cdef const mfa_tensor_t *blocks_of(self, object array, str name, Elements accepted) except? NULL

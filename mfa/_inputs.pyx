@@ -114,6 +114,9 @@ cdef class Inputs:
 
         self.forward_only = first_given(keywords, FORWARD_ONLY)
         self.appends = self.forward_only is not None and first_given(keywords, APPENDED) is not None
+        # How many axes there are depends on these, so that what they are comes first.
+        self.query_starts = self.load_starts(keywords, "cu_seqlens_q")
+        self.key_starts = self.load_starts(keywords, "cu_seqlens_k")
         self.query = self.load_rows(query, "query", min(min_ndim, query_ndim), query_ndim)
         self.key = self.load_rows(key, "key", min(min_ndim, key_ndim), key_ndim, self.appends)
         self.value = self.load_rows(value, "value", min(min_ndim, key_ndim), key_ndim, self.appends)
@@ -162,8 +165,6 @@ cdef class Inputs:
 
     cdef int add_sequences(self, dict keywords) except -1:
         """Lists of lengths and places. Those of the queries say how many sequences there are."""
-        cdef Operand starts
-        cdef int64_t entries
         cdef bint is_paged = keywords["page_table"] is not None
         if not is_paged and first_given(keywords, LISTS) is None:
             return 0
@@ -173,14 +174,12 @@ cdef class Inputs:
         require_one_of(self, keywords, "cu_seqlens_k", "page_table")
         require_one_of(self, keywords, "cu_seqlens_k", "cache_batch_idx")
         require_one_of(self, keywords, "page_table", "cache_batch_idx")
-        if keywords["cu_seqlens_q"] is not None:
-            starts = self.load(keywords["cu_seqlens_q"], "cu_seqlens_q", ONLY_INT32, 1, 1)
-            entries = starts.tensor.shape[3]
-            if entries == 0:
-                raise ValueError(f"{starts.name}: is empty, expected one entry more than there are sequences")
-            self.batch = entries - 1
-            self.sequences.query_starts = &starts.tensor
-        self.sequences.key_starts = self.list_of(keywords, "cu_seqlens_k", self.batch + 1)
+        if self.query_starts is not None:
+            self.batch = self.query_starts.tensor.shape[3] - 1
+            self.sequences.query_starts = &self.query_starts.tensor
+        if self.key_starts is not None:
+            require_length(self.key_starts, self.batch + 1)
+            self.sequences.key_starts = &self.key_starts.tensor
         self.sequences.query_lengths = self.list_of(keywords, "seqused_q", self.batch)
         self.sequences.key_lengths = self.list_of(keywords, "seqused_k", self.batch)
         self.sequences.left_padding = self.list_of(keywords, "leftpad_k", self.batch)
@@ -247,9 +246,18 @@ cdef class Inputs:
         if keywords[argument] is None:
             return NULL
         entries = self.load(keywords[argument], argument, ONLY_INT32, 1, 1)
-        if entries.tensor.shape[3] != length:
-            raise ValueError(f"{entries.name}: shape {entries.given_shape()}, expected ({length},)")
+        require_length(entries, length)
         return &entries.tensor
+
+    cdef Operand load_starts(self, dict keywords, str argument):
+        """Where the sequences begin, and the last one ends; None without it."""
+        cdef Operand starts
+        if keywords[argument] is None:
+            return None
+        starts = self.load(keywords[argument], argument, ONLY_INT32, 1, 1)
+        if starts.tensor.shape[3] == 0:
+            raise ValueError(f"{starts.name}: is empty, expected one entry more than there are sequences")
+        return starts
 
     cdef int add_forward_only(self, dict keywords) except -1:
         cdef Operand query_value
@@ -470,6 +478,12 @@ cdef str first_given(dict keywords, tuple arguments):
         if keywords[argument] is not None:
             return argument
     return None
+
+
+cdef int require_length(Operand entries, int64_t length) except -1:
+    if entries.tensor.shape[3] != length:
+        raise ValueError(f"{entries.name}: shape {entries.given_shape()}, expected ({length},)")
+    return 0
 
 
 cdef int require_one_of(Inputs inputs, dict keywords, str first, str second) except -1:

@@ -69,7 +69,9 @@ def get_scheduler_metadata(
     _keywords.out_dtype(qkv_dtype, "qkv_dtype")
     lengths = int32_list(cache_seqlens, "cache_seqlens")
     if lengths.shape != (sizes[0],):
-        raise ValueError(f"cache_seqlens: shape {shown(lengths.shape)}, expected ({sizes[0]},)")
+        raise ValueError(
+            f"cache_seqlens: shape {shown(lengths.shape)}, expected ({sizes[0]},) as batch_size says"
+        )
     metadata = new_array(cache_seqlens, (len(sizes),), INT32)
     as_ndarray(metadata, "result")[:] = sizes
     return metadata

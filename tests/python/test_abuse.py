@@ -37,9 +37,20 @@ UNTOUCHED = 7.0
 
 def plain_arguments(function=None):
     """What each required parameter is given, and `out` where it is one: a name that is new belongs here."""
-    rows = dict.fromkeys(("query", "key", "value", "dout", "out", "q", "k", "v"), ONES)
+    rows = ("query", "key", "value", "dout", "out", "q", "k", "v", "k_cache", "v_cache")
+    starts = np.array([0, 1, 3], np.int32)
     return {
-        **rows,
+        **dict.fromkeys(rows, ONES[0] if function is mfa.flash_attn_varlen_func else ONES),
+        **dict.fromkeys(("cu_seqlens_q", "cu_seqlens_k"), starts),
+        **dict.fromkeys(("max_seqlen_q", "max_seqlen_k"), 3),
+        "qkv": np.ones((2, 3, 3, 4, 8), np.float32),
+        "out_partial": np.ones((5, *SHAPE), np.float32),
+        "lse_partial": np.ones((5, *SHAPE[:3]), np.float32),
+        "batch_size": 2,
+        "num_heads_q": 4,
+        "num_heads_kv": 2,
+        "headdim": 8,
+        "cache_seqlens": np.ones(2, np.int32),
         "lse": np.ones((2, 3, 4) if function is mfa.flex_attention_backward else (2, 4, 3), np.float32),
         "width": 3,
         "context": mfa.Context("cpu", num_threads=1),

@@ -78,13 +78,6 @@ def test_largest_lengths_may_be_larger_than_any(operands, rows, keys):
     np.testing.assert_allclose(call(operands, rows, keys), call(operands), atol=2e-6)
 
 
-def test_without_lists_it_takes_batches(operands, rng):
-    q, k, v = checks.operands(rng, batch=2, heads=2, query_length=3)
-    used = int32(8, 5)
-    out = mfa.flash_attn_varlen_func(q, k, v, None, None, None, None, seqused_k=used)
-    np.testing.assert_allclose(out, mfa.attention(q, k, v, seqused_k=used), atol=1e-6)
-
-
 def test_tensors(operands):
     tensors = [torch.from_numpy(x) for x in (*operands, STARTS_Q, STARTS_K)]
     out, lse = mfa.flash_attn_varlen_func(*tensors, 26, 35, causal=True, return_attn_probs=True)
