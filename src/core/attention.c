@@ -42,12 +42,12 @@ static mfa_status_t choose(mfa_context_t context, call_t *call) {
     return status == MFA_ERROR_UNSUPPORTED ? fall_back(context, call) : status;
 }
 
+/* No plan is asked for: a backend that refuses has written nothing. */
 static mfa_status_t run(mfa_context_t context, call_t *call) {
-    MFAI_TRY(choose(context, call));
     double seconds = 0;
-    mfa_status_t status = call->backend->run(call->device, &call->problem, &seconds);
-    /* Some limits a device knows only of what it has compiled or allocated; it has written nothing then. */
-    if (status == MFA_ERROR_UNSUPPORTED && !call->plan.fallback) {
+    mfa_status_t status = context->backend->run(context->device, &call->problem, &seconds);
+    if (status == MFA_ERROR_UNSUPPORTED) {
+        call->plan = (mfa_plan_t)MFA_PLAN_INIT;
         MFAI_TRY(fall_back(context, call));
         status = call->backend->run(call->device, &call->problem, &seconds);
     }
