@@ -20,6 +20,7 @@ enum {
     WANTED_TASKS = 16,      /* for each thread, between two points where all threads meet */
     UNIT_PANELS = 3,        /* of keys: whole register tiles of keys fit in them */
     SMALL_BLOCKS_ROWS = 24, /* rows of a tile of several rows of blocks, which few keys may have in common */
+    MOST_PARTS_TRIED = 1 << 10,
 };
 _Static_assert((int)MFAI_CPU_BACKWARD_KEYS <= (int)MFAI_ROWS_MOST, "rows of one table");
 _Static_assert((int)MFAI_CPU_BACKWARD_ROWS <= (int)MFAI_ROWS_MOST, "rows of one table");
@@ -38,13 +39,15 @@ typedef struct {
 } pass_t;
 
 /* The size of tiles along an axis of `count`, `size` without blocks, so that few tiles lie in two blocks: as many
-   blocks as fit in `fitting`, or one, or an equal part of one that is more than `most`. */
+   blocks as fit in `fitting`, or one, or an equal part of one that is more than `most`. A block that has all of the axis
+   may be of any size. */
 static int64_t follow_blocks(int64_t block, int64_t count, int64_t size, int64_t fitting, int64_t most) {
-    if (count <= size)
+    if (count <= size || block >= count)
         return size;
     if (block <= most)
         return mfai_max(fitting / block, 1) * block;
-    for (int64_t least = mfai_ceil_div(block, most), parts = least; parts < 2 * least; ++parts)
+    const int64_t least = mfai_ceil_div(block, most), end = least + mfai_clamp(least, 0, MOST_PARTS_TRIED);
+    for (int64_t parts = least; parts < end; ++parts)
         if (block % parts == 0)
             return block / parts;
     return size;

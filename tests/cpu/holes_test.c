@@ -244,7 +244,7 @@ static blocks_t make_blocks(const shape_t *s, pattern_t pattern, form_t form, te
     k.full_indices = tensor_of(MFA_PRECISION_INT32, batch, heads, lines, columns);
     k.mask_indices = tensor_of(MFA_PRECISION_INT32, batch, heads, lines, columns + 1);
     k.dense = tensor_of(MFA_PRECISION_BOOL, batch, heads, lines, columns);
-    k.masks = tensor_of(MFA_PRECISION_BOOL, TILES, 1, s->block_rows, s->block_keys);
+    k.masks = tensor_of(MFA_PRECISION_BOOL, has_tiles ? TILES : 0, 1, s->block_rows, s->block_keys);
     for (int64_t i = 0; i < count_of(&k.masks); ++i)
         ((char *)k.masks.data)[i] = rand() % 3 > 0;
     bool *is_full = calloc((size_t)count_of(&k.dense) + 1, sizeof *is_full);
@@ -565,6 +565,37 @@ static const shape_t shapes[] = {
      .lengths = true},
 };
 
+/* One block has all of the scores, however large it says it is: nothing differs from a call without blocks. */
+static void test_vast_block(mfa_context_t context, int64_t size) {
+    shape_t s = {.precision = MFA_PRECISION_FP32,
+                 .kv_heads = 2,
+                 .queries = 130,
+                 .keys = 900,
+                 .dim = 16,
+                 .block_rows = size,
+                 .block_keys = size,
+                 .window_left = -1};
+    tensors_t plain = make_tensors(&s);
+    memset(plain.mask.data, true, bytes(&plain.mask));
+    blocks_t blocks = make_blocks(&s, EVERYTHING, DENSE, &plain);
+    describe(&s, DENSE, &blocks);
+    tensors_t vast = plain;
+    mfa_tensor_t *const own[] = {&vast.out, &vast.logsumexp, &vast.dquery, &vast.dkey, &vast.dvalue};
+    const mfa_tensor_t *const others[] = {&plain.out, &plain.logsumexp, &plain.dquery, &plain.dkey, &plain.dvalue};
+    for (size_t i = 0; i < sizeof own / sizeof *own; ++i)
+        *own[i] = copy_of(own[i]);
+    forward(context, &s, &plain, NULL);
+    forward(context, &s, &vast, &blocks);
+    backward(context, &s, &plain, NULL);
+    backward(context, &s, &vast, &blocks);
+    for (size_t i = 0; i < sizeof own / sizeof *own; ++i) {
+        CHECK(memcmp(own[i]->data, others[i]->data, bytes(others[i])) == 0);
+        free(own[i]->data);
+    }
+    free_tensors(&plain);
+    free_blocks(&blocks);
+}
+
 static void test_context(mfa_context_t context) {
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; ++i) {
         shape_t s = shapes[i];
@@ -576,6 +607,8 @@ static void test_context(mfa_context_t context) {
     }
     test_unread(context, 2);
     test_unread(context, 40);
+    test_vast_block(context, INT64_C(1) << 30);
+    test_vast_block(context, INT64_MAX - 1000);
 }
 
 int main(void) {
