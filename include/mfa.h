@@ -267,8 +267,8 @@ typedef struct mfa_tensor {
 #define MFA_ALIGN_BOTTOM_RIGHT 2 /* offset Nkv - Nq (FlashAttention) */
 
 /*
- * Sequences of lengths of their own. There are B of them, each with Nq_b queries and Nkv_b keys, and all else is said of
- * one sequence: row i and key j count from its first ones, BOTTOM_RIGHT is offset Nkv_b - Nq_b, masks have the sizes
+ * Sequences of lengths of their own. There are B of them, each with Nq_b queries and Nkv_b keys, and all else is said
+ * of one sequence: row i and key j count from its first ones, BOTTOM_RIGHT is offset Nkv_b - Nq_b, masks have the sizes
  * (B, H, Nq, Nkv) of the longest, and (b, h, i, j) names a weight to dropout. Members may be NULL.
  *
  * Rows of out, logsumexp and gradients that belong to no sequence become 0, and -inf in logsumexp. Keys and values that
@@ -333,13 +333,14 @@ typedef struct mfa_blocks {
 #define MFA_BLOCKS_INIT {(uint32_t)sizeof(mfa_blocks_t), 0u, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL}
 
 /*
- * New rows for the cache that key and value are. Before anything else, sequence b's are written behind its key_lengths[b]
- * rows, which then count: its keys are key_lengths[b] + Nnew_b. An error leaves the cache as it was. Forward only.
+ * New rows for the cache that key and value are. Before anything else, sequence b's are written behind its
+ * key_lengths[b] rows, which then count: its keys are key_lengths[b] + Nnew_b. An error leaves the cache as it was.
+ * Forward only.
  *
- * With rotary tables, queries and new keys are turned first (queries not in place): columns c and c + R / 2 of the first
- * R, or 2c and 2c + 1 if interleaved, by the angle whose cosine and sine are in column c of the position's row. New key i
- * has position P_b + i, P_b = rotary_positions[b] or key_lengths[b]; query i has P_b + i if the call is causal or has a
- * window or chunks, else P_b.
+ * With rotary tables, queries and new keys are turned first (queries not in place): columns c and c + R / 2 of the
+ * first R, or 2c and 2c + 1 if interleaved, by the angle whose cosine and sine are in column c of the position's row.
+ * New key i has position P_b + i, P_b = rotary_positions[b] or key_lengths[b]; query i has P_b + i if the call is
+ * causal or has a window or chunks, else P_b.
  */
 typedef struct mfa_append {
     uint32_t struct_size;
@@ -357,8 +358,8 @@ typedef struct mfa_append {
 #define MFA_APPEND_INIT {(uint32_t)sizeof(mfa_append_t), 0u, NULL, NULL, NULL, NULL, NULL, NULL}
 
 /*
- * Factors of stored values, one for a batch and key/value head: a query counts as query times its group's factor, and so
- * on. Forward only.
+ * Factors of stored values, one for a batch and key/value head: a query counts as query times its group's factor, and
+ * so on. Forward only.
  */
 typedef struct mfa_scales {
     uint32_t struct_size;

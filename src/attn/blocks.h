@@ -13,8 +13,8 @@ bool mfai_blocks_differ(const mfai_problem_t *problem, int axis);
 /* Bytes of memory, aligned to 4, for what is made of the lists; -1 if they leave 63 bits. */
 int64_t mfai_blocks_bytes(const mfai_problem_t *problem);
 
-/* Lets `blocks`, `full_blocks` and `mask_tiles` be views of the memory, and returns how many lines they have, each a row
-   of blocks of a batch and head. */
+/* Lets `blocks`, `full_blocks` and `mask_tiles` be views of the memory, and returns how many lines they have, each a
+   row of blocks of a batch and head. */
 int64_t mfai_blocks_place(mfai_problem_t *problem, void *memory);
 
 /* Fills these lines of them. */

@@ -159,8 +159,8 @@ static mfa_status_t check_operands(const mfai_problem_t *p) {
     return mfai_append_check(p);
 }
 
-/* The most rows that a sequence has: what the caller says, if none has more; else the longest's if rows are packed or in
-   pages, and the operand's if not or if lists cannot be read. */
+/* The most rows that a sequence has: what the caller says, if none has more; else the longest's if rows are packed or
+   in pages, and the operand's if not or if lists cannot be read. */
 static mfa_status_t set_most(const char *name, int64_t stated, int64_t of_operand, bool is_packed,
                              const longest_t *longest, int64_t *most) {
     MFAI_REQUIRE(stated >= 0, "sequences.%s is %" PRId64 ", expected 0 or more", name, stated);

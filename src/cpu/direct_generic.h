@@ -34,7 +34,8 @@ INLINE void direct_products(const int rows, const int32_t format, left_t query, 
     vf_store(products, vf_sum_each(sum));
 }
 
-/* Addresses of DIRECT_KEYS keys from j on, of which n are there, and of what to prefetch; returns the last one's run. */
+/* Addresses of DIRECT_KEYS keys from j on, of which n are there, and of what to prefetch; returns the last one's
+   run. */
 INLINE const mfai_rows_run_t *direct_keys(const mfai_rows_run_t *run, int64_t step, int64_t j, int n,
                                           const char *keys[DIRECT_KEYS], const char *coming[DIRECT_KEYS]) {
 #pragma GCC unroll 4
@@ -117,9 +118,10 @@ INLINE void prefetch_coming(coming_t *coming, const int64_t bytes) {
     }
 }
 
-/* out (rows x vecs * VL) += weights . values from `column` on, over the keys that are seen, which are in the run that
-   `block` is the first row of; `whole` if none of the columns is missing. Where words hold two keys and the first or last lacks its partner, zeros stand in: nothing unseen
-   is read, and an infinity does not meet the partner's weight, 0. */
+/* out (rows x vecs * VL) += weights . values from `column` on, over the keys that are seen, all of one run; `block` is
+   where the block's first row would lie in it, and `whole` is set if none of the columns is missing. Where words hold
+   two keys and the first or last lacks its partner, zeros stand in: nothing unseen is read, and an infinity does not
+   meet the partner's weight, 0. */
 INLINE void direct_add(const int rows, const int vecs, const bool whole, const int32_t format,
                        const mfai_spaced_rows_t *values, const char *block, coming_t *coming, int64_t column,
                        left_t weights, mfa_span seen, sums_t out) {

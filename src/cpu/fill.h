@@ -4,8 +4,8 @@
 
 #include "core/problem.h"
 
-/* Before the kernels write the others: makes results 0, and logsumexp -inf, on each side, queries or keys, that has rows
-   which belong to none. At most `width` threads. */
+/* Before the kernels write the others: makes results 0, and logsumexp -inf, on each side, queries or keys, that has
+   rows which belong to no sequence. At most `width` threads. */
 void mfai_cpu_fill(const mfai_problem_t *problem, int width);
 
 #endif

@@ -55,8 +55,8 @@ static bool are_plain_rows(const mfai_walk_t *walk, mfa_span rows, mfa_span keys
     return mfai_blocks_are_full(&line, mfa_span_tiles(keys, p->block_keys));
 }
 
-/* Fills the biases of the rows, for the keys from first_key on, and narrows what they see. `found` gets BIAS_ANY_... bits
-   of each; where these have no BIAS_ANY_NONZERO, its biases may be left out. Returns the bits of all. */
+/* Fills the biases of the rows, for the keys from first_key on, and narrows what they see. `found` gets BIAS_ANY_...
+   bits of each; where these have no BIAS_ANY_NONZERO, its biases may be left out. Returns the bits of all. */
 static unsigned fill_bias(const mfai_walk_t *walk, mfa_span rows, int64_t first_key, seen_t *seen, sums_t bias,
                           uint8_t *found) {
     unsigned all = 0;

@@ -8,8 +8,8 @@
 #include "problem.h"
 
 typedef struct {
-    double *value,
-        *bound; /* packed; a bound of NaN: not compared; of infinity: the same infinity, or for NaN anything not finite */
+    double *value, *bound; /* packed; a bound of NaN: not compared; of infinity: the same infinity, or for NaN anything
+                              not finite */
 } expected_t;
 
 typedef struct {
