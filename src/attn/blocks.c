@@ -106,24 +106,17 @@ static int64_t count_partial(const uint32_t *visible, const uint32_t *full, int6
     return count;
 }
 
-static void fill_tiles(const mfai_problem_t *p, int64_t batch, int64_t head, int64_t line, const uint32_t *visible,
-                       const uint32_t *full) {
+/* Partial blocks are those of kv_indices, which ascend and are not full. */
+static void fill_tiles(const mfai_problem_t *p, int64_t batch, int64_t head, int64_t line) {
     int32_t *tiles = (int32_t *)(void *)line_data(&p->mask_tiles, batch, head, line);
     const int32_t count = *(const int32_t *)(const void *)line_data(&p->kv_num_blocks, batch, head, line);
-    const char *listed = line_data(&p->kv_indices, batch, head, line);
     const char *chosen = line_data(&p->mask_indices, batch, head, line);
-    int64_t at = 0, rank = 0; /* lists tend to ascend */
-    for (int32_t i = 0; i < count; ++i) {
-        const int64_t block = entry(&p->kv_indices, listed, i);
-        rank = block >= at ? rank + count_partial(visible, full, at, block) : count_partial(visible, full, 0, block);
-        at = block;
-        if (full == NULL || !mfa_rule_bit(full[block / MFA_BLOCK_BITS], block))
-            tiles[rank] = entry(&p->mask_indices, chosen, i);
-    }
+    for (int32_t i = 0; i < count; ++i)
+        tiles[i] = entry(&p->mask_indices, chosen, i);
 }
 
 static void fill_line(const mfai_problem_t *p, int64_t batch, int64_t head, int64_t line) {
-    uint32_t *visible = (uint32_t *)(void *)line_data(&p->blocks, batch, head, line), *full = NULL;
+    uint32_t *visible = (uint32_t *)(void *)line_data(&p->blocks, batch, head, line);
     const int64_t words = p->blocks.shape[3];
     memset(visible, 0, (size_t)words * sizeof *visible);
     if (p->block_mask.present) {
@@ -136,14 +129,14 @@ static void fill_line(const mfai_problem_t *p, int64_t batch, int64_t head, int6
         set_listed(&p->kv_num_blocks, &p->kv_indices, batch, head, line, visible);
     if (p->full_kv_num_blocks.present) {
         if (p->full_blocks.present) {
-            full = (uint32_t *)(void *)line_data(&p->full_blocks, batch, head, line);
+            uint32_t *full = (uint32_t *)(void *)line_data(&p->full_blocks, batch, head, line);
             memset(full, 0, (size_t)words * sizeof *full);
             set_listed(&p->full_kv_num_blocks, &p->full_kv_indices, batch, head, line, full);
         }
         set_listed(&p->full_kv_num_blocks, &p->full_kv_indices, batch, head, line, visible);
     }
     if (p->mask_tiles.present)
-        fill_tiles(p, batch, head, line, visible, full);
+        fill_tiles(p, batch, head, line);
 }
 
 void mfai_blocks_fill(const mfai_problem_t *p, mfa_span lines) {
