@@ -1,111 +1,29 @@
 """mfa.attention and mfa.plan: every keyword that a descriptor knows."""
 
-from collections.abc import Callable
-from inspect import signature
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from mfa import _keywords
+from mfa._attention_keywords import Keywords, complete, takes_keywords
 from mfa._call import BackwardCall, ForwardCall
 from mfa._context import Context
 from mfa._inputs import Inputs
-from mfa._sparsity import SparsityPattern
 from mfa.reports import Plan
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # in typing from Python 3.11
 
 
-class Keywords(TypedDict, total=False):
-    """What `attention`, `attention_backward` and `plan` take alike; defaults are those of `attention`.
-
-    Arrays are Any: NumPy's, torch's, and whatever else has the buffer protocol or DLPack.
-    """
-
-    layout: Literal["bshd", "bhsd"]
-    causal: Literal["top-left", "bottom-right"] | bool | None
-    alignment: Literal["top-left", "bottom-right"] | None
-    window: tuple[int, int]
-    softmax_scale: float | None
-    softcap: float
-    mask: Any
-    bias: Any
-    alibi_slopes: Any
-    sinks: Any
-    dropout_p: float
-    dropout_seed: int
-    dropout_offset: int
-    cu_seqlens_q: Any
-    cu_seqlens_k: Any
-    seqused_q: Any
-    seqused_k: Any
-    max_seqlen_q: int | None
-    max_seqlen_k: int | None
-    leftpad_k: Any
-    cache_batch_idx: Any
-    page_table: Any
-    block_mask: Any
-    sparsity: SparsityPattern | None
-    attention_chunk: int
-    qv: Any
-    q_descale: Any
-    k_descale: Any
-    v_descale: Any
-    k_new: Any
-    v_new: Any
-    cu_seqlens_k_new: Any
-    rotary_cos: Any
-    rotary_sin: Any
-    rotary_positions: Any
-    rotary_interleaved: bool
-    intermediate_precision: Literal["float32"] | None
-
-
+@takes_keywords
 def attention(
     query: Any,
     key: Any,
     value: Any,
     *,
-    layout: Literal["bshd", "bhsd"] = "bshd",
-    causal: Literal["top-left", "bottom-right"] | bool | None = None,
-    alignment: Literal["top-left", "bottom-right"] | None = None,
-    window: tuple[int, int] = (-1, -1),
-    softmax_scale: float | None = None,
-    softcap: float = 0.0,
-    mask: Any = None,
-    bias: Any = None,
-    alibi_slopes: Any = None,
-    sinks: Any = None,
-    dropout_p: float = 0.0,
-    dropout_seed: int = 0,
-    dropout_offset: int = 0,
-    cu_seqlens_q: Any = None,
-    cu_seqlens_k: Any = None,
-    seqused_q: Any = None,
-    seqused_k: Any = None,
-    max_seqlen_q: int | None = None,
-    max_seqlen_k: int | None = None,
-    leftpad_k: Any = None,
-    cache_batch_idx: Any = None,
-    page_table: Any = None,
-    block_mask: Any = None,
-    sparsity: SparsityPattern | None = None,
-    attention_chunk: int = 0,
-    qv: Any = None,
-    q_descale: Any = None,
-    k_descale: Any = None,
-    v_descale: Any = None,
-    k_new: Any = None,
-    v_new: Any = None,
-    cu_seqlens_k_new: Any = None,
-    rotary_cos: Any = None,
-    rotary_sin: Any = None,
-    rotary_positions: Any = None,
-    rotary_interleaved: bool = True,
-    intermediate_precision: Literal["float32"] | None = None,
     out: Any = None,
     out_dtype: Any = None,
     return_lse: bool = False,
     context: Context | None = None,
+    **keywords: "Unpack[Keywords]",
 ) -> Any:
     """Attention: ``softmax(softmax_scale * query key^T + ...) value``, in memory linear in the lengths.
 
@@ -245,35 +163,8 @@ def attention(
     >>> mfa.attention(query, key, value, causal=True).shape
     (1, 4, 2, 8)
     """
-    inputs = Inputs(query, key, value, locals())
+    inputs = Inputs(query, key, value, complete(keywords, "attention"))
     return ForwardCall(inputs, out=out, out_dtype=out_dtype, return_lse=return_lse).run(context)
-
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-DEFAULTS = {name: attention.__kwdefaults__[name] for name in Keywords.__annotations__}
-
-
-def complete(keywords, function):
-    """`keywords` and the defaults of those that are not given."""
-    for name in keywords.keys() - DEFAULTS.keys():
-        raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
-    return DEFAULTS | keywords
-
-
-def takes_keywords(function: F) -> F:
-    """Give a function with ``**keywords`` the signature that it has in effect, in `attention`'s order."""
-    own = signature(function).parameters.values()
-    shared = signature(attention).parameters
-    places = list(shared)
-    keyword_only = [shared[name] for name in DEFAULTS] + [p for p in own if p.kind is p.KEYWORD_ONLY]
-    keyword_only.sort(key=lambda p: places.index(p.name) if p.name in places else len(places))
-    positional = [p for p in own if p.kind is p.POSITIONAL_OR_KEYWORD]
-    parameters = positional + keyword_only
-    function.__signature__ = signature(function).replace(parameters=parameters)
-    returned = {"return": function.__annotations__["return"]}
-    function.__annotations__ = {p.name: p.annotation for p in parameters} | returned
-    return function
 
 
 @takes_keywords

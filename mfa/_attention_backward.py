@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
-from mfa._attention import Keywords, complete, takes_keywords
+from mfa._attention_keywords import Keywords, complete, takes_keywords
 from mfa._call import BackwardCall
 from mfa._context import Context
 from mfa._gradients import Gradients

@@ -3,7 +3,7 @@
 from typing import Any
 
 from mfa import _keywords
-from mfa._attention import DEFAULTS
+from mfa._attention_keywords import DEFAULTS
 from mfa._call import ForwardCall
 from mfa._inputs import Inputs
 from mfa._memory import as_ndarray

@@ -5,7 +5,7 @@ from typing import Any
 import numpy
 
 from mfa import _keywords, _scheduler_metadata
-from mfa._attention import DEFAULTS
+from mfa._attention_keywords import DEFAULTS
 from mfa._call import ForwardCall
 from mfa._inputs import Inputs
 from mfa._lists import INT32, int32_list

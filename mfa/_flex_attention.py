@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy
 
 from mfa import _keywords
-from mfa._attention import DEFAULTS
+from mfa._attention_keywords import DEFAULTS
 from mfa._block_lists import visible
 from mfa._block_mask import blocks_of_call
 from mfa._call import BackwardCall, ForwardCall

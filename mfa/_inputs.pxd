@@ -32,6 +32,8 @@ cdef class Inputs:
     cdef mfa_append_t append
     cdef mfa_scales_t scales
 
+    cdef int read_options(self, dict keywords) except -1
+    cdef int add_operands(self, dict keywords) except -1
     cdef int add_masks(self, object mask, object bias) except -1
     cdef int add_sequences(self, dict keywords) except -1
     cdef Operand load_starts(self, dict keywords, str argument)

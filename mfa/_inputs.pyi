@@ -1,6 +1,6 @@
 from typing import Any
 
-from mfa._attention import Keywords
+from mfa._attention_keywords import Keywords
 
 class Inputs:
     def __new__(

@@ -16,6 +16,7 @@ from mfa._arrays cimport (
 )
 from mfa.c_mfa cimport (
     MFA_APPEND_INTERLEAVED,
+    MFA_ALIGN_BOTTOM_RIGHT,
     MFA_ATTENTION_CAUSAL,
     MFA_ATTENTION_LITERAL_SCALE,
     MFA_PRECISION_BOOL,
@@ -42,6 +43,7 @@ from mfa._keywords import (
     window,
     word,
 )
+from mfa._attention_keywords import DEFAULTS
 from mfa._sparsity import with_sparsity
 
 # Where a plan pretends that memory lies which only the call itself would allocate: addresses that no process
@@ -67,7 +69,7 @@ cdef class Inputs:
     query, key, value
         As for `mfa.attention`.
     keywords : dict
-        As for `mfa.attention`, all of `Keywords`.
+        As for `mfa.attention`, all of `Keywords`; DEFAULTS itself is known to ask for nothing.
     names : dict
         What the caller knows them by, where that is another name.
     loose : bool
@@ -86,16 +88,43 @@ cdef class Inputs:
     def __cinit__(
             self, object query, object key, object value, dict keywords not None, *, dict names=NO_NAMES,
             bint loose=False, bint grouped=True, bint planning=False):
-        cdef int query_ndim = 4 if keywords["cu_seqlens_q"] is None else 3
-        cdef int key_ndim = 4 if keywords["cu_seqlens_k"] is None else 3
-        cdef int min_ndim = 2 if loose else 4
-        cdef Operand slopes
-        if keywords["sparsity"] is not None:
-            keywords = with_sparsity(keywords)
+        cdef bint asks = keywords is not DEFAULTS
+        cdef int min_ndim = 2 if loose else 4, query_ndim, key_ndim
         self.names = names
         self.planning = planning
         self.kept = []
         self.desc = mfa_attention_desc_init()
+        self.desc.alignment = MFA_ALIGN_BOTTOM_RIGHT
+        if asks:
+            if keywords["sparsity"] is not None:
+                keywords = with_sparsity(keywords)
+            self.read_options(keywords)
+        query_ndim = 4 if self.query_starts is None else 3
+        key_ndim = 4 if self.key_starts is None else 3
+        self.query = self.load_rows(query, "query", min(min_ndim, query_ndim), query_ndim)
+        self.key = self.load_rows(key, "key", min(min_ndim, key_ndim), key_ndim, self.appends)
+        self.value = self.load_rows(value, "value", min(min_ndim, key_ndim), key_ndim, self.appends)
+        if loose:
+            self.broadcast_axis(0)
+            if not grouped:
+                self.broadcast_axis(1)
+        self.batch = self.query.tensor.shape[0]
+        self.key_batch = self.query.tensor.shape[0]
+        if asks:
+            self.add_sequences(keywords)
+        self.require_operands_that_fit(grouped)
+        self.desc.query = &self.query.tensor
+        self.desc.key = &self.key.tensor
+        self.desc.value = &self.value.tensor
+        if asks:
+            self.add_operands(keywords)
+        self.shape = self.caller_shape(
+            self.query.tensor.shape[0], self.query.tensor.shape[1], self.query.tensor.shape[2],
+            self.value.tensor.shape[3],
+            max(self.query.ndim, self.key.ndim, self.value.ndim) if loose else query_ndim)
+
+    cdef int read_options(self, dict keywords) except -1:
+        """What can be said before there are arrays, and how many axes these have."""
         is_causal, self.desc.alignment = causal_alignment(keywords["causal"], keywords["alignment"])
         if is_causal:
             self.desc.flags |= MFA_ATTENTION_CAUSAL
@@ -114,23 +143,13 @@ cdef class Inputs:
 
         self.forward_only = first_given(keywords, FORWARD_ONLY)
         self.appends = self.forward_only is not None and first_given(keywords, APPENDED) is not None
-        # How many axes there are depends on these, so that what they are comes first.
         self.query_starts = self.load_starts(keywords, "cu_seqlens_q")
         self.key_starts = self.load_starts(keywords, "cu_seqlens_k")
-        self.query = self.load_rows(query, "query", min(min_ndim, query_ndim), query_ndim)
-        self.key = self.load_rows(key, "key", min(min_ndim, key_ndim), key_ndim, self.appends)
-        self.value = self.load_rows(value, "value", min(min_ndim, key_ndim), key_ndim, self.appends)
-        if loose:
-            self.broadcast_axis(0)
-            if not grouped:
-                self.broadcast_axis(1)
-        self.batch = self.query.tensor.shape[0]
-        self.key_batch = self.query.tensor.shape[0]
-        self.add_sequences(keywords)
-        self.require_operands_that_fit(grouped)
-        self.desc.query = &self.query.tensor
-        self.desc.key = &self.key.tensor
-        self.desc.value = &self.value.tensor
+        return 0
+
+    cdef int add_operands(self, dict keywords) except -1:
+        """All arrays but query, key, value and lists."""
+        cdef Operand slopes
         if self.forward_only is not None:
             self.add_forward_only(keywords)
         self.add_masks(keywords["mask"], keywords["bias"])
@@ -142,10 +161,7 @@ cdef class Inputs:
         if keywords["sinks"] is not None:
             self.sinks = self.load_heads(keywords["sinks"], "sinks", AS_FLOAT32, 1)
             self.desc.sinks = &self.sinks.tensor
-        self.shape = self.caller_shape(
-            self.query.tensor.shape[0], self.query.tensor.shape[1], self.query.tensor.shape[2],
-            self.value.tensor.shape[3],
-            max(self.query.ndim, self.key.ndim, self.value.ndim) if loose else query_ndim)
+        return 0
 
     cdef int add_masks(self, object mask, object bias) except -1:
         cdef Operand operand

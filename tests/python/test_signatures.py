@@ -1,13 +1,14 @@
-"""The keywords that functions share: `mfa.attention` spells them out, the others take them over."""
+"""The keywords that functions share, one list of them."""
 
 from inspect import signature
 from typing import get_type_hints
 
 import numpy as np
 import pytest
+from support.checks import same_bits, same_gradient_bits
 
 import mfa
-from mfa._attention import Keywords
+from mfa._attention_keywords import DEFAULTS, Keywords
 
 ONES = np.ones((1, 3, 2, 4), np.float32)
 LSE = np.ones((1, 2, 3), np.float32)
@@ -44,9 +45,11 @@ def test_hints_are_those_of_the_signature(function):
     assert get_type_hints(Keywords).items() <= hints.items()
 
 
-@pytest.mark.parametrize("function", [mfa.plan, mfa.attention_backward], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "function", [mfa.attention, mfa.plan, mfa.attention_backward], ids=lambda f: f.__name__
+)
 def test_unknown_keywords_are_refused_as_python_does(function):
-    arrays = [ONES] * (3 if function is mfa.plan else 6)
+    arrays = [ONES] * (6 if function is mfa.attention_backward else 3)
     with pytest.raises(TypeError, match=rf"^{function.__name__}\(\) got an unexpected keyword .*'wnidow'"):
         function(*arrays, wnidow=(1, 1))
 
@@ -56,3 +59,15 @@ def test_plan_of_backward_takes_the_out_that_backward_takes():
     frozen.flags.writeable = False
     assert mfa.attention_backward(ONES, ONES, ONES, ONES, frozen, LSE, out_dtype="float16").dq.dtype == "f2"
     assert mfa.plan(ONES, ONES, ONES, out=frozen, out_dtype="float16", backward=True).status == 0
+
+
+def test_what_is_not_given_is_the_default():
+    """Calls without keywords take a way of their own."""
+    rng = np.random.default_rng(0)
+    query, key, value = (rng.standard_normal((2, n, 2, 8)).astype(np.float32) for n in (3, 5, 5))
+    given = dict(DEFAULTS)
+    assert same_bits(mfa.attention(query, key, value), mfa.attention(query, key, value, **given))
+    assert mfa.plan(query, key, value) == mfa.plan(query, key, value, **given)
+    out, lse = mfa.attention(query, key, value, return_lse=True)
+    plain = mfa.attention_backward(out, query, key, value, out, lse)
+    assert same_gradient_bits(plain, mfa.attention_backward(out, query, key, value, out, lse, **given))
