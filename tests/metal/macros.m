@@ -52,16 +52,14 @@ static int dim_of(const row_t *row) { return row->most != 0 ? row->most : row->b
 
 static mfai_problem_t problem_of(const row_t *row, int32_t precision, int32_t out) {
     mfai_problem_t p = {.batch = 1, .heads = 1, .kv_heads = 1, .group = 1, .key_count = KEYS, .softmax_scale = 1};
-    p.features = MFAI_SEQUENCES; /* whose results are filled first */
     p.query_count = row->pass == MFAI_METAL_DECODE ? 1 : QUERIES;
     p.head_dim = p.value_dim = dim_of(row);
     p.window_left = p.window_right = -1;
     p.query = p.key = p.value = view(precision);
     p.new_key = p.new_value = p.rotary_cos = p.rotary_sin = view(precision);
-    p.features |= MFAI_APPEND | MFAI_ROTARY;
     p.out = view(out);
-    p.block_rows = p.block_keys = 64; /* blocks and sequences have kernels of their own */
-    p.features = MFAI_BLOCKS | MFAI_SEQUENCES;
+    p.block_rows = p.block_keys = 64;
+    p.features = MFAI_BLOCKS | MFAI_SEQUENCES | MFAI_APPEND | MFAI_ROTARY; /* which have kernels of their own */
     return p;
 }
 
