@@ -53,4 +53,9 @@ inline mfa_index mfa_place(constant mfa_metal_strides &strides, mfa_index batch,
     return batch * strides.batch + head * strides.head + row * strides.row;
 }
 
+/* Of numbers that are not negative. GPUs have no instruction that divides 64 bits. */
+inline mfa_index mfa_quotient(mfa_index number, mfa_index divisor) {
+    return (number | divisor) >> 32 == 0 ? mfa_index(mfa_u32(number) / mfa_u32(divisor)) : number / divisor;
+}
+
 #endif

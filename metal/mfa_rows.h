@@ -8,8 +8,7 @@
 struct mfa_paging {
     bool is_paged; /* this operand */
     const device int *entries;
-    mfa_index entry_stride, page_stride;
-    mfa_u32 first_row, page_rows, last_page;
+    mfa_index entry_stride, page_stride, first_row, page_rows, last_page;
 };
 
 inline mfa_paging mfa_paging_of(constant mfa_metal_params &p, constant mfa_metal_strides &strides,
@@ -20,9 +19,9 @@ inline mfa_paging mfa_paging_of(constant mfa_metal_params &p, constant mfa_metal
         paging.entries = sequence.pages;
         paging.entry_stride = p.page_table.column;
         paging.page_stride = strides.batch;
-        paging.first_row = mfa_u32(sequence.keys.row);
-        paging.page_rows = mfa_u32(p.cache_rows);
-        paging.last_page = mfa_u32(p.cache_batches - 1);
+        paging.first_row = sequence.keys.row;
+        paging.page_rows = p.cache_rows;
+        paging.last_page = p.cache_batches - 1;
     }
     return paging;
 }
@@ -38,7 +37,7 @@ inline mfa_paging mfa_no_paging() {
 inline mfa_index mfa_row_place(mfa_paging paging, mfa_index row_stride, mfa_index row) {
     if (!has_pages || !paging.is_paged)
         return row * row_stride;
-    const mfa_u32 place = paging.first_row + mfa_u32(row), entry = place / paging.page_rows;
+    const mfa_index place = paging.first_row + row, entry = mfa_quotient(place, paging.page_rows);
     const mfa_index page = mfa_rule_clamp(paging.entries[entry * paging.entry_stride], paging.last_page);
     return page * paging.page_stride + (place - entry * paging.page_rows) * row_stride;
 }

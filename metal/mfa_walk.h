@@ -36,11 +36,6 @@ inline mfa_blocks mfa_blocks_of(constant mfa_metal_params &p, mfa_biases biases,
     return blocks;
 }
 
-/* Of numbers that are not negative. GPUs have no instruction that divides 64 bits. */
-inline mfa_index mfa_quotient(mfa_index number, mfa_index divisor) {
-    return (number | divisor) >> 32 == 0 ? mfa_index(mfa_u32(number) / mfa_u32(divisor)) : number / divisor;
-}
-
 /* As mfa_span_tiles. */
 inline mfa_span mfa_blocks_met(mfa_span span, mfa_index size) {
     const mfa_index first = mfa_quotient(span.begin, size);

@@ -46,6 +46,22 @@ def test_sequences_may_share_pages(context, rng):
     checks.check(context, query, *pages, page_table=table, seqused_k=np.array([12, 9, 8], np.int32))
 
 
+@pytest.mark.parametrize("rows", [2, 20])
+def test_more_rows_than_32_bits_count(context, rng, rows):
+    """In pages whose rows are all the same: the last one is seen."""
+    query = rng.standard_normal((1, rows, 2, 8)).astype(np.float32)
+    first_rows = rng.standard_normal((2, 1, 2, 8)).astype(np.float32)
+    page_size = 2**31
+    pages = np.lib.stride_tricks.as_strided(
+        first_rows, (2, page_size, 2, 8), (first_rows.strides[0], 0, *first_rows.strides[2:])
+    )
+    table = np.array([[0, 0, 1]], np.int32)
+    out = mfa.attention(
+        query, pages, pages, page_table=table, causal="bottom-right", window=(3, 0), context=context
+    )
+    np.testing.assert_allclose(out, np.broadcast_to(first_rows[1], out.shape), atol=1e-5)
+
+
 def test_layout_heads_first(context, rng):
     query = rng.standard_normal((1, 2, 3, 8)).astype(np.float32)
     pages = [rng.standard_normal((4, 2, 5, 8)).astype(np.float32) for _ in range(2)]
