@@ -156,7 +156,8 @@ typedef struct mfa_metal_delta {
     float delta, taint;
 } mfa_metal_delta;
 
-/* Backward: rows of a threadgroup that computes delta, and simdgroups of those that have no row in the tile table. */
+/* Rows and simdgroups of threadgroups that have no row in the tile table: of those that append or rotate, that fill, and
+   that compute delta and the gradient of sinks. */
 enum { MFA_APPEND_ROWS = 8, MFA_APPEND_SIMDGROUPS = 4 };
 enum { MFA_FILL_ROWS = 32, MFA_FILL_SIMDGROUPS = 4 };
 enum { MFA_PREPARE_ROWS = 32, MFA_PREPARE_SIMDGROUPS = 4, MFA_SINKS_SIMDGROUPS = 8 };
