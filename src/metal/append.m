@@ -35,7 +35,7 @@ mfa_status_t mfai_metal_add_append(mfai_metal_call_t *call, const mfai_problem_t
     call->params.rotary_rows = p->rotary_cos.shape[2];
     call->params.rotary_pairs = call->params.rotary_rows > 0 ? p->rotary_cos.shape[3] : 0;
     call->params.queries_step = mfai_queries_step(p);
-    const mfai_metal_grid_t queries = mfai_metal_query_grid(p, MFA_APPEND_ROWS);
+    const mfai_metal_grid_t queries = mfai_metal_query_grid(call, p, MFA_APPEND_ROWS);
     MFAI_TRY(add(call, p, "rotate", queries, p->heads * p->head_dim, &dispatch));
     dispatch->query_tiles = queries.tiles;
     return add_turned(call, p);

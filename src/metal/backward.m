@@ -73,10 +73,10 @@ static mfa_status_t add_query(const backward_t *b) {
     mfai_metal_dispatch_t *dispatch;
     MFAI_TRY(add_tiled(b, "backward_query", &tile, &dispatch));
     mfai_metal_kernel_define_type(&dispatch->kernel, MFAI_METAL_G, p->dquery.format);
-    const mfai_metal_grid_t grid = mfai_metal_query_grid(p, tile.rows);
+    const mfai_metal_grid_t grid = mfai_metal_query_grid(b->call, p, tile.rows);
     dispatch->query_tiles = grid.tiles;
     dispatch->threadgroups = (uint64_t)(grid.batches * p->heads * grid.tiles * (tile.depth / tile.depth_block));
-    dispatch->work = (uint64_t)(tile.rows * p->key_count * (tile.depth + tile.depth_block + p->value_dim));
+    dispatch->work = (uint64_t)(tile.rows * b->call->params.key_count * (tile.depth + tile.depth_block + p->value_dim));
     return MFA_SUCCESS;
 }
 
@@ -91,10 +91,10 @@ static mfa_status_t add_key(const backward_t *b) {
     const int64_t head_blocks = tile.depth / tile.depth_block;
     const int64_t most = head_blocks > tile.value_blocks ? head_blocks : tile.value_blocks;
     const int64_t blocks = tile.resident ? 1 : most;
-    const mfai_metal_grid_t grid = mfai_metal_key_grid(p, tile.keys);
+    const mfai_metal_grid_t grid = mfai_metal_key_grid(b->call, p, tile.keys);
     dispatch->key_tiles = grid.tiles;
     dispatch->threadgroups = (uint64_t)(grid.batches * p->kv_heads * grid.tiles * blocks);
-    dispatch->work = (uint64_t)(tile.keys * p->group * p->query_count *
+    dispatch->work = (uint64_t)(tile.keys * p->group * b->call->params.query_count *
                                 (tile.depth + tile.depth_block + p->value_dim + tile.value_block));
     return MFA_SUCCESS;
 }
@@ -121,7 +121,7 @@ static mfa_status_t add_sinks(const backward_t *b) {
     mfai_metal_dispatch_t *dispatch;
     MFAI_TRY(add_plain(b, "backward_sinks", MFA_SINKS_SIMDGROUPS, MFAI_SEQUENCES, &dispatch));
     dispatch->threadgroups = (uint64_t)p->heads;
-    dispatch->work = (uint64_t)(p->batch * p->query_count);
+    dispatch->work = (uint64_t)(p->batch * b->call->params.query_count);
     return MFA_SUCCESS;
 }
 

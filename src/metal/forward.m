@@ -39,13 +39,13 @@ static mfa_status_t make_tiled(const mfai_problem_t *p, const mfai_metal_tile_t 
     MFAI_TRY(mfai_metal_add_blocks(p, call));
     MFAI_TRY(mfai_metal_call_add_dispatch(call, "forward", &dispatch));
     specialise(dispatch, p, tile);
-    const mfai_metal_grid_t grid = mfai_metal_query_grid(p, tile->rows);
+    const mfai_metal_grid_t grid = mfai_metal_query_grid(call, p, tile->rows);
     dispatch->query_tiles = grid.tiles;
-    dispatch->key_tiles = mfai_ceil_div(p->key_count, tile->keys);
+    dispatch->key_tiles = mfai_ceil_div(call->params.key_count, tile->keys);
     dispatch->value_blocks = tile->value_blocks;
     dispatch->threads = (unsigned)tile->simdgroups * MFAI_METAL_SIMD_WIDTH;
     dispatch->threadgroups = (uint64_t)(grid.batches * p->heads * grid.tiles * dispatch->value_blocks);
-    dispatch->work = tile_work(p, tile, p->key_count);
+    dispatch->work = tile_work(p, tile, call->params.key_count);
     dispatch->waits = call->dispatch_count > 1;
     return MFA_SUCCESS;
 }
@@ -75,10 +75,10 @@ static mfa_status_t make_decode(const mfai_problem_t *p, const mfai_metal_tile_t
     MFAI_TRY(mfai_metal_add_blocks(p, call));
     MFAI_TRY(mfai_metal_call_add_dispatch(call, "decode", &dispatch));
     specialise(dispatch, p, tile);
-    dispatch->query_tiles = mfai_ceil_div(p->group * p->query_count, tile->rows);
+    dispatch->query_tiles = mfai_ceil_div(p->group * params->query_count, tile->rows);
     dispatch->value_blocks = tile->value_blocks;
     const int64_t row_groups = p->batch * p->kv_heads * dispatch->query_tiles * dispatch->value_blocks;
-    const mfai_metal_split_t split = mfai_metal_split(tile, row_groups > 0 ? row_groups : 1, p->key_count);
+    const mfai_metal_split_t split = mfai_metal_split(tile, row_groups > 0 ? row_groups : 1, params->key_count);
     params->splits = split.count;
     params->split_keys = split.keys;
     dispatch->threads = (unsigned)tile->simdgroups * MFAI_METAL_SIMD_WIDTH;

@@ -7,6 +7,9 @@
 /* GPUs take a denormal number for 0, and a softcap divides. */
 static float normal(float softcap) { return softcap > 0 && softcap < FLT_MIN ? FLT_MIN : softcap; }
 
+static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* Whoever states more rows than a sequence has room for gets no threadgroups for them. */
 static void describe_sequences(const mfai_problem_t *p, mfa_metal_params *params) {
     params->stored_batches = p->query.shape[0];
     params->stored_rows = p->query.shape[2];
@@ -15,6 +18,8 @@ static void describe_sequences(const mfai_problem_t *p, mfa_metal_params *params
     params->cache_capacity = p->key.shape[2] * (p->page_table.present ? p->page_table.shape[3] : 1);
     if (p->key.shape[0] == 0)
         params->cache_capacity = 0; /* whatever a list says */
+    params->query_count = smaller(p->query_count, params->stored_rows);
+    params->key_count = smaller(p->key_count, params->cache_capacity);
 }
 
 mfa_status_t mfai_metal_parameters(const mfai_problem_t *p, mfa_metal_params *params) {

@@ -9,8 +9,8 @@ typedef struct {
     int64_t tiles, batches;
 } mfai_metal_grid_t;
 
-mfai_metal_grid_t mfai_metal_query_grid(const mfai_problem_t *problem, int tile_rows);
-mfai_metal_grid_t mfai_metal_key_grid(const mfai_problem_t *problem, int tile_keys);
+mfai_metal_grid_t mfai_metal_query_grid(const mfai_metal_call_t *call, const mfai_problem_t *problem, int tile_rows);
+mfai_metal_grid_t mfai_metal_key_grid(const mfai_metal_call_t *call, const mfai_problem_t *problem, int tile_keys);
 mfai_metal_grid_t mfai_metal_new_grid(const mfai_problem_t *problem, int tile_rows); /* of rows that are appended */
 
 /* Adds what gives the results of a pass their values where no sequence has rows; nothing, if it is known that there are

@@ -12,12 +12,12 @@ static mfai_metal_grid_t grid_of(const mfai_view_t *starts, int64_t batch, int64
     return (mfai_metal_grid_t){mfai_ceil_div(most_rows, tile), batch};
 }
 
-mfai_metal_grid_t mfai_metal_query_grid(const mfai_problem_t *p, int tile_rows) {
-    return grid_of(&p->query_starts, p->batch, p->query.shape[2], p->query_count, tile_rows);
+mfai_metal_grid_t mfai_metal_query_grid(const mfai_metal_call_t *call, const mfai_problem_t *p, int tile_rows) {
+    return grid_of(&p->query_starts, p->batch, p->query.shape[2], call->params.query_count, tile_rows);
 }
 
-mfai_metal_grid_t mfai_metal_key_grid(const mfai_problem_t *p, int tile_keys) {
-    return grid_of(&p->key_starts, p->batch, p->key.shape[2], p->key_count, tile_keys);
+mfai_metal_grid_t mfai_metal_key_grid(const mfai_metal_call_t *call, const mfai_problem_t *p, int tile_keys) {
+    return grid_of(&p->key_starts, p->batch, p->key.shape[2], call->params.key_count, tile_keys);
 }
 
 mfai_metal_grid_t mfai_metal_new_grid(const mfai_problem_t *p, int tile_rows) {

@@ -8,7 +8,9 @@
 #include <stdlib.h>
 
 #include "check.h"
+#include "core/context.h"
 #include "emulator.h"
+#include "metal/device.h"
 #include "mfa.h"
 #include "naive.h"
 
@@ -337,6 +339,32 @@ static void test_cost(void) {
     close_call(&call);
 }
 
+static uint64_t count_threadgroups(const case_t *c, call_t *call) {
+    emu_counters counters;
+    open_call(c, true, call);
+    emu_counters_reset();
+    run(c, call);
+    emu_counters_read(&counters);
+    return counters.launches;
+}
+
+/* Who states more rows than there is room for does not have threadgroups for them. */
+static void test_stated_lengths(case_t c) {
+    mfai_metal_device_t *metal = context->device;
+    const uint64_t most_work = metal->most_work;
+    metal->most_work = 1; /* a launch for each threadgroup */
+    call_t exact, stated;
+    c.has_mask = false;
+    const uint64_t threadgroups = count_threadgroups(&c, &exact);
+    c.most_queries = c.most_keys = 3000;
+    CHECK(count_threadgroups(&c, &stated) == threadgroups);
+    for (int i = 0; i < MASK; ++i)
+        CHECK(same(&exact, &stated, i));
+    close_call(&exact);
+    close_call(&stated);
+    metal->most_work = most_work;
+}
+
 static void open_context(void) {
     mfa_context_options_t options = MFA_CONTEXT_OPTIONS_INIT;
     options.backend = MFA_BACKEND_METAL;
@@ -358,6 +386,8 @@ int main(void) {
         test_private(&appended_pages);
         test_private(&appended_batches);
         test_cost();
+        test_stated_lengths(packed);
+        test_stated_lengths(padded);
         mfa_destroy_context(context);
 
         setenv("METAL_EMULATOR_MODE", "checked", 1);
