@@ -91,7 +91,10 @@ class FlexCall:
             block_mask = blocks_of_call(block_mask, *shape[:2], shape[2:], True)
         self.blocks = self.keywords["block_mask"] = block_mask
         torch_first = backward or is_tensor(self.arrays[0])
-        self.form = form = recognised(score_mod, shape, torch_first)
+        form = recognised(score_mod, shape, torch_first)
+        if form is not None and not representable(self.scale * form.scale, form.softcap):
+            form = None
+        self.form = form
         self.evaluated = functools.partial(
             EvaluatedScore, unchanged if score_mod is None else score_mod, shape, torch_first
         )
@@ -234,6 +237,13 @@ class FlexCall:
             dk[:, :, run] += grouped.swapaxes(-1, -2) @ query.reshape(
                 len(query), kv_heads, -1, query.shape[3]
             )
+
+
+def representable(scale, softcap):
+    """Whether the library can be given both, float32 as they are to be there."""
+    with numpy.errstate(over="ignore", under="ignore"):
+        scale, cap = numpy.float32(scale), numpy.float32(softcap)
+    return bool(numpy.isfinite(scale) and numpy.isfinite(cap) and (cap != 0) == (softcap != 0))
 
 
 def unchanged(score, b, h, q_idx, kv_idx):

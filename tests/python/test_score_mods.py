@@ -101,6 +101,26 @@ def test_of_torch_is_what_pytorch_makes(score_mod, name, arrays, monkeypatch):
     assert mfa.flex_plan(*tensors, score_mod, block_mask, enable_gqa=True).score_mod == name
 
 
+@pytest.mark.parametrize(
+    "score_mod",
+    [lambda s, b, h, q, k: s * 1e39, lambda s, b, h, q, k: 1e-50 * torch.tanh(s / 1e-50)],
+    ids=["scale", "softcap"],
+)
+def test_what_float32_has_no_number_for_is_asked_for(score_mod, arrays, monkeypatch):
+    tensors = [torch.from_numpy(x) for x in arrays]
+    assert mfa.flex_plan(*tensors, score_mod, enable_gqa=True).score_mod == "generic"
+    monkeypatch.setattr(flex, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
+    out = mfa.flex_attention(*tensors, score_mod, enable_gqa=True)
+    wanted = flex.flex_attention(*tensors, score_mod, enable_gqa=True)
+    torch.testing.assert_close(out, wanted, rtol=1e-3, atol=1e-5, equal_nan=True)
+
+
+def test_bias_that_reduces_indices_is_found_out(arrays):
+    """Of single indices it is another."""
+    with pytest.raises(ValueError, match="its results are not each of one pair alone"):
+        mfa.flex_attention(*arrays, lambda s, b, h, q, k: s + 3.0 * (k > k.min() + 50), enable_gqa=True)
+
+
 def test_relative_bias_takes_memory_linear_in_the_lengths():
     shape = (1, 2, 4096, 4096)
     form = _score_mods.recognised(lambda s, b, h, q, k: s + np.sin((h + 1) * 0.1 * (q - k)), shape)

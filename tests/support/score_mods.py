@@ -48,6 +48,12 @@ def forms(xp, array):
     }
 
 
+def added_in_place(score, b, h, q_idx, kv_idx):
+    total = torch.zeros(()) * (b + h + q_idx + kv_idx)
+    total.add_(score)
+    return score + total
+
+
 NUMPY = forms(np, np.asarray)
 TORCH = {
     **forms(torch, torch.from_numpy),
@@ -57,5 +63,6 @@ TORCH = {
         lambda s, b, h, q, k: torch.add(torch.mul(s, 2.0), torch.neg(k - q)),
         "scale + relative",
     ),
+    "in place": (added_in_place, "generic"),
     "reducing": (lambda s, b, h, q, k: s + (torch.from_numpy(BIAS)[h, q, :5] * 1.0).sum(), "generic"),
 }
