@@ -65,8 +65,7 @@ class BlockMask:
         BLOCK_SIZE: int | tuple[int, int] = 128,
         mask_mod: Callable[..., Any] = noop_mask,
     ):
-        self.seq_lengths = lengths_of(seq_lengths)
-        self.BLOCK_SIZE = block_size_of(BLOCK_SIZE)
+        self.seq_lengths, self.BLOCK_SIZE = seq_lengths, BLOCK_SIZE
         columns = math.ceil(self.seq_lengths[1] / self.BLOCK_SIZE[1])
         self.kv_num_blocks, self.kv_indices = _block_lists.checked(kv_num_blocks, kv_indices, columns)
         if (full_kv_num_blocks is None) != (full_kv_indices is None):
@@ -121,6 +120,10 @@ class BlockMask:
         return result
 
     def __setattr__(self, name, value):
+        if name == "seq_lengths":
+            value = lengths_of(value)
+        elif name == "BLOCK_SIZE":
+            value = block_size_of(value)
         super().__setattr__(name, value)
         self.__dict__["_lists"] = {}
         # A part that is given lengths of its own keeps what hides pairs in its blocks, having no mask_mod.
@@ -147,7 +150,9 @@ class BlockMask:
         return math.prod(self.shape)
 
     def sparsity(self):
-        """The percentage of the scores that lie in no block that counts."""
+        """The percentage of the scores that lie in no block that counts; 0 where there are none."""
+        if self.numel() == 0:
+            return 0.0
         counted = int(self.kv_num_blocks.sum())
         if self.full_kv_num_blocks is not None:
             counted += int(self.full_kv_num_blocks.sum())
@@ -347,8 +352,10 @@ def keeping_axis(index):
     """A slice in place of a number, and an array of NumPy's in place of another."""
     if isinstance(index, slice):
         return index
-    index = numpy.asarray(index)
-    return slice(int(index), int(index) + 1 or None) if index.ndim == 0 else index
+    indices = numpy.asarray(index)
+    if indices.dtype.kind not in "iub":
+        raise IndexError(f"{shown(index)}, expected integers, slices and arrays of integers")
+    return slice(int(indices), int(indices) + 1 or None) if indices.ndim == 0 else indices
 
 
 def picture(dense, row_step, column_step):

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy
 
 from mfa import _keywords
-from mfa._block_lists import block_size_of, ordered
+from mfa._block_lists import block_size_of, ordered, with_four_axes
 from mfa._block_mask import BlockMask, size_of
 from mfa._mask_mods import and_masks, or_masks
 from mfa._memory import as_ndarray
@@ -181,7 +181,7 @@ def documents(ids: Any, *, causal: bool = False, block_size: Any = 128) -> Block
     if not 1 <= ids.ndim <= 2:
         raise ValueError(f"ids: {ids.ndim} dimensions, expected 1 or 2")
     grid = Grid(ids.shape[-1], block_size)
-    ids = ids.reshape(-1, grid.length)
+    ids = with_four_axes(ids, 2)
 
     def same_document(b, h, q_idx, kv_idx):
         b = b if len(ids) > 1 else 0

@@ -305,6 +305,11 @@ WRONG = {
     "another device": (ValueError, "device: 'cuda', expected 'cpu'",
                        lambda: mfa.create_block_mask(mask_mods.causal, 1, 1, 8, 8, device="cuda")),
     "four indices": (IndexError, "4 indices", lambda: made()[0, 0, 0, 0]),
+    "broken index": (IndexError, "1.5, expected integers", lambda: made()[0, 1.5]),
+    "lengths that are set": (TypeError, "seq_lengths: 'a', expected an integer",
+                             lambda: setattr(made(), "seq_lengths", "ab")),
+    "block size that is set": (ValueError, "BLOCK_SIZE: 0, expected 1 or more",
+                               lambda: setattr(made(), "BLOCK_SIZE", 0)),
 }  # fmt: skip
 
 
@@ -318,6 +323,30 @@ def test_mask_mod_that_reduces_is_found_out_without_torch(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(ValueError, match=r"mod_fn: <lambda> failed: .* not each of one pair alone"):
         mfa.create_mask(lambda b, h, q_idx, kv_idx: (q_idx > kv_idx).any(), 1, 1, 8, 8)
+
+
+def test_lengths_and_block_size_may_be_set_as_they_may_be_given():
+    block_mask = mfa.create_block_mask(mask_mods.causal, None, None, 16, 16, BLOCK_SIZE=8)
+    expected = mfa.attention(ARRAY, ARRAY, ARRAY, block_mask=block_mask)
+    block_mask.seq_lengths, block_mask.BLOCK_SIZE = [16, 16], 8
+    np.testing.assert_array_equal(mfa.attention(ARRAY, ARRAY, ARRAY, block_mask=block_mask), expected)
+
+
+def test_nothing_can_be_shown():
+    block_mask = mfa.create_block_mask(mask_mods.causal, None, None, 0, 16)
+    assert block_mask.sparsity() == 0
+    assert "sparsity=0.00%" in repr(block_mask)
+
+
+def test_lists_that_do_not_fit_sequences_are_named():
+    block_mask = mfa.create_block_mask(mask_mods.causal, None, None, 4, 6, BLOCK_SIZE=4)
+    starts = np.array([0, 6, 16], np.int32)
+    rows = ARRAY[0]
+    with pytest.raises(ValueError, match=r"^block_mask\.kv_num_blocks has shape"):
+        mfa.attention(rows, rows, rows, cu_seqlens_q=starts, cu_seqlens_k=starts, block_mask=block_mask)
+    sparsity = mfa.SparsityPattern.custom(np.ones((1, 2), bool), 4)
+    with pytest.raises(ValueError, match=r"^sparsity has shape"):
+        mfa.attention(rows, rows, rows, cu_seqlens_q=starts, cu_seqlens_k=starts, sparsity=sparsity)
 
 
 ARRAY = np.ones((2, 16, 3, 4), np.float32)

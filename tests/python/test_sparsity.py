@@ -179,3 +179,7 @@ def test_patterns_are_not_evaluated_whole():
     assert sum(asked) < 16384 * 16384 / 20
     assert len(lists.masks) < 20
     assert block_mask.sparsity() > 90
+
+
+def test_documents_of_no_tokens():
+    assert patterns.documents(np.zeros(0, int)).shape == (1, 1, 0, 0)
