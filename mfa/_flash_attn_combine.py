@@ -59,6 +59,7 @@ def flash_attn_combine(out_partial: Any, lse_partial: Any, out: Any = None, out_
             raise ValueError(f"out_dtype: {DTYPES[precision]}, expected {written.dtype} as out has")
         if written.shape != shape:
             raise ValueError(f"out: shape {shown(written.shape)}, expected {shape}")
+        _require_distinct_elements(written)
     logsumexp = new_array(out_partial, shape[:-1], FLOAT32)
     written[...] = _joined(partial, logsumexps, as_ndarray(logsumexp, "lse"))
     if out is not None:
@@ -79,6 +80,18 @@ def _joined(partial, logsumexps, logsumexp):
         weight = weight[..., None]
         numpy.add(rows, weight * part, out=rows, where=weight != 0)
     return rows
+
+
+def _require_distinct_elements(out):
+    """Refuse an `out` of which elements share memory, as mfa.attention does."""
+    reach = out.itemsize - 1
+    for stride, size in sorted(
+        (abs(stride), size) for stride, size in zip(out.strides, out.shape, strict=True)
+    ):
+        if size > 1:
+            if stride <= reach:
+                raise ValueError(f"out: strides {shown(out.strides)}, expected elements that share no memory")
+            reach += stride * (size - 1)
 
 
 def _float32(array, name):

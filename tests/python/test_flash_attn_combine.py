@@ -74,3 +74,12 @@ def test_tensors(parts):
     assert mfa.flash_attn_combine(*tensors, out=given, out_dtype=torch.bfloat16)[0] is given
     assert given._version > version
     assert torch.equal(given, out.bfloat16())
+
+
+def test_out_whose_elements_share_memory_is_refused_and_not_written(parts):
+    partial, _ = parts
+    row = np.zeros((1, 9, 4, 8), np.float32)
+    out = np.lib.stride_tricks.as_strided(row, (2, 9, 4, 8), (0, *row.strides[1:]))
+    with pytest.raises(ValueError, match=r"out: strides \(0, .*expected elements that share no memory"):
+        mfa.flash_attn_combine(*partial, out=out)
+    assert not row.any()
