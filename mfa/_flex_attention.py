@@ -193,7 +193,9 @@ class FlexCall:
                 "or a function of torch's operations"
             )
         arrays = self.views
-        dout, out, lse = as_ndarray(dout, "dout"), as_ndarray(out, "out"), as_ndarray(lse, "lse")
+        out_shape = (*self.shape[:3], arrays[2].shape[3])
+        dout, out = whole(dout, "dout", out_shape), whole(out, "out", out_shape)
+        lse = whole(lse, "lse", self.shape[:3])
         sums = [numpy.zeros(array.shape, FLOAT32) for array in arrays]
         for tile in self.tiles:
             results = [tile.of_queries(array) for array in (dout, out, lse)]
@@ -237,6 +239,14 @@ class FlexCall:
             dk[:, :, run] += grouped.swapaxes(-1, -2) @ query.reshape(
                 len(query), kv_heads, -1, query.shape[3]
             )
+
+
+def whole(array, name, shape):
+    """An ndarray over the memory of `array`, of which a tile would not tell that it has another shape."""
+    view = as_ndarray(array, name)
+    if view.shape != shape:
+        raise ValueError(f"{name}: shape {shown(view.shape)}, expected {shape}")
+    return view
 
 
 def representable(scale, softcap):

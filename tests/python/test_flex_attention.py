@@ -154,6 +154,23 @@ def test_wrong_argument_is_named(error, message, arrays, options):
         mfa.flex_attention(*arrays, **options)
 
 
+@pytest.mark.parametrize(
+    ("place", "name", "wrong"),
+    [
+        (0, "dout", np.ones((1, 2, 5, 8), np.float32)),
+        (1, "out", np.ones((8,), np.float32)),
+        (2, "lse", np.ones((2, 2, 4), np.float32)),
+    ],
+)
+def test_results_of_another_shape_are_refused_in_parts_too(place, name, wrong):
+    def square(score, b, h, q_idx, kv_idx):
+        return score * score * torch.ones(())
+
+    dout, out, lse = (wrong if i == place else x for i, x in enumerate((ONES, ONES, ONES[..., 0])))
+    with pytest.raises(ValueError, match=rf"^{name}: shape .*, expected \(1, 2, 4"):
+        mfa.flex_attention_backward(dout, ONES, ONES, ONES, out, lse, square)
+
+
 def test_kernel_options_change_nothing(arrays):
     out = mfa.flex_attention(*arrays, kernel_options={"BLOCK_M": 64})
     np.testing.assert_array_equal(out, mfa.flex_attention(*arrays))
