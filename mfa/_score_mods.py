@@ -2,7 +2,7 @@
 
 A score_mod is called with a `Score` that notes what is done to it. If that comes to a factor, a softcap and
 an array of biases over indices, these are all that a call needs; whatever else is done raises, and the
-function is then one that must be asked for every score. Nothing is guessed from samples.
+function is then one that must be asked for every score. Samples tell only that each pair counts alone.
 """
 
 import functools
@@ -290,14 +290,18 @@ def by_index(trace, shape):
     """Of a score_mod whose biases are looked up by indices."""
     rows, keys = shape[2:]
     b, h, q_idx, kv_idx = whole(shape)
-    few = trace(b, h, q_idx[:, :, :2], kv_idx[..., :2])
+    few_shape = (*shape[:2], min(rows, 2), min(keys, 2))
+
+    def trace_ends(b, h, end_of_rows, end_of_keys):
+        return trace(b, h, end_of_rows * (rows - 1), end_of_keys * (keys - 1))
+
+    few = trace_ends(*whole(few_shape))
     each = math.prod(few.bias.shape[:2]) * (keys if few.bias.shape[3] > 1 else 1)
     if few.bias.shape[2] == 1 or each * rows <= MOST_BIASES:
         few = trace(b, h, q_idx, kv_idx)
         require_elementwise(trace, few, shape, lambda *at: at)
         return form_of(few, shape)
-    few_shape = (*shape[:2], min(rows, 2), min(keys, 2))
-    require_elementwise(trace, few, few_shape, lambda *at: at)
+    require_elementwise(trace_ends, few, few_shape, lambda *at: at)
     return form_of(few, few_shape)._replace(
         bias=None,
         bias_of=lambda tile: trace(b[tile.b], h[:, tile.h], q_idx[:, :, tile.rows], kv_idx).bias,

@@ -115,8 +115,11 @@ def test_what_float32_has_no_number_for_is_asked_for(score_mod, arrays, monkeypa
     torch.testing.assert_close(out, wanted, rtol=1e-3, atol=1e-5, equal_nan=True)
 
 
-def test_bias_that_reduces_indices_is_found_out(arrays):
+@pytest.mark.parametrize("parts", [False, True], ids=["whole", "parts"])
+def test_bias_that_reduces_indices_is_found_out(parts, arrays, request):
     """Of single indices it is another."""
+    if parts:
+        request.getfixturevalue("in_parts")
     with pytest.raises(ValueError, match="its results are not each of one pair alone"):
         mfa.flex_attention(*arrays, lambda s, b, h, q, k: s + 3.0 * (k > k.min() + 50), enable_gqa=True)
 
