@@ -53,7 +53,7 @@ static mfa_status_t read_keys(const mfai_problem_t *p, int64_t i, mfai_length_t 
     return MFA_SUCCESS;
 }
 
-/* Those that rows `first` to before `end` lie in. */
+/* Those that rows `first` to before `end`, one at least, lie in. */
 static mfa_status_t check_pages(const mfai_problem_t *p, int64_t i, int64_t first, int64_t end) {
     for (int64_t n = first / p->key.shape[2]; n * p->key.shape[2] < end; ++n) {
         const int32_t page = mfai_list_at(&p->page_table, 0, 0, i, n);
@@ -80,7 +80,7 @@ static mfa_status_t fill_tables(mfai_problem_t *p, mfai_tables_t *tables) {
         MFAI_TRY(read_queries(p, i, length, &tables->query_places[i]));
         MFAI_TRY(read_keys(p, i, length, &tables->key_places[i], &tables->new_places[i]));
         const int64_t first = tables->key_places[i].row;
-        if (p->page_table.present)
+        if (p->page_table.present && length->keys > 0)
             MFAI_TRY(check_pages(p, i, first, first + length->keys));
         note(&tables->most_queries, i, length->queries);
         note(&tables->most_keys, i, length->keys);

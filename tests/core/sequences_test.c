@@ -189,6 +189,7 @@ static void test_sharing(mfa_context_t context) {
     INVALID_OF(paged(context, MFAI_BACKWARD), LIST(pages.page_table)[2] = 5,
                "pages.page_table[0, 2] is 5, as [0, 1] is");
     FINE_OF(paged(context, MFAI_BACKWARD), LIST(pages.page_table)[0] = 3); /* left padding reaches it, no row does */
+    FINE_OF(paged(context, MFAI_FORWARD), (LIST(sequences.key_lengths)[0] = 1, LIST(sequences.left_padding)[0] = 1));
 }
 
 /* Lists may lie in any way; tensors without elements need no memory. */
