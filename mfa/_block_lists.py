@@ -85,7 +85,7 @@ def dense(num_blocks, indices, columns):
 
 
 def checked(num_blocks, indices, columns, prefix=""):
-    """Both as int32 arrays, whose counted entries name each block of a row once."""
+    """Both as int32 arrays, copies whose counted entries name each block of a row once."""
     names = f"{prefix}kv_num_blocks", f"{prefix}kv_indices"
     num_blocks, indices = arrays = [
         as_ndarray(array, name) for array, name in zip((num_blocks, indices), names, strict=True)
@@ -108,7 +108,13 @@ def checked(num_blocks, indices, columns, prefix=""):
     again = numpy.zeros(indices.shape, bool)
     numpy.put_along_axis(again, order[..., 1:], counted[..., 1:] & (found[..., 1:] == found[..., :-1]), -1)
     refuse(names[1], indices, again, "each block once in a row")
-    return num_blocks, indices
+    return frozen(num_blocks), frozen(indices)
+
+
+def frozen(array):
+    """A copy that cannot be written to: what is made of it once would not change with it."""
+    distinct = array[tuple(slice(None if stride else 1) for stride in array.strides)].copy()
+    return numpy.broadcast_to(distinct, array.shape)
 
 
 def counted_or_last(num_blocks, indices):

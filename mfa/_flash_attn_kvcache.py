@@ -142,7 +142,7 @@ def flash_attn_with_kvcache(
             "cu_seqlens_q": cu_seqlens_q,
             # Engines pass it with caches that they have written themselves.
             "cu_seqlens_k_new": None if k is v is None else cu_seqlens_k_new,
-            "max_seqlen_q": max_seqlen_q if cu_seqlens_q is not None else None,
+            "max_seqlen_q": _keywords.unwrapped(max_seqlen_q) if cu_seqlens_q is not None else None,
             "rotary_positions": rotary_seqlens,
             "q_descale": q_descale,
             "k_descale": k_descale,

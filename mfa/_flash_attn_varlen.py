@@ -75,8 +75,8 @@ def flash_attn_varlen_func(
         | {
             "cu_seqlens_q": cu_seqlens_q,
             "cu_seqlens_k": cu_seqlens_k,
-            "max_seqlen_q": max_seqlen_q,
-            "max_seqlen_k": max_seqlen_k,
+            "max_seqlen_q": _keywords.unwrapped(max_seqlen_q),
+            "max_seqlen_k": _keywords.unwrapped(max_seqlen_k),
             "seqused_q": seqused_q,
             "seqused_k": seqused_k,
             "softmax_scale": softmax_scale,

@@ -26,6 +26,16 @@ def integer(value, name, expected="an integer"):
     return int.__index__(number)
 
 
+def unwrapped(value):
+    """The integer in an array of no axes, as `lengths.max()` is; anything else as it is."""
+    try:
+        return operator.index(value) if value.shape == () else value
+    except MemoryError:
+        raise
+    except Exception:  # whatever a type of the caller's raises where it makes no number
+        return value
+
+
 def _converted(value, convert):
     """What `convert` makes of a scalar; None of anything else."""
     if isinstance(value, NO_NUMBERS):

@@ -209,6 +209,18 @@ def test_lists_without_mask_mod_are_whole_blocks(rng):
     hides_what_it_should(block_mask, dense, rng)
 
 
+def test_lists_are_its_own(rng):
+    """What is made of them once would not change with them."""
+    indices = np.array([[1, 0], [0, 1]], np.int32)
+    block_mask = mfa.BlockMask.from_kv_blocks(np.array([1, 2], np.int32), indices, BLOCK_SIZE=8)
+    dense = np.ones((1, 1, 16, 16), bool)
+    dense[:, :, :8, :8] = False
+    indices[0, 0] = 0
+    hides_what_it_should(block_mask, dense, rng)
+    with pytest.raises(ValueError, match="read-only"):
+        block_mask.kv_indices[0, 0] = 0
+
+
 def test_pytorchs_that_changes_is_looked_at_again(rng):
     theirs = flex.create_block_mask(mask_mods.causal, 1, 1, 64, 64, device="cpu", BLOCK_SIZE=16)
     hides_what_it_should(theirs, mask_mods.dense(mask_mods.causal, (1, 1, 64, 64)), rng)

@@ -95,3 +95,11 @@ def test_gradients(operands, rng):
     assert [gradient.shape for gradient in gradients[:3]] == [x.shape for x in operands]
     reference = checks.expected_gradients(dout, *operands, **LISTS, causal=True)
     checks.assert_gradients_match(gradients, reference)
+
+
+@pytest.mark.parametrize("array", [np.asarray, torch.tensor], ids=["numpy", "torch"])
+def test_longest_lengths_may_be_arrays_of_no_axes(operands, array):
+    """As `lengths.max()` is."""
+    assert checks.same_bits(call(operands, array(26), array(35)), call(operands))
+    with pytest.raises(TypeError, match=r"^max_seqlen_q: "):
+        call(operands, array(26.0))
