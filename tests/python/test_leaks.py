@@ -96,7 +96,7 @@ rounds = {
     "dlpack": exported,
     "legacy dlpack": exported,
     "a leaked object": lambda: kept.append(memoryview(one)),
-    "leaked memory": lambda: ctypes.pythonapi.PyMem_RawMalloc(256),
+    "leaked memory": lambda: ctypes.pythonapi.PyMem_RawMalloc(2048),
 }
 if case == "torch":
     import torch
