@@ -118,14 +118,23 @@ INLINE void prefetch_coming(coming_t *coming, const int64_t bytes) {
     }
 }
 
-/* out (rows x vecs * VL) += weights . values from `column` on, over the keys that are seen, all of one run; `block` is
-   where the block's first row would lie in it, and `whole` is set if none of the columns is missing. Where words hold
-   two keys and the first or last lacks its partner, zeros stand in: nothing unseen is read, and an infinity does not
-   meet the partner's weight, 0. */
-INLINE void direct_add(const int rows, const int vecs, const bool whole, const int32_t format,
-                       const mfai_spaced_rows_t *values, const char *block, coming_t *coming, int64_t column,
+/* Row j; `alone` if it is known to lie in *run, else that becomes the run that it lies in. */
+INLINE const char *direct_value(const bool alone, const mfai_rows_run_t **run, int64_t step, int64_t j) {
+    if (!alone)
+        while (j >= (*run)->end)
+            ++*run;
+    return (*run)->first + j * step;
+}
+
+/* out (rows x vecs * VL) += weights . values from `column` on, over the keys that are seen, the first of which lies in
+   `run`; `alone` if all do, and `whole` if none of the columns is missing. Where words hold two keys and the first or
+   last lacks its partner, zeros stand in: nothing unseen is read, and an infinity does not meet the partner's weight,
+   0. */
+INLINE void direct_add(const int rows, const int vecs, const bool whole, const bool alone, const int32_t format,
+                       const mfai_spaced_rows_t *values, const mfai_rows_run_t *run, coming_t *coming, int64_t column,
                        left_t weights, mfa_span seen, sums_t out) {
     const int64_t step = values->step, columns = values->columns;
+    const int64_t bytes = vecs * VL * mfai_format_bytes(format, 1);
     vf sum[DIRECT_ROWS][DIRECT_VALUE_VECS];
 #pragma GCC unroll 4
     for (int r = 0; r < rows; ++r)
@@ -134,16 +143,22 @@ INLINE void direct_add(const int rows, const int vecs, const bool whole, const i
             sum[r][v] = vf_zero();
     for (int64_t w = seen.begin / WORD_DEPTH; w * WORD_DEPTH < seen.end; ++w) {
         const int64_t first = w * WORD_DEPTH, last = first + WORD_DEPTH - 1;
-        const char *even = first < seen.begin ? values->zeros : block + first * step;
-        const char *odd = last < seen.end ? block + last * step : values->zeros;
+        const char *even = first < seen.begin ? values->zeros : direct_value(alone, &run, step, first);
+        if (!alone) /* the next rows do not follow each other as these do */
+            for (int64_t line = 0; line < bytes; line += 64)
+                __builtin_prefetch(even + run->ahead + mfai_format_bytes(format, column) + line);
+        const char *odd = last < seen.end ? direct_value(alone, &run, step, last) : values->zeros;
+        if (!alone && WORD_DEPTH == 2)
+            for (int64_t line = 0; line < bytes; line += 64)
+                __builtin_prefetch(odd + run->ahead + mfai_format_bytes(format, column) + line);
         vf value[DIRECT_VALUE_VECS];
 #pragma GCC unroll 4
         for (int v = 0; v < vecs; ++v) {
             const int64_t at = column + v * VL;
             value[v] = load_value_words(even, odd, format, at, whole || columns - at >= VL ? VL : (int)(columns - at));
         }
-        for (int d = 0; d < WORD_DEPTH; ++d)
-            prefetch_coming(coming, vecs * VL * mfai_format_bytes(format, 1));
+        for (int d = 0; d < WORD_DEPTH && alone; ++d)
+            prefetch_coming(coming, bytes);
 #pragma GCC unroll 4
         for (int r = 0; r < rows; ++r) {
             const vf weight = vf_set1(weights.first[r * weights.stride + w]);
@@ -161,27 +176,35 @@ INLINE void direct_add(const int rows, const int vecs, const bool whole, const i
         }
 }
 
+/* Of a few keys: all columns. */
+INLINE void direct_add_columns(const int rows, const bool alone, const int32_t format, const mfai_spaced_rows_t *values,
+                               const mfai_rows_run_t *run, left_t weights, mfa_span some, sums_t out) {
+    const int64_t columns = values->columns;
+    coming_t coming = {run->first + some.begin * values->step + run->ahead, 0, columns * mfai_format_bytes(format, 1),
+                       values->step};
+    int64_t column = 0;
+    for (; column + DIRECT_VALUE_VECS * VL <= columns; column += DIRECT_VALUE_VECS * VL)
+        direct_add(rows, DIRECT_VALUE_VECS, true, alone, format, values, run, &coming, column, weights, some, out);
+    if (column + (DIRECT_VALUE_VECS - 1) * VL < columns)
+        direct_add(rows, DIRECT_VALUE_VECS, false, alone, format, values, run, &coming, column, weights, some, out);
+    else
+        for (; column < columns; column += VL)
+            direct_add(rows, 1, false, alone, format, values, run, &coming, column, weights, some, out);
+}
+
+/* Which keys share a sum does not depend on runs, nor do bits on where rows lie. */
 INLINE void direct_values_for(const int rows, const int32_t format, const mfai_spaced_rows_t *values, left_t weights,
                               mfa_span seen, sums_t out) {
-    const int64_t columns = values->columns;
     const mfai_rows_run_t *run = values->run;
-    mfa_span some;
-    for (int64_t j = seen.begin; j < seen.end; j = some.end) {
+    for (int64_t j = seen.begin; j < seen.end; j = j / DIRECT_VALUE_KEYS * DIRECT_VALUE_KEYS + DIRECT_VALUE_KEYS) {
         while (j >= run->end)
             ++run;
-        const int64_t end = (j / DIRECT_VALUE_KEYS + 1) * DIRECT_VALUE_KEYS,
-                      last = run->end < seen.end ? run->end : seen.end;
-        some = mfa_span_of(j, end < last ? end : last);
-        coming_t coming = {run->first + j * values->step + run->ahead, 0, columns * mfai_format_bytes(format, 1),
-                           values->step};
-        int64_t column = 0;
-        for (; column + DIRECT_VALUE_VECS * VL <= columns; column += DIRECT_VALUE_VECS * VL)
-            direct_add(rows, DIRECT_VALUE_VECS, true, format, values, run->first, &coming, column, weights, some, out);
-        if (column + (DIRECT_VALUE_VECS - 1) * VL < columns)
-            direct_add(rows, DIRECT_VALUE_VECS, false, format, values, run->first, &coming, column, weights, some, out);
+        const int64_t end = (j / DIRECT_VALUE_KEYS + 1) * DIRECT_VALUE_KEYS;
+        const mfa_span some = mfa_span_of(j, end < seen.end ? end : seen.end);
+        if (some.end <= run->end)
+            direct_add_columns(rows, true, format, values, run, weights, some, out);
         else
-            for (; column < columns; column += VL)
-                direct_add(rows, 1, false, format, values, run->first, &coming, column, weights, some, out);
+            direct_add_columns(rows, false, format, values, run, weights, some, out);
     }
 }
 

@@ -23,9 +23,13 @@ def in_pages(cache, table, page_size):
 
 @pytest.mark.parametrize("page_size", [1, 2, 7, 16, 64, 100])
 @pytest.mark.parametrize("rows", [1, 5, 40])
-def test_equals_contiguous(context, rng, page_size, rows):
-    query, key, value = checks.operands(
-        rng, batch=2, heads=4, kv_heads=2, query_length=rows, key_length=70, value_dim=8
+@pytest.mark.parametrize("dtype", [checks.FLOAT32, checks.BFLOAT16], ids=str)
+def test_equals_contiguous_to_the_bit(context, rng, page_size, rows, dtype):
+    query, key, value = (
+        x.astype(dtype)
+        for x in checks.operands(
+            rng, batch=2, heads=4, kv_heads=2, query_length=rows, key_length=70, value_dim=8
+        )
     )
     columns = -(-70 // page_size)
     table = rng.permutation(2 * columns).reshape(2, columns).astype(np.int32)
@@ -34,8 +38,8 @@ def test_equals_contiguous(context, rng, page_size, rows):
     options = {"seqused_k": lengths, "causal": True, "context": context, "return_lse": True}
     out, lse = mfa.attention(query, *pages, page_table=table, **options)
     expected, expected_lse = mfa.attention(query, key, value, **options)
-    np.testing.assert_allclose(out, expected, atol=2e-6)
-    np.testing.assert_allclose(lse, expected_lse, atol=2e-6)
+    assert checks.same_bits(out, expected)
+    assert checks.same_bits(lse, expected_lse)
 
 
 def test_sequences_may_share_pages(context, rng):
