@@ -47,12 +47,11 @@ mfai_cpu_append_job_t mfai_cpu_append_plan(const mfai_cpu_device_t *device, cons
     return job;
 }
 
-mfai_problem_t mfai_cpu_append(const mfai_cpu_kernels_t *kernel, mfai_cpu_append_job_t *job, char *memory) {
+void mfai_cpu_append(const mfai_cpu_kernels_t *kernel, mfai_cpu_append_job_t *job, char *memory, mfai_problem_t *left) {
     job->memory = memory;
     if (job->turns)
         job->queries.data = memory + mfai_cpu_lines(job->width * job->scratch.size) * (int64_t)sizeof(float);
     mfai_parallel_for(job->width, job->tasks, kernel->append, job);
-    mfai_problem_t left = *job->problem;
-    left.query = job->queries;
-    return left;
+    *left = *job->problem;
+    left->query = job->queries;
 }

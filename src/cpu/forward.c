@@ -291,6 +291,22 @@ mfa_status_t mfai_cpu_forward_plan(const mfai_cpu_device_t *device, const mfai_p
     return MFA_SUCCESS;
 }
 
+static void run_tasks(forward_plan_t *plan) {
+    mfai_cpu_forward_job_t *job = &plan->job;
+    mfai_parallel_for(plan->slots, job->tasks, plan->kernel->forward, job);
+    if (job->combined_rows > 0)
+        mfai_parallel_for(plan->slots, mfai_ceil_div(job->combined_rows, MFAI_CPU_COMBINE_ROWS), plan->kernel->combine,
+                          job);
+}
+
+/* Apart, as a problem is large and stacks may be small. */
+__attribute__((noinline)) static void run_appending(forward_plan_t *plan, char *memory) {
+    mfai_problem_t left;
+    mfai_cpu_append(plan->kernel, &plan->append, memory, &left);
+    plan->job.problem = &left;
+    run_tasks(plan);
+}
+
 mfa_status_t mfai_cpu_forward(mfai_cpu_device_t *device, const mfai_problem_t *problem) {
     forward_plan_t plan;
     MFAI_TRY(make_plan(device, problem, &plan));
@@ -312,15 +328,10 @@ mfa_status_t mfai_cpu_forward(mfai_cpu_device_t *device, const mfai_problem_t *p
         fill_parts(&plan, (mfai_cpu_forward_part_t *)behind);
         if (plan.order_floats > 0)
             order_by_blocks(job, (int64_t *)(behind + plan.part_floats));
-        mfai_problem_t appended;
-        if (plan.append_floats > 0) {
-            appended = mfai_cpu_append(plan.kernel, &plan.append, (char *)(job->partial + plan.partial_floats));
-            job->problem = &appended;
-        }
-        mfai_parallel_for(plan.slots, job->tasks, plan.kernel->forward, job);
-        if (job->combined_rows > 0)
-            mfai_parallel_for(plan.slots, mfai_ceil_div(job->combined_rows, MFAI_CPU_COMBINE_ROWS),
-                              plan.kernel->combine, job);
+        if (plan.append_floats > 0)
+            run_appending(&plan, (char *)(job->partial + plan.partial_floats));
+        else
+            run_tasks(&plan);
         mfai_workspace_give(&device->workspaces, workspace);
     }
     return MFA_SUCCESS;

@@ -244,7 +244,8 @@ static blocks_t make_blocks(const shape_t *s, pattern_t pattern, form_t form, te
     k.full_indices = tensor_of(MFA_PRECISION_INT32, batch, heads, lines, columns);
     k.mask_indices = tensor_of(MFA_PRECISION_INT32, batch, heads, lines, columns + 1);
     k.dense = tensor_of(MFA_PRECISION_BOOL, batch, heads, lines, columns);
-    k.masks = tensor_of(MFA_PRECISION_BOOL, has_tiles ? TILES : 0, 1, s->block_rows, s->block_keys);
+    k.masks = has_tiles ? tensor_of(MFA_PRECISION_BOOL, TILES, 1, s->block_rows, s->block_keys)
+                        : tensor_of(MFA_PRECISION_BOOL, 0, 1, 1, 1); /* blocks may be vast */
     for (int64_t i = 0; i < count_of(&k.masks); ++i)
         ((char *)k.masks.data)[i] = rand() % 3 > 0;
     bool *is_full = calloc((size_t)count_of(&k.dense) + 1, sizeof *is_full);
