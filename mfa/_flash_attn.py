@@ -13,6 +13,24 @@ NAMES = {"query": "q", "key": "k", "value": "v", "window": "window_size"}
 PACKED = {"query": "qkv", "key": "qkv", "value": "qkv", "window": "window_size"}
 
 
+def scoring(
+    softmax_scale, causal, q_descale, k_descale, v_descale, window_size, attention_chunk, softcap, qv=None
+):
+    """What all of FlashAttention-3's functions say of scores, as keywords of `mfa.attention`."""
+    return DEFAULTS | {
+        "softmax_scale": softmax_scale,
+        "causal": _keywords.flag(causal, "causal"),
+        "alignment": "bottom-right",
+        "qv": qv,
+        "q_descale": q_descale,
+        "k_descale": k_descale,
+        "v_descale": v_descale,
+        "window": window_size,
+        "attention_chunk": attention_chunk,
+        "softcap": softcap,
+    }
+
+
 def flash_attn_func(
     q: Any,
     k: Any,
@@ -84,19 +102,9 @@ def flash_attn_func(
         q,
         k,
         v,
-        DEFAULTS
-        | {
-            "softmax_scale": softmax_scale,
-            "causal": _keywords.flag(causal, "causal"),
-            "alignment": "bottom-right",
-            "qv": qv,
-            "q_descale": q_descale,
-            "k_descale": k_descale,
-            "v_descale": v_descale,
-            "window": window_size,
-            "attention_chunk": attention_chunk,
-            "softcap": softcap,
-        },
+        scoring(
+            softmax_scale, causal, q_descale, k_descale, v_descale, window_size, attention_chunk, softcap, qv
+        ),
         names=NAMES,
     )
     return ForwardCall(inputs, return_lse=_keywords.flag(return_attn_probs, "return_attn_probs")).run()
@@ -145,18 +153,9 @@ def flash_attn_qkvpacked_func(
         q,
         k,
         v,
-        DEFAULTS
-        | {
-            "softmax_scale": softmax_scale,
-            "causal": _keywords.flag(causal, "causal"),
-            "alignment": "bottom-right",
-            "q_descale": q_descale,
-            "k_descale": k_descale,
-            "v_descale": v_descale,
-            "window": window_size,
-            "attention_chunk": attention_chunk,
-            "softcap": softcap,
-        },
+        scoring(
+            softmax_scale, causal, q_descale, k_descale, v_descale, window_size, attention_chunk, softcap
+        ),
         names=PACKED,
     )
     return_lse = _keywords.flag(return_attn_probs, "return_attn_probs")

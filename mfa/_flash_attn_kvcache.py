@@ -5,8 +5,8 @@ from typing import Any
 import numpy
 
 from mfa import _keywords, _scheduler_metadata
-from mfa._attention_keywords import DEFAULTS
 from mfa._call import ForwardCall
+from mfa._flash_attn import scoring
 from mfa._inputs import Inputs
 from mfa._lists import INT32, int32_list
 from mfa._memory import as_ndarray
@@ -128,11 +128,12 @@ def flash_attn_with_kvcache(
         q,
         k_cache,
         v_cache,
-        DEFAULTS
+        scoring(
+            softmax_scale, causal, q_descale, k_descale, v_descale, window_size, attention_chunk, softcap, qv
+        )
         | {
             "k_new": k,
             "v_new": v,
-            "qv": qv,
             "rotary_cos": rotary_cos,
             "rotary_sin": rotary_sin,
             "seqused_k": cache_seqlens,
@@ -144,15 +145,6 @@ def flash_attn_with_kvcache(
             "cu_seqlens_k_new": None if k is v is None else cu_seqlens_k_new,
             "max_seqlen_q": _keywords.unwrapped(max_seqlen_q) if cu_seqlens_q is not None else None,
             "rotary_positions": rotary_seqlens,
-            "q_descale": q_descale,
-            "k_descale": k_descale,
-            "v_descale": v_descale,
-            "softmax_scale": softmax_scale,
-            "causal": _keywords.flag(causal, "causal"),
-            "alignment": "bottom-right",
-            "window": window_size,
-            "attention_chunk": attention_chunk,
-            "softcap": softcap,
             "rotary_interleaved": _keywords.flag(rotary_interleaved, "rotary_interleaved"),
         },
         names=NAMES,

@@ -3,9 +3,8 @@
 from typing import Any
 
 from mfa import _keywords
-from mfa._attention_keywords import DEFAULTS
 from mfa._call import ForwardCall
-from mfa._flash_attn import NAMES
+from mfa._flash_attn import NAMES, scoring
 from mfa._inputs import Inputs
 
 
@@ -71,7 +70,9 @@ def flash_attn_varlen_func(
         q,
         k,
         v,
-        DEFAULTS
+        scoring(
+            softmax_scale, causal, q_descale, k_descale, v_descale, window_size, attention_chunk, softcap, qv
+        )
         | {
             "cu_seqlens_q": cu_seqlens_q,
             "cu_seqlens_k": cu_seqlens_k,
@@ -79,16 +80,6 @@ def flash_attn_varlen_func(
             "max_seqlen_k": _keywords.unwrapped(max_seqlen_k),
             "seqused_q": seqused_q,
             "seqused_k": seqused_k,
-            "softmax_scale": softmax_scale,
-            "causal": _keywords.flag(causal, "causal"),
-            "alignment": "bottom-right",
-            "qv": qv,
-            "q_descale": q_descale,
-            "k_descale": k_descale,
-            "v_descale": v_descale,
-            "window": window_size,
-            "attention_chunk": attention_chunk,
-            "softcap": softcap,
         },
         names=NAMES,
     )
