@@ -74,9 +74,11 @@ typedef int32_t mfa_precision_t;
 #define MFA_PRECISION_BF16 1
 #define MFA_PRECISION_FP32 2
 #define MFA_PRECISION_INT8 3
-#define MFA_PRECISION_INT4 4
+#define MFA_PRECISION_INT4 4  /* two in a byte, the first in its low half; a row is padded to whole bytes */
 #define MFA_PRECISION_BOOL 5  /* one byte an element, 0 is false; masks only */
-#define MFA_PRECISION_INT32 6 /* lengths, indices and positions only */
+#define MFA_PRECISION_INT32 6 /* lengths, indices, positions and zero points only */
+#define MFA_PRECISION_UINT8 7 /* as INT8 and INT4, codes of quantised values */
+#define MFA_PRECISION_UINT4 8
 
 /* --------------------------------------------------------------- handles */
 
@@ -247,7 +249,7 @@ MFA_API mfa_status_t mfa_attention_backward(mfa_context_t context, mfa_buffer_t 
  * of those before it. An output may interleave with other operands as long as they share no byte; a call whose
  * strides are too tangled to show that is refused. Memory is either `data` or, if `buffer` is set, `byte_offset`
  * bytes into that buffer, in which case data must be NULL and bounds are checked. Addresses are aligned to the
- * element size.
+ * element size. Elements of four bits lie side by side (stride 1), and other strides are even: rows begin with a byte.
  */
 typedef struct mfa_tensor {
     uint32_t struct_size;
@@ -335,7 +337,9 @@ typedef struct mfa_blocks {
 /*
  * New rows for the cache that key and value are. Before anything else, sequence b's are written behind its
  * key_lengths[b] rows, which then count: its keys are key_lengths[b] + Nnew_b. An error leaves the cache as it was.
- * Forward only.
+ * Forward only. New rows of a cache of codes are quantised as mfa_quantize does it, turned first and saturating: with
+ * quantization.rows 1 their scales and zero points are written, with rows 0 those that are there serve. Other numbers of
+ * rows are refused, since new rows would change the scale of old ones.
  *
  * With rotary tables, queries and new keys are turned first (queries not in place): columns c and c + R / 2 of the
  * first R, or 2c and 2c + 1 if interleaved, by the angle whose cosine and sine are in column c of the position's row.
@@ -345,7 +349,8 @@ typedef struct mfa_blocks {
 typedef struct mfa_append {
     uint32_t struct_size;
     uint32_t flags;                       /* MFA_APPEND_... or 0 */
-    const mfa_tensor_t *key;              /* (B, Hkv, Nnew, D), as key; packed: (1, Hkv, T, D) */
+    const mfa_tensor_t *key;              /* (B, Hkv, Nnew, D), as key, or as query if that has codes; packed:
+                                             (1, Hkv, T, D) */
     const mfa_tensor_t *value;            /* (B, Hkv, Nnew, Dv) */
     const mfa_tensor_t *starts;           /* (1, 1, 1, B + 1) INT32: new rows are packed; NULL: they are not */
     const mfa_tensor_t *rotary_cos;       /* (1, 1, positions, R / 2), FP32 or as query; NULL: nothing is turned */
@@ -370,6 +375,35 @@ typedef struct mfa_scales {
 } mfa_scales_t;
 
 #define MFA_SCALES_INIT {(uint32_t)sizeof(mfa_scales_t), 0u, NULL, NULL, NULL}
+
+/*
+ * What the codes of a key or value (INT8, UINT8, INT4 or UINT4, (C, Hkv, N, D)) stand for:
+ *
+ *   real = scale * (code - zero_point) + mean
+ *
+ * `rows` neighbours along N and `columns` neighbours along D share a scale, the last of either axis may be fewer, and 0
+ * means all: per tensor or head (0, 0), per token (1, 0), per channel (0, 1), per block of tokens (32, 0), per token in
+ * groups of columns (1, 32). Rows count where they are stored: in a page, or in a packed operand. Scales and zero points
+ * of rows that no sequence has are never read; of the others, those that the CPU can read are checked before anything is
+ * written.
+ */
+typedef struct mfa_quantization {
+    uint32_t struct_size;
+    uint32_t reserved;          /* 0 */
+    int64_t rows;               /* that share a scale, 1 or more; 0: all */
+    int64_t columns;            /* likewise: 1 or a multiple of 32; 0: all */
+    const mfa_tensor_t *scales; /* (C or 1, Hkv or 1, ceil(N / rows), ceil(D / columns)) FP32 or FP16, greater than 0 */
+    const mfa_tensor_t *zero_points; /* as scales; INT32, INT8 or UINT8, codes that the precision has; NULL: 0 */
+    const mfa_tensor_t *mean; /* of keys only: (B or 1, Hkv or 1, 1, D) FP32, as smooth-K subtracts it; NULL: 0 */
+} mfa_quantization_t;
+
+#define MFA_QUANTIZATION_INIT {(uint32_t)sizeof(mfa_quantization_t), 0u, 0, 0, NULL, NULL, NULL}
+
+/* How products of codes are computed: in floating point, of what they stand for, or in integers. For these, queries are
+   rounded to 8 bits, each row with a scale of its own, and so are softmax weights, each tile of keys with that of its
+   largest (SageAttention, Zhang et al., 2024). */
+#define MFA_COMPUTE_EXACT 0
+#define MFA_COMPUTE_INT8 1
 
 #define MFA_ATTENTION_CAUSAL 1u        /* row i sees no key after i + offset */
 #define MFA_ATTENTION_LITERAL_SCALE 2u /* softmax_scale 0 means 0, not the default */
@@ -402,8 +436,8 @@ typedef struct mfa_attention_desc {
     uint32_t struct_size;
     uint32_t flags;                    /* MFA_ATTENTION_... */
     const mfa_tensor_t *query;         /* (B, H, Nq, D)     FP16, BF16 or FP32, D >= 1 */
-    const mfa_tensor_t *key;           /* (B, Hkv, Nkv, D)  as query */
-    const mfa_tensor_t *value;         /* (B, Hkv, Nkv, Dv) as query, Dv >= 1 */
+    const mfa_tensor_t *key;           /* (B, Hkv, Nkv, D)  as query, or codes: INT8, UINT8, INT4, UINT4 */
+    const mfa_tensor_t *value;         /* (B, Hkv, Nkv, Dv) likewise, Dv >= 1 */
     const mfa_tensor_t *out;           /* (B, H, Nq, Dv)    FP16, BF16 or FP32; written */
     const mfa_tensor_t *logsumexp;     /* (B, H, Nq, 1)     FP32; written; NULL: not wanted */
     const mfa_tensor_t *bool_mask;     /* BOOL, true = attend; each size is full or 1; NULL: none */
@@ -431,6 +465,11 @@ typedef struct mfa_attention_desc {
     const mfa_blocks_t *blocks;
     const mfa_append_t *append;
     const mfa_scales_t *scales;
+    const mfa_quantization_t *key_quantization; /* needed where key has codes, and only there */
+    const mfa_quantization_t *value_quantization;
+    int32_t compute_mode; /* MFA_COMPUTE_...; INT8: key and value have codes, and there is no query_value. Its backward
+                             pass computes in floating point, in 16 bits where FP16 or BF16 would be */
+    uint32_t reserved2;   /* 0 */
 } mfa_attention_desc_t;
 
 #define MFA_ATTENTION_DESC_INIT              \
@@ -461,7 +500,11 @@ typedef struct mfa_attention_desc {
      NULL,                                   \
      NULL,                                   \
      NULL,                                   \
-     NULL}
+     NULL,                                   \
+     NULL,                                   \
+     NULL,                                   \
+     MFA_COMPUTE_EXACT,                      \
+     0u}
 
 /*
  * The gradients of one attention call. Nothing of size Nq * Nkv is kept between the passes or built here: weights
@@ -474,6 +517,9 @@ typedef struct mfa_attention_desc {
  *   dbias = dscore                         dsinks = -sum over rows of exp(sink - logsumexp) delta
  *   dquery = softmax_scale softcap' dscore key, and likewise dkey with query
  *
+ * Of codes, dkey and dvalue are gradients with respect to what they stand for: the straight-through estimator of
+ * training that is aware of quantisation (Bengio et al., 2013).
+ *
  * Grouped heads sum into the key/value head that they share. A row that sees no key has gradients 0 and adds none,
  * and a key that no row sees has gradients 0. Weights lose what logsumexp, a float32, has lost: where scores are
  * beyond 1e4, as after an additive mask of finfo.min over a whole row, so do gradients. Non-finite values reach the
@@ -482,9 +528,13 @@ typedef struct mfa_attention_desc {
  *
  * Sources: FlashAttention-2 (Dao, 2023), whose loops over keys outside and queries inside these are.
  */
+/* dkey and dvalue are 0 for codes at an end of the range that mfa_quantize has: -127 or less and 127 (-7 and 7) without
+   zero points, else the precision's lowest and highest. */
+#define MFA_BACKWARD_ZERO_CLIPPED 1u
+
 typedef struct mfa_attention_backward_desc {
     uint32_t struct_size;
-    uint32_t flags;                      /* 0 */
+    uint32_t flags;                      /* MFA_BACKWARD_... or 0 */
     const mfa_attention_desc_t *forward; /* the forward call; its out and logsumexp are read, and both are needed */
     const mfa_tensor_t *dout;            /* (B, H, Nq, Dv)   FP16, BF16 or FP32 */
     const mfa_tensor_t *dquery;          /* (B, H, Nq, D)    FP16, BF16 or FP32, as each gradient; written */
@@ -492,10 +542,12 @@ typedef struct mfa_attention_backward_desc {
     const mfa_tensor_t *dvalue;          /* (B, Hkv, Nkv, Dv) written */
     const mfa_tensor_t *dbias;           /* shape of forward->additive_mask, summed where that has size 1; written */
     const mfa_tensor_t *dsinks;          /* (1, H, 1, 1)     FP32; written */
+    const mfa_tensor_t *delta; /* (B, H, Nq, 1)    FP32: rowsum(dout * out). Written, or, where forward->out is NULL,
+                                  read in its place; NULL: not wanted */
 } mfa_attention_backward_desc_t;
 
 #define MFA_ATTENTION_BACKWARD_DESC_INIT \
-    {(uint32_t)sizeof(mfa_attention_backward_desc_t), 0u, NULL, NULL, NULL, NULL, NULL, NULL, NULL}
+    {(uint32_t)sizeof(mfa_attention_backward_desc_t), 0u, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL}
 
 /** How a call would run. Strings end in NUL and are cut to fit. */
 typedef struct mfa_plan {
@@ -544,6 +596,137 @@ MFA_API mfa_status_t mfa_attention_backward_desc(mfa_context_t context, const mf
     blocks of keys whose contributions to dquery are added in order. */
 MFA_API mfa_status_t mfa_attention_backward_plan(mfa_context_t context, const mfa_attention_backward_desc_t *desc,
                                                  mfa_plan_t *plan);
+
+/* ---------------------------------------------------------- quantisation */
+
+/*
+ * Quantising one tensor. With x an element, less the mean where there is one:
+ *
+ *   symmetric (no zero points): scale = max |x| / most, most = 127 or 7, and codes are signed
+ *   asymmetric: scale = (max(x, 0) - min(x, 0)) / (levels - 1), zero_point = lowest - min(x, 0) / scale, rounded
+ *   code = x / scale, rounded to nearest even, + zero_point, cut to the range (from -most where symmetric)
+ *
+ * Scales are those of the finite elements, rounded to their precision, at least its smallest normal number, and 1 where
+ * all is 0.
+ */
+typedef struct mfa_quantize_desc {
+    uint32_t struct_size;
+    uint32_t flags;                         /* MFA_QUANTIZE_... or 0 */
+    const mfa_tensor_t *input;              /* (B, H, N, D) FP16, BF16 or FP32 */
+    const mfa_tensor_t *codes;              /* likewise, INT8, UINT8, INT4 or UINT4; written */
+    const mfa_quantization_t *quantization; /* of codes, B and H as they have them; its tensors are written */
+} mfa_quantize_desc_t;
+
+#define MFA_QUANTIZE_STATIC 1u   /* scales, zero points and mean are read, not written */
+#define MFA_QUANTIZE_SATURATE 2u /* NaN becomes 0 and infinities an end of the range; else these are refused */
+
+#define MFA_QUANTIZE_DESC_INIT {(uint32_t)sizeof(mfa_quantize_desc_t), 0u, NULL, NULL, NULL}
+
+/**
+ * Quantises a tensor, on the CPU whatever the backend: memory that it cannot reach is refused.
+ * @param desc  read during the call only, with what it points to
+ * @return INVALID_ARGS (sizes that disagree, results that overlap, UINT codes without zero points, static scales that
+ *         are not positive and finite, an element that is not finite, named by its place, a scale beyond its precision),
+ *         UNSUPPORTED (private storage), MEMORY_ALLOCATION. On failure nothing is written.
+ */
+MFA_API mfa_status_t mfa_quantize(mfa_context_t context, const mfa_quantize_desc_t *desc);
+
+/* How the flat calls say it, for a whole tensor. INT8 codes are signed bytes for a zero point in -128 .. 127 and unsigned
+   ones in 128 .. 255; INT4 codes are signed for -8 .. 7 and unsigned for 8 .. 15. */
+typedef struct mfa_quantization_params {
+    float scale; /* real = scale * (code - zero_point) */
+    int32_t zero_point;
+    mfa_precision_t precision; /* INT8 or INT4 */
+} mfa_quantization_params_t;
+
+/**
+ * Allocates zeroed memory for codes, as mfa_create_buffer does, that remembers what they stand for.
+ * @param size_bytes  of the codes, packed
+ * @param precision   INT8 or INT4
+ * @return INVALID_ARGS (also for a scale or zero point that mfa_validate_quantization_params refuses), MEMORY_ALLOCATION
+ */
+MFA_API mfa_status_t mfa_create_quantized_buffer(mfa_context_t context, size_t size_bytes, mfa_precision_t precision,
+                                                 float scale, int32_t zero_point, mfa_buffer_t *buffer);
+
+/**
+ * Quantises each input, all of its FP32 elements, with its parameters; outputs are large enough for as many codes and,
+ * if they remember parameters, get these. INT4 codes are packed without regard to rows: head_dim has to be even.
+ * @return INVALID_ARGS (parameters that are refused, an element that is not finite, an output that is too small or
+ *         overlaps an input or another output), UNSUPPORTED (private storage). On failure nothing is written.
+ */
+MFA_API mfa_status_t mfa_quantize_tensor_batch(mfa_context_t context, const mfa_buffer_t *inputs_fp32,
+                                               const mfa_buffer_t *outputs, const mfa_quantization_params_t *params,
+                                               size_t tensor_count);
+
+/**
+ * Whether parameters can stand for all of range_min .. range_max.
+ * @return INVALID_ARGS, with a message that says which: a precision other than INT8 and INT4, a scale that is not
+ *         positive and finite, a zero point outside the precision's range, a range that is empty or not finite, or one
+ *         of whose ends would be clipped
+ */
+MFA_API mfa_status_t mfa_validate_quantization_params(const mfa_quantization_params_t *params, float range_min,
+                                                      float range_max);
+
+/* A tensor's sizes. */
+typedef struct mfa_shape {
+    uint32_t rank; /* 1 to 8 */
+    int64_t dims[8];
+} mfa_shape_t;
+
+/** How many times fewer bytes a tensor takes in `to` than in `from`, rounded down, its rows padded to whole bytes: 4 for
+    FP32 to INT8, 8 for FP32 to INT4. Scales are not counted. 0 for a shape or precision that cannot be. */
+MFA_API size_t mfa_calculate_memory_reduction(const mfa_shape_t *shape, mfa_precision_t from, mfa_precision_t to);
+
+/** The root mean square of the difference between original FP32 elements and what their codes stand for; 0 for no
+    elements, NaN for an argument that cannot be (mfa_last_error_message says which). */
+MFA_API float mfa_estimate_quantization_error(mfa_buffer_t original_fp32, mfa_buffer_t quantized,
+                                              const mfa_quantization_params_t *params);
+
+/**
+ * As mfa_attention_forward with a precision for each operand. Keys and values in INT8 or INT4 are buffers that
+ * mfa_create_quantized_buffer has made, in that precision, and are not transposed.
+ * @param query_precision  FP16, BF16 or FP32, as each that is not INT8 or INT4; those of q, k and v are the same
+ */
+MFA_API mfa_status_t mfa_attention_forward_mixed(mfa_context_t context, mfa_buffer_t q, mfa_buffer_t k, mfa_buffer_t v,
+                                                 mfa_buffer_t out, uint32_t batch_size, uint32_t seq_len_q,
+                                                 uint32_t seq_len_kv, uint32_t num_heads, uint16_t head_dim,
+                                                 float softmax_scale, bool causal, mfa_precision_t query_precision,
+                                                 mfa_precision_t key_precision, mfa_precision_t value_precision,
+                                                 mfa_precision_t output_precision, bool transpose_q, bool transpose_k,
+                                                 bool transpose_v, bool transpose_o);
+
+/**
+ * As mfa_attention_forward_with_lse, of codes. Layout [batch, seq, heads, head_dim]; each INT4 row is padded to a whole
+ * byte.
+ * @param q          FP16
+ * @param out        FP32
+ * @param logsumexp  FP32 (batch, heads, seq_q); NULL: not wanted
+ */
+MFA_API mfa_status_t mfa_attention_forward_quantized(mfa_context_t context, mfa_buffer_t q, mfa_buffer_t k,
+                                                     mfa_buffer_t v, mfa_buffer_t out, mfa_buffer_t logsumexp,
+                                                     uint32_t batch_size, uint32_t seq_len_q, uint32_t seq_len_kv,
+                                                     uint32_t num_heads, uint16_t head_dim, float softmax_scale,
+                                                     bool causal, const mfa_quantization_params_t *key_params,
+                                                     const mfa_quantization_params_t *value_params);
+
+/**
+ * The gradient of mfa_attention_forward_quantized with respect to q, FP32.
+ * @param grad_output  FP32, as out
+ * @param d_values     written: FP32 (batch, heads, seq_q), rowsum(grad_output * out)
+ */
+MFA_API mfa_status_t mfa_attention_backward_query_quantized(
+    mfa_context_t context, mfa_buffer_t q, mfa_buffer_t k, mfa_buffer_t v, mfa_buffer_t out, mfa_buffer_t grad_output,
+    mfa_buffer_t logsumexp, mfa_buffer_t grad_query, mfa_buffer_t d_values, uint32_t batch_size, uint32_t seq_len_q,
+    uint32_t seq_len_kv, uint32_t num_heads, uint16_t head_dim, float softmax_scale, bool causal,
+    const mfa_quantization_params_t *key_params, const mfa_quantization_params_t *value_params);
+
+/** The gradients with respect to what k and v stand for, FP32 in k's and v's layout, from d_values as
+    mfa_attention_backward_query_quantized wrote it. */
+MFA_API mfa_status_t mfa_attention_backward_kv_quantized(
+    mfa_context_t context, mfa_buffer_t q, mfa_buffer_t k, mfa_buffer_t v, mfa_buffer_t grad_output,
+    mfa_buffer_t logsumexp, mfa_buffer_t d_values, mfa_buffer_t grad_key, mfa_buffer_t grad_value, uint32_t batch_size,
+    uint32_t seq_len_q, uint32_t seq_len_kv, uint32_t num_heads, uint16_t head_dim, float softmax_scale, bool causal,
+    const mfa_quantization_params_t *key_params, const mfa_quantization_params_t *value_params);
 
 /* --------------------------------------------------- the caller's stream */
 

@@ -67,6 +67,7 @@ typedef struct mfa_metal_params {
     mfa_metal_strides query_starts, key_starts, query_lengths, key_lengths, left_padding, key_batches, page_table;
     mfa_metal_strides query_value, query_scale, key_scale, value_scale;
     mfa_metal_strides new_key, new_value, new_starts, rotary_cos, rotary_sin, rotary_positions;
+    mfa_metal_strides key_scales, key_zero_points, key_mean, value_scales, value_zero_points, delta;
     mfa_metal_strides dout, dquery, dkey, dvalue, dbias, dsinks;
     mfa_metal_strides dbias_size;          /* sizes of dbias: full, or 1 where it is summed */
     mfa_metal_strides turned;              /* of MFA_BUFFER_TURNED */
@@ -135,6 +136,13 @@ enum {
     MFA_BUFFER_LEFT_PADDING = 24,
     MFA_BUFFER_KEY_BATCHES = 25,
     MFA_BUFFER_PAGE_TABLE = 26,
+
+    MFA_BUFFER_KEY_SCALES = 27, /* quantisation */
+    MFA_BUFFER_KEY_ZERO_POINTS = 28,
+    MFA_BUFFER_KEY_MEAN = 29,
+    MFA_BUFFER_VALUE_SCALES = 30,
+    MFA_BUFFER_VALUE_ZERO_POINTS = 10,
+    MFA_BUFFER_OWN_DELTA = 19,
 
     MFA_BUFFER_QUERY_VALUE = 11, /* these of the forward pass only */
     MFA_BUFFER_TURNED = 12,      /* MFA_T, as query, contiguous; written by rotate. Bound if MFA_CONSTANT_ROTARY */

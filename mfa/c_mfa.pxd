@@ -35,6 +35,8 @@ cdef extern from "mfa.h" nogil:
         MFA_PRECISION_INT4
         MFA_PRECISION_BOOL
         MFA_PRECISION_INT32
+        MFA_PRECISION_UINT8
+        MFA_PRECISION_UINT4
 
     struct mfa_context:
         pass
@@ -175,6 +177,19 @@ cdef extern from "mfa.h" nogil:
         const mfa_tensor_t *key
         const mfa_tensor_t *value
 
+    ctypedef struct mfa_quantization_t:
+        uint32_t struct_size
+        uint32_t reserved
+        int64_t rows
+        int64_t columns
+        const mfa_tensor_t *scales
+        const mfa_tensor_t *zero_points
+        const mfa_tensor_t *mean
+
+    enum:
+        MFA_COMPUTE_EXACT
+        MFA_COMPUTE_INT8
+
     ctypedef struct mfa_attention_desc_t:
         uint32_t struct_size
         uint32_t flags
@@ -204,6 +219,10 @@ cdef extern from "mfa.h" nogil:
         const mfa_blocks_t *blocks
         const mfa_append_t *append
         const mfa_scales_t *scales
+        const mfa_quantization_t *key_quantization
+        const mfa_quantization_t *value_quantization
+        int32_t compute_mode
+        uint32_t reserved2
 
     ctypedef struct mfa_attention_backward_desc_t:
         uint32_t struct_size
@@ -215,6 +234,67 @@ cdef extern from "mfa.h" nogil:
         const mfa_tensor_t *dvalue
         const mfa_tensor_t *dbias
         const mfa_tensor_t *dsinks
+        const mfa_tensor_t *delta
+
+    const uint32_t MFA_BACKWARD_ZERO_CLIPPED
+
+    ctypedef struct mfa_quantize_desc_t:
+        uint32_t struct_size
+        uint32_t flags
+        const mfa_tensor_t *input
+        const mfa_tensor_t *codes
+        const mfa_quantization_t *quantization
+
+    const uint32_t MFA_QUANTIZE_STATIC
+    const uint32_t MFA_QUANTIZE_SATURATE
+
+    mfa_status_t mfa_quantize(mfa_context_t context, const mfa_quantize_desc_t *desc)
+
+    ctypedef struct mfa_quantization_params_t:
+        float scale
+        int32_t zero_point
+        mfa_precision_t precision
+
+    mfa_status_t mfa_create_quantized_buffer(
+        mfa_context_t context, size_t size_bytes, mfa_precision_t precision, float scale, int32_t zero_point,
+        mfa_buffer_t *buffer)
+    mfa_status_t mfa_quantize_tensor_batch(
+        mfa_context_t context, const mfa_buffer_t *inputs_fp32, const mfa_buffer_t *outputs,
+        const mfa_quantization_params_t *params, size_t tensor_count)
+    mfa_status_t mfa_validate_quantization_params(
+        const mfa_quantization_params_t *params, float range_min, float range_max)
+
+    ctypedef struct mfa_shape_t:
+        uint32_t rank
+        int64_t dims[8]
+
+    size_t mfa_calculate_memory_reduction(
+        const mfa_shape_t *shape, mfa_precision_t from_precision "from", mfa_precision_t to)
+    float mfa_estimate_quantization_error(
+        mfa_buffer_t original_fp32, mfa_buffer_t quantized, const mfa_quantization_params_t *params)
+    mfa_status_t mfa_attention_forward_mixed(
+        mfa_context_t context, mfa_buffer_t q, mfa_buffer_t k, mfa_buffer_t v, mfa_buffer_t out,
+        uint32_t batch_size, uint32_t seq_len_q, uint32_t seq_len_kv, uint32_t num_heads, uint16_t head_dim,
+        float softmax_scale, c_bool causal, mfa_precision_t query_precision, mfa_precision_t key_precision,
+        mfa_precision_t value_precision, mfa_precision_t output_precision, c_bool transpose_q,
+        c_bool transpose_k, c_bool transpose_v, c_bool transpose_o)
+    mfa_status_t mfa_attention_forward_quantized(
+        mfa_context_t context, mfa_buffer_t q, mfa_buffer_t k, mfa_buffer_t v, mfa_buffer_t out,
+        mfa_buffer_t logsumexp, uint32_t batch_size, uint32_t seq_len_q, uint32_t seq_len_kv,
+        uint32_t num_heads, uint16_t head_dim, float softmax_scale, c_bool causal,
+        const mfa_quantization_params_t *key_params, const mfa_quantization_params_t *value_params)
+    mfa_status_t mfa_attention_backward_query_quantized(
+        mfa_context_t context, mfa_buffer_t q, mfa_buffer_t k, mfa_buffer_t v, mfa_buffer_t out,
+        mfa_buffer_t grad_output, mfa_buffer_t logsumexp, mfa_buffer_t grad_query, mfa_buffer_t d_values,
+        uint32_t batch_size, uint32_t seq_len_q, uint32_t seq_len_kv, uint32_t num_heads, uint16_t head_dim,
+        float softmax_scale, c_bool causal, const mfa_quantization_params_t *key_params,
+        const mfa_quantization_params_t *value_params)
+    mfa_status_t mfa_attention_backward_kv_quantized(
+        mfa_context_t context, mfa_buffer_t q, mfa_buffer_t k, mfa_buffer_t v, mfa_buffer_t grad_output,
+        mfa_buffer_t logsumexp, mfa_buffer_t d_values, mfa_buffer_t grad_key, mfa_buffer_t grad_value,
+        uint32_t batch_size, uint32_t seq_len_q, uint32_t seq_len_kv, uint32_t num_heads, uint16_t head_dim,
+        float softmax_scale, c_bool causal, const mfa_quantization_params_t *key_params,
+        const mfa_quantization_params_t *value_params)
 
     ctypedef struct mfa_plan_t:
         uint32_t struct_size
@@ -302,6 +382,16 @@ cdef extern from *:
         mfa_scales_t initial = MFA_SCALES_INIT;
         return initial;
     }
+    static inline mfa_quantization_t mfa_quantization_init(void)
+    {
+        mfa_quantization_t initial = MFA_QUANTIZATION_INIT;
+        return initial;
+    }
+    static inline mfa_quantize_desc_t mfa_quantize_desc_init(void)
+    {
+        mfa_quantize_desc_t initial = MFA_QUANTIZE_DESC_INIT;
+        return initial;
+    }
     static inline mfa_plan_t mfa_plan_init(void)
     {
         mfa_plan_t initial = MFA_PLAN_INIT;
@@ -318,4 +408,6 @@ cdef extern from *:
     mfa_blocks_t mfa_blocks_init() noexcept nogil
     mfa_append_t mfa_append_init() noexcept nogil
     mfa_scales_t mfa_scales_init() noexcept nogil
+    mfa_quantization_t mfa_quantization_init() noexcept nogil
+    mfa_quantize_desc_t mfa_quantize_desc_init() noexcept nogil
     mfa_plan_t mfa_plan_init() noexcept nogil

@@ -49,31 +49,20 @@ typedef struct {
     const char *zeros; /* a row of them */
 } mfai_spaced_rows_t;
 
-/* Where row `row` of sequence b lies. */
-static inline mfai_place_t mfai_layout_place(const mfai_layout_t *layout, int64_t b, int64_t row) {
-    mfai_place_t at = {b, row};
-    if (layout->places != NULL)
-        at = (mfai_place_t){layout->places[b].batch, layout->places[b].row + row};
-    if (layout->pages != NULL)
-        at = (mfai_place_t){layout->pages[b * layout->page_sequence + at.row / layout->page_rows * layout->page_entry],
-                            at.row % layout->page_rows};
-    return at;
-}
-
 static inline char *mfai_view_row(const mfai_view_t *view, int64_t b, int64_t h, int64_t row) {
     mfai_place_t at = {b, row};
     if (view->layout != NULL)
         at = mfai_layout_place(view->layout, b, row);
     const int64_t element = at.batch * view->stride[0] + h * view->stride[1] + at.row * view->stride[2];
-    return view->data + element * mfai_view_element(view);
+    return view->data + mfai_view_offset(view, element);
 }
 
 /* Bytes from one row to the next. */
-static inline int64_t mfai_view_step(const mfai_view_t *view) { return view->stride[2] * mfai_view_element(view); }
+static inline int64_t mfai_view_step(const mfai_view_t *view) { return mfai_view_offset(view, view->stride[2]); }
 
 /* Rows to prefetch ahead: several short streams at once are beyond the hardware's prefetchers. */
 static inline int64_t mfai_rows_ahead(const mfai_view_t *view) {
-    const int64_t rows = 8192 / (view->shape[3] * mfai_view_element(view));
+    const int64_t rows = 8192 / mfai_view_row_bytes(view);
     return rows < 1 ? 1 : rows > MFAI_ROWS_AHEAD ? MFAI_ROWS_AHEAD : rows;
 }
 

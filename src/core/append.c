@@ -10,6 +10,27 @@ static mfa_status_t check_format(const char *name, const mfai_view_t *view, cons
     return MFA_SUCCESS;
 }
 
+/* New rows of codes are given as queries are. */
+static mfa_status_t check_new(const char *name, const mfai_view_t *rows, const char *cache_name,
+                              const mfai_view_t *cache, const mfai_problem_t *p) {
+    return mfai_view_has_codes(cache) ? check_format(name, rows, "query", &p->query)
+                                      : check_format(name, rows, cache_name, cache);
+}
+
+/* Rows that are quantised anew have scales of their own. */
+static mfa_status_t check_scales(const char *name, const mfai_quantization_t *quantization, const mfai_view_t *cache) {
+    const mfai_view_t *scales = &quantization->scales;
+    MFAI_REQUIRE(quantization->rows <= 1,
+                 "%s.rows is %" PRId64 ", expected 0 or 1: new rows would change the scale of those before them", name,
+                 quantization->rows);
+    MFAI_REQUIRE(!scales->present || quantization->rows == 0 ||
+                     (scales->shape[0] == cache->shape[0] && scales->shape[1] == cache->shape[1]),
+                 "%s.scales has shape (%" PRId64 ", %" PRId64 ", ...), expected (%" PRId64 ", %" PRId64
+                 ", ...): new rows write theirs",
+                 name, scales->shape[0], scales->shape[1], cache->shape[0], cache->shape[1]);
+    return MFA_SUCCESS;
+}
+
 static mfa_status_t check_table(const char *name, const mfai_view_t *table, const mfai_problem_t *p) {
     MFAI_REQUIRE(table->format == MFAI_FORMAT_FP32 || table->format == p->query.format,
                  "%s.precision is %s, expected FP32 or query's, %s", name, mfai_formats[table->format].name,
@@ -38,8 +59,10 @@ mfa_status_t mfai_append_check(const mfai_problem_t *p) {
         return MFA_SUCCESS;
     MFAI_REQUIRE(p->key_lengths.present,
                  "append is set, but sequences.key_lengths is NULL, expected the rows that the cache has before");
-    MFAI_TRY(check_format("append.key", &p->new_key, "key", &p->key));
-    MFAI_TRY(check_format("append.value", &p->new_value, "value", &p->value));
+    MFAI_TRY(check_new("append.key", &p->new_key, "key", &p->key, p));
+    MFAI_TRY(check_new("append.value", &p->new_value, "value", &p->value, p));
+    MFAI_TRY(check_scales("key_quantization", &p->key_quantization, &p->key));
+    MFAI_TRY(check_scales("value_quantization", &p->value_quantization, &p->value));
     return check_rotary(p);
 }
 

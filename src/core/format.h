@@ -12,8 +12,8 @@ enum {
     MFAI_FORMAT_INT4 = MFA_PRECISION_INT4,
     MFAI_FORMAT_BOOL = MFA_PRECISION_BOOL,
     MFAI_FORMAT_INT32 = MFA_PRECISION_INT32,
-    MFAI_FORMAT_UINT8,
-    MFAI_FORMAT_UINT4,
+    MFAI_FORMAT_UINT8 = MFA_PRECISION_UINT8,
+    MFAI_FORMAT_UINT4 = MFA_PRECISION_UINT4,
     MFAI_FORMAT_UINT32,
     MFAI_FORMATS
 };
@@ -39,8 +39,19 @@ static inline int64_t mfai_format_bytes(int32_t format, int64_t count) {
     return bits % 8 == 0 ? count * (bits / 8) : (count * bits + 7) / 8;
 }
 
+/* Of codes. */
+static inline int32_t mfai_format_lowest(int32_t format) {
+    return mfai_formats[format].is_signed ? -(1 << (mfai_formats[format].bits - 1)) : 0;
+}
+static inline int32_t mfai_format_highest(int32_t format) {
+    return mfai_format_lowest(format) + (1 << mfai_formats[format].bits) - 1;
+}
+
 /* A set of formats is a sum of these. */
 #define MFAI_FORMAT_BIT(format) (1u << (format))
+#define MFAI_CODES                                                                                                \
+    (MFAI_FORMAT_BIT(MFAI_FORMAT_INT8) | MFAI_FORMAT_BIT(MFAI_FORMAT_UINT8) | MFAI_FORMAT_BIT(MFAI_FORMAT_INT4) | \
+     MFAI_FORMAT_BIT(MFAI_FORMAT_UINT4))
 #define MFAI_FLOATING \
     (MFAI_FORMAT_BIT(MFAI_FORMAT_FP16) | MFAI_FORMAT_BIT(MFAI_FORMAT_BF16) | MFAI_FORMAT_BIT(MFAI_FORMAT_FP32))
 

@@ -11,6 +11,8 @@
 #define FORWARD(member) OF(FORWARD, attention_desc, member, member)
 #define BACKWARD(member) OF(BACKWARD, attention_backward_desc, member, member)
 #define SEQUENCES(member) OF(SEQUENCES, sequences, member, member)
+#define KEY_CODES(member) OF(KEY_QUANTIZATION, quantization, member, key_quantization.member)
+#define VALUE_CODES(member) OF(VALUE_QUANTIZATION, quantization, member, value_quantization.member)
 #define BLOCKS(member) OF(BLOCKS, blocks, member, member)
 
 enum {
@@ -39,11 +41,19 @@ enum {
     C = MFAI_BLOCK_COLUMNS,
     BR = MFAI_BLOCK_ROWS,
     BK = MFAI_BLOCK_KEYS,
+    KSR = MFAI_KEY_SCALE_ROWS,
+    KSC = MFAI_KEY_SCALE_COLUMNS,
+    VSR = MFAI_VALUE_SCALE_ROWS,
+    VSC = MFAI_VALUE_SCALE_COLUMNS,
+    KB1 = MFAI_KEY_BATCH | MFAI_OR_ONE,
 
     BOOLEAN = MFAI_FORMAT_BIT(MFAI_FORMAT_BOOL),
     FP32 = MFAI_FORMAT_BIT(MFAI_FORMAT_FP32),
     INT32 = MFAI_FORMAT_BIT(MFAI_FORMAT_INT32),
     FLOATING = MFAI_FLOATING,
+    STORED = MFAI_FLOATING | MFAI_CODES,
+    FACTOR = MFAI_FORMAT_BIT(MFAI_FORMAT_FP32) | MFAI_FORMAT_BIT(MFAI_FORMAT_FP16),
+    WHOLE = MFAI_FORMAT_BIT(MFAI_FORMAT_INT32) | MFAI_FORMAT_BIT(MFAI_FORMAT_INT8) | MFAI_FORMAT_BIT(MFAI_FORMAT_UINT8),
 
     NO = MFAI_UNUSED,
     IN = MFAI_READ,
@@ -59,9 +69,9 @@ _Static_assert(MFAI_OPERANDS <= 64, "mfai_problem_t has a bit for each");
 const mfai_operand_t mfai_operands[MFAI_OPERANDS] = {
     /* name            described by             formats   shape                 as                forward backward */
     {"query",         FORWARD(query),         FLOATING, {QB, H, NQ, D},       NULL,            {NEED, NEED}, NULL},
-    {"key",           FORWARD(key),           FLOATING, {KB, HKV, NKV, D},    NULL,            {NEED, NEED}, NULL},
-    {"value",         FORWARD(value),         FLOATING, {KB, HKV, NKV, DV},   NULL,            {NEED, NEED}, NULL},
-    {"out",           FORWARD(out),           FLOATING, {QB, H, NQ, DV},      NULL,            {GIVE, NEED}, NULL},
+    {"key",           FORWARD(key),           STORED,   {KB, HKV, NKV, D},    NULL,            {NEED, NEED}, NULL},
+    {"value",         FORWARD(value),         STORED,   {KB, HKV, NKV, DV},   NULL,            {NEED, NEED}, NULL},
+    {"out",           FORWARD(out),           FLOATING, {QB, H, NQ, DV},      NULL,            {GIVE, IN},   NULL},
     {"logsumexp",     FORWARD(logsumexp),     FP32,     {QB, H, NQ, ONE},     NULL,            {OUT,  NEED},
      ", expected what the forward call wrote"},
     {"bool_mask",     FORWARD(bool_mask),     BOOLEAN,  {B1, H1, NQ1, NKV1},  NULL,            {IN,   IN},   NULL},
@@ -102,12 +112,18 @@ const mfai_operand_t mfai_operands[MFAI_OPERANDS] = {
      NULL},
     {"scales.value",              OF(SCALES, scales, value, value_scale),   FP32, {B1, HKV1, ONE, ONE}, NULL, {IN, NO},
      NULL},
-    {"dout",          BACKWARD(dout),         FLOATING, {0},                  "out",           {NO,   NEED}, NULL},
+    {"key_quantization.scales",        KEY_CODES(scales),        FACTOR, {KB1, HKV1, KSR, KSC}, NULL, {NEED, NEED}, NULL},
+    {"key_quantization.zero_points",   KEY_CODES(zero_points),   WHOLE,  {0}, "key_quantization.scales",   {IN, IN}, NULL},
+    {"key_quantization.mean",          KEY_CODES(mean),          FP32,   {B1, HKV1, ONE, D},    NULL, {IN, IN}, NULL},
+    {"value_quantization.scales",      VALUE_CODES(scales),      FACTOR, {KB1, HKV1, VSR, VSC}, NULL, {NEED, NEED}, NULL},
+    {"value_quantization.zero_points", VALUE_CODES(zero_points), WHOLE,  {0}, "value_quantization.scales", {IN, IN}, NULL},
+    {"dout",          BACKWARD(dout),         FLOATING, {QB, H, NQ, DV},      NULL,            {NO,   NEED}, NULL},
     {"dquery",        BACKWARD(dquery),       FLOATING, {0},                  "query",         {NO,   OUT},  NULL},
     {"dkey",          BACKWARD(dkey),         FLOATING, {0},                  "key",           {NO,   OUT},  NULL},
     {"dvalue",        BACKWARD(dvalue),       FLOATING, {0},                  "value",         {NO,   OUT},  NULL},
     {"dbias",         BACKWARD(dbias),        FLOATING, {0},                  "additive_mask", {NO,   OUT},  NULL},
     {"dsinks",        BACKWARD(dsinks),       FP32,     {0},                  "sinks",         {NO,   OUT},  NULL},
+    {"delta",         BACKWARD(delta),        FP32,     {QB, H, NQ, ONE},     NULL,            {NO,   OUT},  NULL},
 };
 /* clang-format on */
 
@@ -122,7 +138,16 @@ static bool is_needed(int use) { return use == MFAI_READ_ALWAYS || use == MFAI_W
 mfai_use_t mfai_operand_use(const mfai_operand_t *operand, const mfai_problem_t *problem) {
     const bool is_cache =
         operand->view == offsetof(mfai_problem_t, key) || operand->view == offsetof(mfai_problem_t, value);
-    return is_cache && problem->new_key.present ? MFAI_UPDATE : (mfai_use_t)operand->use[problem->pass];
+    const bool is_key_scale = operand->described_by == MFAI_DESC_KEY_QUANTIZATION &&
+                              operand->view != offsetof(mfai_problem_t, key_quantization.mean);
+    const bool is_value_scale = operand->described_by == MFAI_DESC_VALUE_QUANTIZATION;
+    const bool is_written = is_cache || (is_key_scale && problem->key_quantization.rows == 1) ||
+                            (is_value_scale && problem->value_quantization.rows == 1);
+    if (is_written && problem->new_key.present)
+        return MFAI_UPDATE;
+    if (operand->view == offsetof(mfai_problem_t, delta) && !problem->out.present)
+        return MFAI_READ;
+    return (mfai_use_t)operand->use[problem->pass];
 }
 
 mfa_status_t mfai_operands_import(mfa_context_t context, mfai_desc_t described_by, const void *desc,
@@ -160,7 +185,10 @@ static int64_t key_batch(const mfai_problem_t *p) {
     return p->key_starts.present ? 1 : p->batch;
 }
 
-enum { SIZES = MFAI_BLOCK_KEYS + 1 };
+enum { SIZES = MFAI_SIZES };
+
+/* So many scales stand for `count` rows or columns of which `shared` share one. */
+static int64_t scales_for(int64_t count, int64_t shared) { return shared == 0 ? 1 : mfai_ceil_div(count, shared); }
 
 static void find_sizes(const mfai_problem_t *p, int64_t sizes[SIZES]) {
     const int64_t found[SIZES] = {[MFAI_ONE] = 1,
@@ -179,7 +207,11 @@ static void find_sizes(const mfai_problem_t *p, int64_t sizes[SIZES]) {
                                   [MFAI_NEW_BATCH] = p->new_starts.present ? 1 : p->batch,
                                   [MFAI_NEW_ROWS] = p->new_key.shape[2],
                                   [MFAI_ROTARY_ROWS] = p->rotary_cos.shape[2],
-                                  [MFAI_ROTARY_COLUMNS] = p->rotary_cos.shape[3]};
+                                  [MFAI_ROTARY_COLUMNS] = p->rotary_cos.shape[3],
+                                  [MFAI_KEY_SCALE_ROWS] = scales_for(p->key.shape[2], p->key_quantization.rows),
+                                  [MFAI_KEY_SCALE_COLUMNS] = scales_for(p->head_dim, p->key_quantization.columns),
+                                  [MFAI_VALUE_SCALE_ROWS] = scales_for(p->key.shape[2], p->value_quantization.rows),
+                                  [MFAI_VALUE_SCALE_COLUMNS] = scales_for(p->value_dim, p->value_quantization.columns)};
     memcpy(sizes, found, sizeof found);
     if (p->block_rows == 0)
         return;

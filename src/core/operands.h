@@ -25,13 +25,16 @@ typedef enum {
     MFAI_DESC_PAGES,
     MFAI_DESC_BLOCKS,
     MFAI_DESC_APPEND,
-    MFAI_DESC_SCALES
+    MFAI_DESC_SCALES,
+    MFAI_DESC_KEY_QUANTIZATION,
+    MFAI_DESC_VALUE_QUANTIZATION
 } mfai_desc_t;
 
 /* Sets of them, as `described` is one: those that say how rows lie in sequences, and all others. */
 enum {
     MFAI_PARTS_OF_SEQUENCES = 1 << MFAI_DESC_SEQUENCES | 1 << MFAI_DESC_PAGES | 1 << MFAI_DESC_APPEND,
-    MFAI_OTHER_PARTS = 1 << MFAI_DESC_FORWARD | 1 << MFAI_DESC_BACKWARD | 1 << MFAI_DESC_BLOCKS | 1 << MFAI_DESC_SCALES
+    MFAI_OTHER_PARTS = 1 << MFAI_DESC_FORWARD | 1 << MFAI_DESC_BACKWARD | 1 << MFAI_DESC_BLOCKS |
+                       1 << MFAI_DESC_SCALES | 1 << MFAI_DESC_KEY_QUANTIZATION | 1 << MFAI_DESC_VALUE_QUANTIZATION
 };
 
 /* Sizes that shapes are made of. Those that may be 1, which repeats the operand, are marked with MFAI_OR_ONE. */
@@ -58,6 +61,11 @@ enum {
     MFAI_BLOCK_COLUMNS,
     MFAI_BLOCK_ROWS,
     MFAI_BLOCK_KEYS,
+    MFAI_KEY_SCALE_ROWS, /* of stored rows and columns that share a scale */
+    MFAI_KEY_SCALE_COLUMNS,
+    MFAI_VALUE_SCALE_ROWS,
+    MFAI_VALUE_SCALE_COLUMNS,
+    MFAI_SIZES,
     MFAI_OR_ONE = 64
 };
 
@@ -73,7 +81,7 @@ typedef struct mfai_operand {
     const char *when_missing; /* behind "NAME is NULL", where more than that helps */
 } mfai_operand_t;
 
-enum { MFAI_OPERANDS = 39 };
+enum { MFAI_OPERANDS = 45 };
 extern const mfai_operand_t mfai_operands[MFAI_OPERANDS];
 
 static inline bool mfai_is_written(int use) {

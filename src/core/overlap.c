@@ -75,9 +75,11 @@ static uint64_t extent(const mfai_view_t *view) {
     return bytes;
 }
 
-bool mfai_views_overlap(const mfai_view_t *a, const mfai_view_t *b) {
-    if (!a->present || !b->present || mfai_view_is_empty(a) || mfai_view_is_empty(b))
+bool mfai_views_overlap(const mfai_view_t *one, const mfai_view_t *other) {
+    if (!one->present || !other->present || mfai_view_is_empty(one) || mfai_view_is_empty(other))
         return false;
+    const mfai_view_t bytes_of_one = mfai_view_as_bytes(one), bytes_of_other = mfai_view_as_bytes(other);
+    const mfai_view_t *a = &bytes_of_one, *b = &bytes_of_other;
     equation e = {.count = 0};
     uintptr_t low_a = add_view(&e, a), low_b = add_view(&e, b);
     if (low_a >= low_b + extent(b) || low_b >= low_a + extent(a))

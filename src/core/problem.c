@@ -6,6 +6,7 @@
 #include "core/append.h"
 #include "core/blocks.h"
 #include "core/operands.h"
+#include "core/quantization.h"
 #include "core/sequences.h"
 #include "core/versioned.h"
 
@@ -18,10 +19,7 @@ static mfa_status_t set_sizes(const mfa_sequences_t *sequences, mfai_problem_t *
     p->head_dim = p->query.shape[3];
     p->kv_heads = p->key.shape[1];
     p->value_dim = p->value.shape[3];
-    MFAI_REQUIRE(p->key.format == p->query.format, "key.precision is %s, expected query's, %s",
-                 mfai_formats[p->key.format].name, mfai_formats[p->query.format].name);
-    MFAI_REQUIRE(p->value.format == p->query.format, "value.precision is %s, expected query's, %s",
-                 mfai_formats[p->value.format].name, mfai_formats[p->query.format].name);
+    MFAI_TRY(mfai_quantization_check_formats(p));
     MFAI_REQUIRE(p->head_dim >= 1, "query has head_dim 0, expected 1 or more");
     MFAI_REQUIRE(p->value_dim >= 1, "value has head_dim 0, expected 1 or more");
     MFAI_REQUIRE(p->heads >= 1, "query has 0 heads, expected 1 or more");
@@ -96,6 +94,8 @@ void mfai_problem_find_features(mfai_problem_t *p) {
                    (p->page_table.present ? MFAI_PAGES : 0) | (p->chunk > 0 ? MFAI_CHUNK : 0) |
                    (p->new_key.present ? MFAI_APPEND : 0) | (p->rotary_cos.present ? MFAI_ROTARY : 0) |
                    (p->query_value.present ? MFAI_QUERY_VALUE : 0) |
+                   (mfai_view_has_codes(&p->key) ? MFAI_KEY_CODES : 0) |
+                   (mfai_view_has_codes(&p->value) ? MFAI_VALUE_CODES : 0) |
                    (p->query_scale.present || p->key_scale.present || p->value_scale.present ? MFAI_SCALES : 0);
 }
 
@@ -139,6 +139,35 @@ static mfa_status_t import_parts(mfa_context_t context, const mfa_attention_desc
         IMPORT_PART(desc, scales, SCALES, MFAI_DESC_SCALES, scales);
         MFAI_REQUIRE(scales.reserved == 0, "scales.reserved is %u, expected 0", scales.reserved);
     }
+    if (desc->key_quantization != NULL) {
+        mfa_quantization_t quantization = MFA_QUANTIZATION_INIT;
+        IMPORT_PART(desc, key_quantization, QUANTIZATION, MFAI_DESC_KEY_QUANTIZATION, quantization);
+        MFAI_TRY(mfai_quantization_set("key_quantization", &quantization, &problem->key_quantization));
+    }
+    if (desc->value_quantization != NULL) {
+        mfa_quantization_t quantization = MFA_QUANTIZATION_INIT;
+        IMPORT_PART(desc, value_quantization, QUANTIZATION, MFAI_DESC_VALUE_QUANTIZATION, quantization);
+        MFAI_REQUIRE(quantization.mean == NULL, "value_quantization.mean is set, expected NULL: only keys have one");
+        MFAI_TRY(mfai_quantization_set("value_quantization", &quantization, &problem->value_quantization));
+    }
+    return MFA_SUCCESS;
+}
+
+static mfa_status_t set_compute_mode(const mfa_attention_desc_t *desc, mfai_problem_t *p) {
+    MFAI_REQUIRE(desc->compute_mode == MFA_COMPUTE_EXACT || desc->compute_mode == MFA_COMPUTE_INT8,
+                 "compute_mode is %d, not an MFA_COMPUTE_...", desc->compute_mode);
+    MFAI_REQUIRE(desc->reserved2 == 0, "reserved2 is %u, expected 0", desc->reserved2);
+    if (desc->compute_mode == MFA_COMPUTE_EXACT)
+        return MFA_SUCCESS;
+    MFAI_REQUIRE(mfai_view_has_codes(&p->key), "compute_mode is MFA_COMPUTE_INT8, but key.precision is %s, no codes",
+                 mfai_formats[p->key.format].name);
+    MFAI_REQUIRE(mfai_view_has_codes(&p->value),
+                 "compute_mode is MFA_COMPUTE_INT8, but value.precision is %s, no codes",
+                 mfai_formats[p->value.format].name);
+    MFAI_REQUIRE(!p->query_value.present, "compute_mode is MFA_COMPUTE_INT8, but query_value is set");
+    MFAI_REQUIRE(!(p->features & MFAI_EXACT_WEIGHTS),
+                 "compute_mode is MFA_COMPUTE_INT8, which rounds softmax weights, but intermediate_precision is FP32");
+    p->features |= MFAI_INT8;
     return MFA_SUCCESS;
 }
 
@@ -169,6 +198,7 @@ static mfa_status_t import_forward(mfa_context_t context, const char *name, cons
     MFAI_TRY(set_sizes(desc.sequences != NULL ? &sequences : NULL, problem));
     MFAI_TRY(set_key_range(&desc, problem));
     MFAI_TRY(set_scores(&desc, problem));
+    MFAI_TRY(set_compute_mode(&desc, problem));
     MFAI_TRY(set_dropout(&desc, problem));
     MFAI_TRY(mfai_append_check_positions(problem));
     mfai_problem_find_features(problem);
@@ -179,9 +209,15 @@ static mfa_status_t import_backward(mfa_context_t context, const mfa_attention_b
                                     mfai_problem_t *problem) {
     mfa_attention_backward_desc_t desc = MFA_ATTENTION_BACKWARD_DESC_INIT;
     MFAI_TRY(mfai_struct_import("desc", caller, MFAI_BACKWARD_DESC_FIRST_SIZE, sizeof desc, &desc));
-    MFAI_REQUIRE(desc.flags == 0, "flags is 0x%x, expected 0", desc.flags);
+    MFAI_REQUIRE((desc.flags & ~MFA_BACKWARD_ZERO_CLIPPED) == 0,
+                 "flags is 0x%x, which has bits this library does not know (known: 0x%x)", desc.flags,
+                 MFA_BACKWARD_ZERO_CLIPPED);
     MFAI_TRY(import_forward(context, "forward", desc.forward, problem));
-    return mfai_operands_import(context, MFAI_DESC_BACKWARD, &desc, problem);
+    MFAI_TRY(mfai_operands_import(context, MFAI_DESC_BACKWARD, &desc, problem));
+    MFAI_REQUIRE(problem->out.present || problem->delta.present,
+                 "out is NULL, expected what the forward call wrote, or delta");
+    problem->features |= desc.flags & MFA_BACKWARD_ZERO_CLIPPED ? MFAI_ZERO_CLIPPED : 0;
+    return MFA_SUCCESS;
 }
 
 static mfa_status_t import(mfa_context_t context, mfai_pass_t pass, const void *desc, mfai_problem_t *problem) {
@@ -192,6 +228,7 @@ static mfa_status_t import(mfa_context_t context, mfai_pass_t pass, const void *
     mfai_sequences_lay_out(problem);
     MFAI_TRY(mfai_operands_check_shapes(problem, MFAI_OTHER_PARTS));
     MFAI_TRY(mfai_blocks_check(problem));
+    MFAI_TRY(mfai_quantization_check(problem));
     return mfai_operands_check_results(problem);
 }
 

@@ -27,10 +27,20 @@ enum {
     MFAI_ROTARY = 1 << 13,
     MFAI_QUERY_VALUE = 1 << 14,
     MFAI_SCALES = 1 << 15,
+    MFAI_KEY_CODES = 1 << 16,
+    MFAI_VALUE_CODES = 1 << 17,
+    MFAI_INT8 = 1 << 18, /* products of codes are computed in integers */
+    MFAI_ZERO_CLIPPED = 1 << 19,
 
     MFAI_BIASES = MFAI_ADDITIVE_MASK | MFAI_ALIBI, /* added to scores, one by one */
     MFAI_HIDING = MFAI_BOOL_MASK | MFAI_BLOCKS     /* hides scores, one by one, and changes no other */
 };
+
+/* What codes stand for: scale * (code - zero point) + mean. */
+typedef struct mfai_quantization {
+    int64_t rows, columns; /* that share a scale; 0: all */
+    mfai_view_t scales, zero_points, mean;
+} mfai_quantization_t;
 
 /* How many rows of a sequence are there. */
 typedef struct mfai_length {
@@ -54,11 +64,13 @@ typedef struct mfai_problem {
     mfai_view_t query, key, value, out, logsumexp;
     mfai_view_t bool_mask, additive_mask, alibi_slopes, sinks;
     mfai_view_t dout, dquery, dkey, dvalue, dbias,
-        dsinks; /* of a backward call; gradients not present are not wanted */
+        dsinks;        /* of a backward call; gradients not present are not wanted */
+    mfai_view_t delta; /* read if `out` is not present */
     mfai_view_t query_starts, key_starts, query_lengths, key_lengths, left_padding, key_batches, page_table;
     mfai_view_t kv_num_blocks, kv_indices, full_kv_num_blocks, full_kv_indices, block_mask, masks, mask_indices;
     mfai_view_t new_key, new_value, new_starts, rotary_cos, rotary_sin, rotary_positions;
     mfai_view_t query_value, query_scale, key_scale, value_scale;
+    mfai_quantization_t key_quantization, value_quantization; /* of codes; nothing is present in those of floats */
     mfai_tables_t *tables;        /* NULL: there are no lists, or none that the CPU can read */
     const mfai_length_t *lengths; /* of each sequence; NULL: all are query_count and key_count, or as the lists say */
     /* Blocks of the scores that count, and those of them in which bool_mask does not count: mfa_rules.h,

@@ -121,10 +121,18 @@ void mfai_sequences_lay_out(mfai_problem_t *p) {
         tables->keys.page_entry = p->page_table.stride[3];
         tables->keys.page_rows = p->key.shape[2];
     }
-    mfai_view_t *const queries[] = {&p->query, &p->query_value, &p->out, &p->logsumexp, &p->dout, &p->dquery};
+    mfai_view_t *const queries[] = {&p->query, &p->query_value, &p->out,  &p->logsumexp,
+                                    &p->dout,  &p->dquery,      &p->delta};
     for (size_t i = 0; i < sizeof queries / sizeof *queries; ++i)
         queries[i]->layout = &tables->queries;
-    mfai_view_t *const keys[] = {&p->key, &p->value, &p->dkey, &p->dvalue};
+    mfai_view_t *const keys[] = {&p->key,
+                                 &p->value,
+                                 &p->dkey,
+                                 &p->dvalue,
+                                 &p->key_quantization.scales,
+                                 &p->key_quantization.zero_points,
+                                 &p->value_quantization.scales,
+                                 &p->value_quantization.zero_points};
     for (size_t i = 0; i < sizeof keys / sizeof *keys; ++i)
         keys[i]->layout = &tables->keys;
     p->new_key.layout = p->new_value.layout = &tables->new_keys;

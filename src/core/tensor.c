@@ -10,7 +10,19 @@ bool mfai_view_is_empty(const mfai_view_t *view) {
     return view->shape[0] == 0 || view->shape[1] == 0 || view->shape[2] == 0 || view->shape[3] == 0;
 }
 
-bool mfai_view_extent(const mfai_view_t *view, int64_t *lowest, int64_t *end) {
+mfai_view_t mfai_view_as_bytes(const mfai_view_t *view) {
+    mfai_view_t bytes = *view;
+    if (mfai_formats[view->format].bits >= 8)
+        return bytes;
+    bytes.format = MFAI_FORMAT_UINT8;
+    bytes.shape[3] = mfai_view_row_bytes(view);
+    for (int axis = 0; axis < 3; ++axis)
+        bytes.stride[axis] /= 2;
+    return bytes;
+}
+
+bool mfai_view_extent(const mfai_view_t *elements, int64_t *lowest, int64_t *end) {
+    const mfai_view_t bytes = mfai_view_as_bytes(elements), *view = &bytes;
     int64_t element = mfai_view_element(view);
     int64_t low = 0, high = 0, count = 1;
     for (int axis = 0; axis < 4; ++axis) {
@@ -52,10 +64,21 @@ static mfa_status_t locate(const char *name, mfa_context_t context, const mfa_te
         view->buffer = tensor->buffer;
         view->data = empty ? NULL : mfai_buffer_memory(tensor->buffer)->base + offset;
     }
-    int64_t element = mfai_view_element(view);
+    const int64_t element = mfai_format_bytes(view->format, 1);
     MFAI_REQUIRE(empty || (uintptr_t)view->data % (uintptr_t)element == 0,
                  "%s is at address %p, not aligned to its %" PRId64 "-byte elements", name, (void *)view->data,
                  element);
+    return MFA_SUCCESS;
+}
+
+/* Rows begin with a byte, and their elements lie side by side. */
+static mfa_status_t expect_whole_bytes(const char *name, const mfai_view_t *view) {
+    MFAI_REQUIRE(view->shape[3] <= 1 || view->stride[3] == 1, "%s.stride[3] is %" PRId64 ", expected 1 for %s elements",
+                 name, view->stride[3], mfai_formats[view->format].name);
+    for (int axis = 0; axis < 3; ++axis)
+        MFAI_REQUIRE(view->stride[axis] % 2 == 0,
+                     "%s.stride[%d] is %" PRId64 ", expected an even number, since rows of %s begin with a whole byte",
+                     name, axis, view->stride[axis], mfai_formats[view->format].name);
     return MFA_SUCCESS;
 }
 
@@ -68,7 +91,7 @@ mfa_status_t mfai_view_import(const char *name, mfa_context_t context, const mfa
     MFAI_TRY(mfai_struct_import(name, tensor, MFAI_TENSOR_FIRST_SIZE, sizeof known, &known));
     view->present = true;
     view->format = known.precision;
-    MFAI_REQUIRE(known.precision >= 0 && known.precision <= MFA_PRECISION_INT32,
+    MFAI_REQUIRE(known.precision >= 0 && known.precision <= MFA_PRECISION_UINT4,
                  "%s.precision is %d, not an MFA_PRECISION_...", name, known.precision);
     MFAI_REQUIRE(formats & MFAI_FORMAT_BIT(known.precision), "%s.precision is %s, which it cannot be", name,
                  mfai_formats[known.precision].name);
@@ -79,6 +102,8 @@ mfa_status_t mfai_view_import(const char *name, mfa_context_t context, const mfa
         /* The stride of a single element is never followed, so it may be anything. */
         view->stride[axis] = known.shape[axis] > 1 ? known.stride[axis] : 0;
     }
+    if (mfai_formats[view->format].bits < 8)
+        MFAI_TRY(expect_whole_bytes(name, view));
     return locate(name, context, &known, view);
 }
 

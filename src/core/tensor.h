@@ -61,6 +61,34 @@ bool mfai_view_is_on_device(const mfai_view_t *view);
 /* Bytes of one element, of a format of whole bytes. */
 static inline int64_t mfai_view_element(const mfai_view_t *view) { return mfai_formats[view->format].bits / 8; }
 
+static inline bool mfai_view_has_codes(const mfai_view_t *view) {
+    return MFAI_CODES >> view->format & 1 && view->present;
+}
+
+/* Bytes from an element to the one that is so many on, both at the beginning of a byte. */
+static inline int64_t mfai_view_offset(const mfai_view_t *view, int64_t elements) {
+    return mfai_formats[view->format].bits == 4 ? elements / 2 : elements * mfai_view_element(view);
+}
+
+/* Bytes of a row whose elements lie side by side. */
+static inline int64_t mfai_view_row_bytes(const mfai_view_t *view) {
+    return mfai_format_bytes(view->format, view->shape[3]);
+}
+
+/* The same memory as elements of whole bytes. */
+mfai_view_t mfai_view_as_bytes(const mfai_view_t *view);
+
+/* Where row `row` of sequence b lies. */
+static inline mfai_place_t mfai_layout_place(const mfai_layout_t *layout, int64_t b, int64_t row) {
+    mfai_place_t at = {b, row};
+    if (layout->places != NULL)
+        at = (mfai_place_t){layout->places[b].batch, layout->places[b].row + row};
+    if (layout->pages != NULL)
+        at = (mfai_place_t){layout->pages[b * layout->page_sequence + at.row / layout->page_rows * layout->page_entry],
+                            at.row % layout->page_rows};
+    return at;
+}
+
 static inline bool mfai_rows_are_contiguous(const mfai_view_t *view) {
     return view->stride[3] == 1 || view->shape[3] == 1;
 }

@@ -20,7 +20,9 @@ enum {
     MFAI_PAGES_FIRST_SIZE = MFAI_UP_TO(mfa_pages_t, page_table),
     MFAI_BLOCKS_FIRST_SIZE = MFAI_UP_TO(mfa_blocks_t, mask_indices),
     MFAI_APPEND_FIRST_SIZE = MFAI_UP_TO(mfa_append_t, rotary_positions),
-    MFAI_SCALES_FIRST_SIZE = MFAI_UP_TO(mfa_scales_t, value)
+    MFAI_SCALES_FIRST_SIZE = MFAI_UP_TO(mfa_scales_t, value),
+    MFAI_QUANTIZATION_FIRST_SIZE = MFAI_UP_TO(mfa_quantization_t, mean),
+    MFAI_QUANTIZE_DESC_FIRST_SIZE = MFAI_UP_TO(mfa_quantize_desc_t, quantization)
 };
 
 /*

@@ -240,13 +240,15 @@ typedef struct {
 
 /* Masks are seldom small, so dbias is computed in float32 whatever the inputs are. */
 static mfa_status_t make_plan(const mfai_cpu_device_t *device, const mfai_problem_t *p, backward_plan_t *plan) {
+    *plan = (backward_plan_t){0};
     MFAI_TRY(mfai_check_head_dims("CPU", p));
+    if (p->features & (MFAI_KEY_CODES | MFAI_VALUE_CODES) || p->delta.present)
+        return mfai_fail(MFA_ERROR_UNSUPPORTED, "codes are not there yet on the CPU");
     const mfai_cpu_isa_t *isa = device->isa;
     const bool pairs = isa->bfloat16 != NULL && p->query.format == MFAI_FORMAT_BF16 &&
                        p->dout.format == MFAI_FORMAT_BF16 && !(p->features & MFAI_EXACT_WEIGHTS);
     plan->has_bias = p->dbias.present;
     plan->has_main = p->dquery.present || p->dkey.present || p->dvalue.present || p->dsinks.present || !plan->has_bias;
-    plan->workspace_floats = 0;
     if (plan->has_main)
         MFAI_TRY(plan_pass(device, pairs ? isa->bfloat16 : isa->float32, p, false, &plan->main));
     if (plan->has_bias)

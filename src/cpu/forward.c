@@ -252,6 +252,8 @@ static void order_by_blocks(mfai_cpu_forward_job_t *job, int64_t *order) {
 
 static mfa_status_t make_plan(const mfai_cpu_device_t *device, const mfai_problem_t *p, forward_plan_t *plan) {
     MFAI_TRY(mfai_check_head_dims("CPU", p));
+    if (p->features & (MFAI_KEY_CODES | MFAI_VALUE_CODES) || p->delta.present)
+        return mfai_fail(MFA_ERROR_UNSUPPORTED, "codes are not there yet on the CPU");
     *plan = (forward_plan_t){.most_splits = 1};
     plan->kernel = choose_kernel(device->isa, p);
     mfai_cpu_forward_job_t *job = &plan->job;

@@ -1,0 +1,192 @@
+#include "core/quantization.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#include "core/integers.h"
+
+mfa_status_t mfai_quantization_set(const char *name, const mfa_quantization_t *given,
+                                   mfai_quantization_t *quantization) {
+    MFAI_REQUIRE(given->reserved == 0, "%s.reserved is %u, expected 0", name, given->reserved);
+    MFAI_REQUIRE(given->rows >= 0, "%s.rows is %" PRId64 ", expected 0 (all) or more", name, given->rows);
+    MFAI_REQUIRE(given->columns == 0 || given->columns == 1 || (given->columns > 0 && given->columns % 32 == 0),
+                 "%s.columns is %" PRId64 ", expected 0 (all), 1 or a multiple of 32", name, given->columns);
+    quantization->rows = given->rows;
+    quantization->columns = given->columns;
+    return MFA_SUCCESS;
+}
+
+static mfa_status_t check_format(const char *name, const mfai_view_t *view, const mfai_quantization_t *quantization,
+                                 const mfai_problem_t *p) {
+    const char *const format = mfai_formats[view->format].name, *const queries = mfai_formats[p->query.format].name;
+    if (mfai_view_has_codes(view)) {
+        MFAI_REQUIRE(quantization->scales.present, "%s.precision is %s, but %s_quantization is NULL", name, format,
+                     name);
+        return MFA_SUCCESS;
+    }
+    MFAI_REQUIRE(view->format == p->query.format, "%s.precision is %s, expected query's, %s", name, format, queries);
+    MFAI_REQUIRE(!quantization->scales.present, "%s_quantization is set, but %s.precision is %s, no codes", name, name,
+                 format);
+    return MFA_SUCCESS;
+}
+
+mfa_status_t mfai_quantization_check_formats(const mfai_problem_t *p) {
+    MFAI_TRY(check_format("key", &p->key, &p->key_quantization, p));
+    return check_format("value", &p->value, &p->value_quantization, p);
+}
+
+/* ------------------------------------------------------------------ values */
+
+/* Elements of one line of scales or zero points, and what they may be. */
+typedef struct {
+    const char *name;
+    const mfai_view_t *view;
+    int32_t lowest, highest; /* of zero points */
+} checked_t;
+
+/* As unsigned numbers, bits of positive finite floats are those up to the largest, without 0. */
+static bool are_positive(const char *first, int32_t format, int64_t stride, int64_t count) {
+    bool wrong = false;
+    if (format == MFAI_FORMAT_FP16)
+        for (int64_t i = 0; i < count; ++i)
+            wrong |= (uint16_t)(((const uint16_t *)(const void *)first)[i * stride] - 1) >= 0x7bff;
+    else
+        for (int64_t i = 0; i < count; ++i)
+            wrong |= ((const uint32_t *)(const void *)first)[i * stride] - 1 >= 0x7f7fffff;
+    return !wrong;
+}
+
+static int32_t whole_at(const char *first, int32_t format, int64_t at) {
+    switch (format) {
+    case MFAI_FORMAT_INT8:
+        return ((const int8_t *)first)[at];
+    case MFAI_FORMAT_UINT8:
+        return ((const uint8_t *)first)[at];
+    default:
+        return ((const int32_t *)(const void *)first)[at];
+    }
+}
+
+static bool are_codes(const checked_t *checked, const char *first, int64_t stride, int64_t count) {
+    bool wrong = false;
+    for (int64_t i = 0; i < count; ++i) {
+        const int32_t found = whole_at(first, checked->view->format, i * stride);
+        wrong |= found < checked->lowest || found > checked->highest;
+    }
+    return !wrong;
+}
+
+static bool are_right(const checked_t *checked, const char *first, int64_t stride, int64_t count) {
+    return MFAI_FLOATING >> checked->view->format & 1 ? are_positive(first, checked->view->format, stride, count)
+                                                      : are_codes(checked, first, stride, count);
+}
+
+static float scale_at(const char *element, int32_t format) {
+    uint32_t bits = 0;
+    float scale;
+    if (format == MFAI_FORMAT_FP32) {
+        memcpy(&scale, element, sizeof scale);
+        return scale;
+    }
+    memcpy(&bits, element, sizeof(uint16_t));
+    /* Exponents of half move to a float's; what is not a number or infinite stays so, and is told as it is. */
+    const uint32_t sign = bits >> 15 << 31, rest = bits & 0x7fff;
+    const uint32_t moved = rest >= 0x7c00 ? 0x7f800000 | (rest & 0x3ff) << 13 : rest << 13;
+    memcpy(&scale, &moved, sizeof scale);
+    scale *= rest >= 0x7c00 ? 1 : 0x1p112f;
+    return sign ? -scale : scale;
+}
+
+static mfa_status_t refuse(const checked_t *checked, const int64_t at[4], const char *element) {
+    if (MFAI_FLOATING >> checked->view->format & 1)
+        return mfai_fail(MFA_ERROR_INVALID_ARGS,
+                         "%s[%" PRId64 ", %" PRId64 ", %" PRId64 ", %" PRId64
+                         "] is %g, expected a positive finite number",
+                         checked->name, at[0], at[1], at[2], at[3], scale_at(element, checked->view->format));
+    return mfai_fail(MFA_ERROR_INVALID_ARGS,
+                     "%s[%" PRId64 ", %" PRId64 ", %" PRId64 ", %" PRId64 "] is %d, expected %d to %d", checked->name,
+                     at[0], at[1], at[2], at[3], whole_at(element, checked->view->format, 0), checked->lowest,
+                     checked->highest);
+}
+
+/* Lines `lines` of one batch, all heads and columns. */
+static mfa_status_t check_lines(const checked_t *checked, int64_t batch, int64_t first_line, int64_t lines) {
+    const mfai_view_t *view = checked->view;
+    /* The longer axis is the one that is passed through at once. */
+    const int inner = lines > view->shape[3] ? 2 : 3, outer = 5 - inner;
+    const int64_t counts[4] = {1, view->shape[1], lines, view->shape[3]};
+    for (int64_t h = 0; h < counts[1]; ++h)
+        for (int64_t i = 0; i < counts[outer]; ++i) {
+            const char *const first =
+                view->data + mfai_view_offset(view, batch * view->stride[0] + h * view->stride[1] +
+                                                        first_line * view->stride[2] + i * view->stride[outer]);
+            if (are_right(checked, first, view->stride[inner], counts[inner]))
+                continue;
+            int64_t j = 0;
+            while (are_right(checked, first + mfai_view_offset(view, j * view->stride[inner]), 0, 1))
+                ++j;
+            const int64_t line = first_line + (inner == 2 ? j : i), column = inner == 2 ? i : j;
+            const int64_t at[4] = {batch, h, line, column};
+            return refuse(checked, at, first + mfai_view_offset(view, j * view->stride[inner]));
+        }
+    return MFA_SUCCESS;
+}
+
+/* Those of rows that the sequence has before the call. */
+static mfa_status_t check_sequence(const checked_t *checked, const mfai_quantization_t *quantization,
+                                   const mfai_problem_t *p, int64_t b) {
+    const mfai_view_t *view = checked->view;
+    const int64_t appended = p->lengths != NULL ? p->lengths[b].new : 0;
+    const int64_t rows = (p->lengths != NULL ? p->lengths[b].keys : p->key_count) - appended;
+    /* A scale of all rows serves those that are appended, too. */
+    const int64_t end = quantization->rows == 0 ? rows + appended : rows;
+    for (int64_t row = 0; row < end;) {
+        mfai_place_t at = {b, row};
+        int64_t run = end - row;
+        if (view->layout != NULL) {
+            at = mfai_layout_place(view->layout, b, row);
+            if (view->layout->pages != NULL && view->layout->page_rows - at.row < run)
+                run = view->layout->page_rows - at.row;
+        }
+        const int64_t line = mfai_scale_line(quantization, at.row);
+        MFAI_TRY(check_lines(checked, view->shape[0] == 1 ? 0 : at.batch, line,
+                             mfai_scale_line(quantization, at.row + run - 1) - line + 1));
+        row += run;
+    }
+    return MFA_SUCCESS;
+}
+
+static mfa_status_t check_view(const checked_t *checked, const mfai_quantization_t *quantization,
+                               const mfai_problem_t *p) {
+    const bool listed = p->features & MFAI_SEQUENCES;
+    if (!checked->view->present || mfai_view_is_on_device(checked->view) || (listed && p->lengths == NULL))
+        return MFA_SUCCESS;
+    const bool shared = checked->view->shape[0] == 1 && (quantization->rows == 0 || !listed);
+    for (int64_t b = 0; b < p->batch; ++b) {
+        MFAI_TRY(check_sequence(checked, quantization, p, b));
+        if (shared && p->lengths == NULL)
+            break;
+    }
+    return MFA_SUCCESS;
+}
+
+static mfa_status_t check_codes(const char *scales_name, const char *zero_points_name, const mfai_view_t *codes,
+                                const mfai_quantization_t *quantization, const mfai_problem_t *p) {
+    if (!mfai_view_has_codes(codes))
+        return MFA_SUCCESS;
+    MFAI_REQUIRE(quantization->zero_points.present || mfai_formats[codes->format].is_signed,
+                 "%s is NULL, expected zero points for %s codes", zero_points_name, mfai_formats[codes->format].name);
+    const checked_t scales = {.name = scales_name, .view = &quantization->scales};
+    MFAI_TRY(check_view(&scales, quantization, p));
+    const checked_t zero_points = {.name = zero_points_name,
+                                   .view = &quantization->zero_points,
+                                   .lowest = mfai_format_lowest(codes->format),
+                                   .highest = mfai_format_highest(codes->format)};
+    return check_view(&zero_points, quantization, p);
+}
+
+mfa_status_t mfai_quantization_check(const mfai_problem_t *p) {
+    MFAI_TRY(check_codes("key_quantization.scales", "key_quantization.zero_points", &p->key, &p->key_quantization, p));
+    return check_codes("value_quantization.scales", "value_quantization.zero_points", &p->value, &p->value_quantization,
+                       p);
+}
