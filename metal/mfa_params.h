@@ -92,7 +92,7 @@ _Static_assert(offsetof(mfa_metal_params, dropout_key) + sizeof(mfa_philox_key) 
 #endif
 
 /* One kernel has 31 of them at the most. What only forward calls have and what only backward calls have share numbers,
-   and so do the lists of blocks, which a kernel of their own reads, with what no other kernel does without. */
+   and so does what only some kernels are given (src/metal/operands.m) with what these do without. */
 enum {
     MFA_BUFFER_PARAMS = 0,
     MFA_BUFFER_QUERY = 1,
@@ -112,8 +112,8 @@ enum {
     MFA_BUFFER_DQUERY = 13,
     MFA_BUFFER_DKEY = 14,
     MFA_BUFFER_DVALUE = 15,
-    MFA_BUFFER_DBIAS = 16,
-    MFA_BUFFER_DSINKS = 17,
+    MFA_BUFFER_DBIAS = 10,
+    MFA_BUFFER_DSINKS = 27,
     /* mfa_u32 (B or 1, H or 1, rows of blocks, words of a line), contiguous. A line has bits of the blocks that count,
        bits of those in which bool_mask and masks are not looked at, in block_words words each, and, if
        MFA_CONSTANT_BLOCK_MASKS, for each block 1 + the number of its mask; 0: none. Written by blocks. */
@@ -137,24 +137,26 @@ enum {
     MFA_BUFFER_KEY_BATCHES = 25,
     MFA_BUFFER_PAGE_TABLE = 26,
 
-    MFA_BUFFER_KEY_SCALES = 27, /* quantisation */
-    MFA_BUFFER_KEY_ZERO_POINTS = 28,
-    MFA_BUFFER_KEY_MEAN = 29,
-    MFA_BUFFER_VALUE_SCALES = 30,
-    MFA_BUFFER_VALUE_ZERO_POINTS = 10,
-    MFA_BUFFER_OWN_DELTA = 19,
+    MFA_BUFFER_KEY_SCALES = 28, /* quantisation */
+    MFA_BUFFER_KEY_ZERO_POINTS = 29,
+    MFA_BUFFER_KEY_MEAN = 30,
+    MFA_BUFFER_VALUE_SCALES = 16,
+    MFA_BUFFER_VALUE_ZERO_POINTS = 17,
+
+    MFA_BUFFER_OWN_DELTA = 1, /* the caller's; of prepare alone, bound if MFA_CONSTANT_OWN_DELTA */
 
     MFA_BUFFER_QUERY_VALUE = 11, /* these of the forward pass only */
     MFA_BUFFER_TURNED = 12,      /* MFA_T, as query, contiguous; written by rotate. Bound if MFA_CONSTANT_ROTARY */
     MFA_BUFFER_QUERY_SCALE = 13,
     MFA_BUFFER_KEY_SCALE = 14,
     MFA_BUFFER_VALUE_SCALE = 15,
-    MFA_BUFFER_NEW_KEY = 16,
-    MFA_BUFFER_NEW_VALUE = 17,
     MFA_BUFFER_NEW_STARTS = 27,
-    MFA_BUFFER_ROTARY_COS = 28,
-    MFA_BUFFER_ROTARY_SIN = 29,
-    MFA_BUFFER_ROTARY_POSITIONS = 30
+
+    MFA_BUFFER_NEW_KEY = 4, /* of append and rotate alone */
+    MFA_BUFFER_NEW_VALUE = 5,
+    MFA_BUFFER_ROTARY_COS = 6,
+    MFA_BUFFER_ROTARY_SIN = 7,
+    MFA_BUFFER_ROTARY_POSITIONS = 8
 };
 
 enum { MFA_PARTIAL_EXTRA = 2 };
@@ -204,6 +206,8 @@ enum {
     MFA_CONSTANT_BLOCK_TABLE = 22, /* of the kernel that makes words of lists: which there are */
     MFA_CONSTANT_BLOCK_LISTS = 23,
     MFA_CONSTANT_FULL_LISTS = 24,
+    MFA_CONSTANT_OUT = 25, /* of prepare: out is there; else delta is read */
+    MFA_CONSTANT_OWN_DELTA = 26,
     MFA_CONSTANTS
 };
 

@@ -8,6 +8,7 @@ static mfa_status_t add(mfai_metal_call_t *call, const mfai_problem_t *p, const 
     MFAI_TRY(mfai_metal_call_add_dispatch(call, name, added));
     mfai_metal_kernel_define_operands(&(*added)->kernel, p);
     mfai_metal_kernel_set_features(&(*added)->kernel, p, MFAI_SEQUENCES | MFAI_ROTARY);
+    (*added)->kind = MFAI_METAL_APPENDS;
     (*added)->threads = MFA_APPEND_SIMDGROUPS * MFAI_METAL_SIMD_WIDTH;
     (*added)->threadgroups = (uint64_t)(grid.batches * grid.tiles);
     (*added)->work = (uint64_t)(MFA_APPEND_ROWS * elements);

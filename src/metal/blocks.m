@@ -66,6 +66,6 @@ mfa_status_t mfai_metal_add_blocks(const mfai_problem_t *p, mfai_metal_call_t *c
     dispatch->threads = MFA_BLOCKS_THREADS;
     dispatch->threadgroups = (uint64_t)(params->block_columns > 0 ? lines : 0);
     dispatch->work = (uint64_t)(params->block_columns + params->listed_blocks + params->listed_full_blocks);
-    dispatch->reads_lists = true;
+    dispatch->kind = MFAI_METAL_LISTS_BLOCKS;
     return add_scratch(call, overflows ? INT64_MAX : lines);
 }

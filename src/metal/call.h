@@ -13,6 +13,14 @@
 
 enum { MFAI_METAL_SCRATCHES = 4, MFAI_METAL_DISPATCHES = 12 };
 
+/* Kernels by the operands that they are given, which share the numbers of buffers with those of others. */
+enum {
+    MFAI_METAL_ATTENDS = 1,
+    MFAI_METAL_LISTS_BLOCKS = 2,
+    MFAI_METAL_APPENDS = 4, /* or rotates */
+    MFAI_METAL_PREPARES = 8
+};
+
 typedef struct {
     mfai_metal_kernel_t kernel;
     int rows, keys;                               /* of its tiles; 0: it has none */
@@ -22,7 +30,7 @@ typedef struct {
     uint64_t work;                                /* multiplications that a threadgroup does, about */
     const mfai_view_t *filled;                    /* the one operand of a fill; NULL: it is none */
     bool waits;                                   /* for what the dispatches before it wrote */
-    bool reads_lists;                             /* of blocks, and no other operand */
+    unsigned kind;                                /* MFAI_METAL_ATTENDS and so on */
 } mfai_metal_dispatch_t;
 
 typedef struct {
@@ -32,7 +40,7 @@ typedef struct {
     mfai_metal_access_t access;
     mfa_metal_strides *strides; /* in the params */
     bool has_rows;              /* MFA_CONSTANT_VECTORS speaks of it */
-    bool lists_blocks;
+    unsigned kinds;             /* of dispatches that it is bound for */
 } mfai_metal_operand_use_t;
 
 typedef struct {

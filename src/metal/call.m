@@ -15,7 +15,7 @@ mfa_status_t mfai_metal_call_add_dispatch(mfai_metal_call_t *call, const char *n
         return mfai_fail(MFA_ERROR_EXECUTION_FAILED, "kernel %s is one more than a Metal call has room for, %d", name,
                          MFAI_METAL_DISPATCHES);
     *added = &call->dispatches[call->dispatch_count++];
-    **added = (mfai_metal_dispatch_t){.kernel = {.name = name}};
+    **added = (mfai_metal_dispatch_t){.kernel = {.name = name}, .kind = MFAI_METAL_ATTENDS};
     return MFA_SUCCESS;
 }
 
@@ -131,7 +131,7 @@ static void bind_all(id<MTLComputeCommandEncoder> encoder, const mfai_metal_call
         const mfai_metal_operand_t *operand = &resources->operands[i];
         if (dispatch->filled == call->operands[i].view)
             bind_one(encoder, operand->buffer, operand->offset, MFA_BUFFER_FILLED);
-        else if (dispatch->filled == NULL && call->operands[i].lists_blocks == dispatch->reads_lists)
+        else if (dispatch->filled == NULL && call->operands[i].kinds & dispatch->kind)
             bind_one(encoder, operand->buffer, operand->offset, call->operands[i].index);
     }
     uint64_t offset = 0;
@@ -205,7 +205,7 @@ static mfa_status_t encode(encoding_t e) {
         if (e.resources->pipelines[i] == nil)
             continue;
         const mfai_metal_dispatch_t *dispatch = &e.call->dispatches[i];
-        if (bound == NULL || bound->reads_lists != dispatch->reads_lists || bound->filled != dispatch->filled)
+        if (bound == NULL || bound->kind != dispatch->kind || bound->filled != dispatch->filled)
             bind_all(e.commands->encoder, e.call, dispatch, e.resources);
         bound = dispatch;
         if (dispatch->waits)

@@ -4,65 +4,69 @@
 
 typedef struct {
     size_t view, strides; /* offsets in problem and params */
-    unsigned index;
-    bool has_rows, lists_blocks;
+    unsigned index, kinds;
+    bool has_rows;
 } binding_t;
 
-#define BINDING(member, index, has_rows) \
-    {offsetof(mfai_problem_t, member), offsetof(mfa_metal_params, member), index, has_rows, false}
-#define LIST(member, index) {offsetof(mfai_problem_t, member), offsetof(mfa_metal_params, member), index, false, true}
+enum {
+    ATTENDS = MFAI_METAL_ATTENDS,
+    APPENDS = MFAI_METAL_APPENDS,
+    PREPARES = MFAI_METAL_PREPARES,
+    LISTS_BLOCKS = MFAI_METAL_LISTS_BLOCKS
+};
+
+#define BINDING(member, index, kinds, has_rows) \
+    {offsetof(mfai_problem_t, member), offsetof(mfa_metal_params, member), index, kinds, has_rows}
+#define CODES(operand, member, index)                                                                                \
+    {offsetof(mfai_problem_t, operand##_quantization.member), offsetof(mfa_metal_params, operand##_##member), index, \
+     ATTENDS | APPENDS, false}
 
 static const binding_t bindings[] = {
-    BINDING(query, MFA_BUFFER_QUERY, true),
-    BINDING(key, MFA_BUFFER_KEY, true),
-    BINDING(value, MFA_BUFFER_VALUE, true),
-    BINDING(out, MFA_BUFFER_OUT, true),
-    BINDING(logsumexp, MFA_BUFFER_LOGSUMEXP, false),
-    BINDING(bool_mask, MFA_BUFFER_BOOL_MASK, false),
-    BINDING(additive_mask, MFA_BUFFER_ADDITIVE_MASK, false),
-    BINDING(alibi_slopes, MFA_BUFFER_ALIBI_SLOPES, false),
-    BINDING(sinks, MFA_BUFFER_SINKS, false),
-    BINDING(dout, MFA_BUFFER_DOUT, true),
-    BINDING(dquery, MFA_BUFFER_DQUERY, true),
-    BINDING(dkey, MFA_BUFFER_DKEY, true),
-    BINDING(dvalue, MFA_BUFFER_DVALUE, true),
-    BINDING(dbias, MFA_BUFFER_DBIAS, false),
-    BINDING(dsinks, MFA_BUFFER_DSINKS, false),
-    LIST(kv_num_blocks, MFA_BUFFER_KV_NUM_BLOCKS),
-    LIST(kv_indices, MFA_BUFFER_KV_INDICES),
-    LIST(full_kv_num_blocks, MFA_BUFFER_FULL_KV_NUM_BLOCKS),
-    LIST(full_kv_indices, MFA_BUFFER_FULL_KV_INDICES),
-    LIST(block_mask, MFA_BUFFER_BLOCK_MASK),
-    LIST(mask_indices, MFA_BUFFER_MASK_INDICES),
-    BINDING(masks, MFA_BUFFER_MASKS, false),
-    BINDING(query_starts, MFA_BUFFER_QUERY_STARTS, false),
-    BINDING(key_starts, MFA_BUFFER_KEY_STARTS, false),
-    BINDING(query_lengths, MFA_BUFFER_QUERY_LENGTHS, false),
-    BINDING(key_lengths, MFA_BUFFER_KEY_LENGTHS, false),
-    BINDING(left_padding, MFA_BUFFER_LEFT_PADDING, false),
-    BINDING(key_batches, MFA_BUFFER_KEY_BATCHES, false),
-    BINDING(page_table, MFA_BUFFER_PAGE_TABLE, false),
-    BINDING(query_value, MFA_BUFFER_QUERY_VALUE, true),
-    BINDING(query_scale, MFA_BUFFER_QUERY_SCALE, false),
-    BINDING(key_scale, MFA_BUFFER_KEY_SCALE, false),
-    BINDING(value_scale, MFA_BUFFER_VALUE_SCALE, false),
-    BINDING(delta, MFA_BUFFER_OWN_DELTA, false),
-    {offsetof(mfai_problem_t, key_quantization.scales), offsetof(mfa_metal_params, key_scales), MFA_BUFFER_KEY_SCALES,
-     false, false},
-    {offsetof(mfai_problem_t, key_quantization.zero_points), offsetof(mfa_metal_params, key_zero_points),
-     MFA_BUFFER_KEY_ZERO_POINTS, false, false},
-    {offsetof(mfai_problem_t, key_quantization.mean), offsetof(mfa_metal_params, key_mean), MFA_BUFFER_KEY_MEAN, false,
-     false},
-    {offsetof(mfai_problem_t, value_quantization.scales), offsetof(mfa_metal_params, value_scales),
-     MFA_BUFFER_VALUE_SCALES, false, false},
-    {offsetof(mfai_problem_t, value_quantization.zero_points), offsetof(mfa_metal_params, value_zero_points),
-     MFA_BUFFER_VALUE_ZERO_POINTS, false, false},
-    BINDING(new_key, MFA_BUFFER_NEW_KEY, false),
-    BINDING(new_value, MFA_BUFFER_NEW_VALUE, false),
-    BINDING(new_starts, MFA_BUFFER_NEW_STARTS, false),
-    BINDING(rotary_cos, MFA_BUFFER_ROTARY_COS, false),
-    BINDING(rotary_sin, MFA_BUFFER_ROTARY_SIN, false),
-    BINDING(rotary_positions, MFA_BUFFER_ROTARY_POSITIONS, false),
+    BINDING(query, MFA_BUFFER_QUERY, ATTENDS | APPENDS, true),
+    BINDING(key, MFA_BUFFER_KEY, ATTENDS | APPENDS, true),
+    BINDING(value, MFA_BUFFER_VALUE, ATTENDS | APPENDS, true),
+    BINDING(out, MFA_BUFFER_OUT, ATTENDS | PREPARES, true),
+    BINDING(logsumexp, MFA_BUFFER_LOGSUMEXP, ATTENDS, false),
+    BINDING(bool_mask, MFA_BUFFER_BOOL_MASK, ATTENDS, false),
+    BINDING(additive_mask, MFA_BUFFER_ADDITIVE_MASK, ATTENDS, false),
+    BINDING(alibi_slopes, MFA_BUFFER_ALIBI_SLOPES, ATTENDS, false),
+    BINDING(sinks, MFA_BUFFER_SINKS, ATTENDS, false),
+    BINDING(dout, MFA_BUFFER_DOUT, ATTENDS | PREPARES, true),
+    BINDING(dquery, MFA_BUFFER_DQUERY, ATTENDS, true),
+    BINDING(dkey, MFA_BUFFER_DKEY, ATTENDS, true),
+    BINDING(dvalue, MFA_BUFFER_DVALUE, ATTENDS, true),
+    BINDING(dbias, MFA_BUFFER_DBIAS, ATTENDS, false),
+    BINDING(dsinks, MFA_BUFFER_DSINKS, ATTENDS, false),
+    BINDING(delta, MFA_BUFFER_OWN_DELTA, PREPARES, false),
+    BINDING(kv_num_blocks, MFA_BUFFER_KV_NUM_BLOCKS, LISTS_BLOCKS, false),
+    BINDING(kv_indices, MFA_BUFFER_KV_INDICES, LISTS_BLOCKS, false),
+    BINDING(full_kv_num_blocks, MFA_BUFFER_FULL_KV_NUM_BLOCKS, LISTS_BLOCKS, false),
+    BINDING(full_kv_indices, MFA_BUFFER_FULL_KV_INDICES, LISTS_BLOCKS, false),
+    BINDING(block_mask, MFA_BUFFER_BLOCK_MASK, LISTS_BLOCKS, false),
+    BINDING(mask_indices, MFA_BUFFER_MASK_INDICES, LISTS_BLOCKS, false),
+    BINDING(masks, MFA_BUFFER_MASKS, ATTENDS, false),
+    BINDING(query_starts, MFA_BUFFER_QUERY_STARTS, ATTENDS | APPENDS | PREPARES, false),
+    BINDING(key_starts, MFA_BUFFER_KEY_STARTS, ATTENDS | APPENDS | PREPARES, false),
+    BINDING(query_lengths, MFA_BUFFER_QUERY_LENGTHS, ATTENDS | APPENDS | PREPARES, false),
+    BINDING(key_lengths, MFA_BUFFER_KEY_LENGTHS, ATTENDS | APPENDS | PREPARES, false),
+    BINDING(left_padding, MFA_BUFFER_LEFT_PADDING, ATTENDS | APPENDS | PREPARES, false),
+    BINDING(key_batches, MFA_BUFFER_KEY_BATCHES, ATTENDS | APPENDS | PREPARES, false),
+    BINDING(page_table, MFA_BUFFER_PAGE_TABLE, ATTENDS | APPENDS | PREPARES, false),
+    BINDING(query_value, MFA_BUFFER_QUERY_VALUE, ATTENDS, true),
+    BINDING(query_scale, MFA_BUFFER_QUERY_SCALE, ATTENDS, false),
+    BINDING(key_scale, MFA_BUFFER_KEY_SCALE, ATTENDS, false),
+    BINDING(value_scale, MFA_BUFFER_VALUE_SCALE, ATTENDS, false),
+    CODES(key, scales, MFA_BUFFER_KEY_SCALES),
+    CODES(key, zero_points, MFA_BUFFER_KEY_ZERO_POINTS),
+    CODES(key, mean, MFA_BUFFER_KEY_MEAN),
+    CODES(value, scales, MFA_BUFFER_VALUE_SCALES),
+    CODES(value, zero_points, MFA_BUFFER_VALUE_ZERO_POINTS),
+    BINDING(new_key, MFA_BUFFER_NEW_KEY, APPENDS, false),
+    BINDING(new_value, MFA_BUFFER_NEW_VALUE, APPENDS, false),
+    BINDING(new_starts, MFA_BUFFER_NEW_STARTS, ATTENDS | APPENDS, false),
+    BINDING(rotary_cos, MFA_BUFFER_ROTARY_COS, APPENDS, false),
+    BINDING(rotary_sin, MFA_BUFFER_ROTARY_SIN, APPENDS, false),
+    BINDING(rotary_positions, MFA_BUFFER_ROTARY_POSITIONS, APPENDS, false),
 };
 _Static_assert(sizeof bindings / sizeof *bindings == MFAI_OPERANDS, "a row for each operand");
 
@@ -87,7 +91,7 @@ static void add(mfai_metal_call_t *call, const mfai_problem_t *problem, const mf
                                          : MFAI_METAL_READ,
         .strides = (mfa_metal_strides *)((char *)&call->params + binding->strides),
         .has_rows = binding->has_rows,
-        .lists_blocks = binding->lists_blocks,
+        .kinds = binding->kinds,
     };
 }
 
