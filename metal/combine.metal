@@ -6,17 +6,6 @@ static inline float part_weight(const device float *part, mfa_index value_dim, f
     return fast::exp2((part[value_dim] - reference) * MFA_LOG2_E);
 }
 
-/* The number of the only sequence that a row as it lies may be of. */
-static inline mfa_index sequence_at(constant mfa_metal_params &p, mfa_lists lists, mfa_index batch, mfa_index row) {
-    if (has_query_starts)
-        return mfa_find_sequence<1, false>(lists.query_starts, p.query_starts.column, p.batch, p.stored_rows, row);
-    return batch;
-}
-
-static inline bool has_row(mfa_sequence sequence, mfa_index row) {
-    return row >= sequence.queries.row && row < sequence.queries.row + sequence.extent.query_count;
-}
-
 [[kernel, max_total_threads_per_threadgroup(32 * MFA_SIMDGROUPS)]] void
 attention_combine(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]], MFA_SEQUENCE_ARGUMENTS,
                   device MFA_O *out [[buffer(MFA_BUFFER_OUT)]],
@@ -39,8 +28,8 @@ attention_combine(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]], MF
 
     device MFA_O *to = mfa_row_at(mfa_result_rows_of(out, p.out, origin, head, value_dim), row);
     const mfa_lists lists = MFA_LISTS;
-    const mfa_index sequence = sequence_at(p, lists, origin.batch, row);
-    if (has_sequences && !has_row(mfa_sequence_of(p, lists, sequence), row)) {
+    const mfa_index sequence = mfa_sequence_at(p, lists, origin.batch, row);
+    if (has_sequences && !mfa_has_row(mfa_sequence_of(p, lists, sequence), row)) {
         for (mfa_index column = lane; column < value_dim; column += 32)
             to[column * p.out.column] = MFA_O(0);
         if (has_logsumexp && lane == 0)

@@ -185,6 +185,17 @@ inline mfa_index mfa_find_sequence(const device int *starts, mfa_index stride, m
     return low;
 }
 
+/* The number of the only sequence that a row as it lies may be of. */
+inline mfa_index mfa_sequence_at(constant mfa_metal_params &p, mfa_lists lists, mfa_index batch, mfa_index row) {
+    if (has_query_starts)
+        return mfa_find_sequence<1, false>(lists.query_starts, p.query_starts.column, p.batch, p.stored_rows, row);
+    return batch;
+}
+
+inline bool mfa_has_row(mfa_sequence sequence, mfa_index row) {
+    return row >= sequence.queries.row && row < sequence.queries.row + sequence.extent.query_count;
+}
+
 /* Rows or keys of one sequence. */
 struct mfa_tile {
     mfa_index sequence, first;

@@ -58,10 +58,14 @@ static mfa_status_t add_prepare(const backward_t *b) {
     const mfai_problem_t *p = b->problem;
     const int64_t heads = b->call->params.stored_batches * p->heads, rows = b->call->params.stored_rows;
     mfai_metal_dispatch_t *dispatch;
-    MFAI_TRY(add_plain(b, "backward_prepare", MFA_PREPARE_SIMDGROUPS, 0, &dispatch));
+    const bool has_out = p->out.present, writes_delta = has_out && p->delta.present;
+    MFAI_TRY(add_plain(b, "backward_prepare", MFA_PREPARE_SIMDGROUPS, writes_delta ? MFAI_SEQUENCES : 0, &dispatch));
+    dispatch->kind = MFAI_METAL_PREPARES;
     mfai_metal_kernel_define_operands(&dispatch->kernel, p);
-    mfai_metal_kernel_define_type(&dispatch->kernel, MFAI_METAL_O, p->out.format);
+    mfai_metal_kernel_define_type(&dispatch->kernel, MFAI_METAL_O, has_out ? p->out.format : p->dout.format);
     mfai_metal_kernel_define_type(&dispatch->kernel, MFAI_METAL_DO, p->dout.format);
+    dispatch->kernel.constants[MFA_CONSTANT_OUT] = has_out;
+    dispatch->kernel.constants[MFA_CONSTANT_OWN_DELTA] = p->delta.present;
     dispatch->threadgroups = (uint64_t)(heads * mfai_ceil_div(rows, MFA_PREPARE_ROWS));
     dispatch->work = (uint64_t)(MFA_PREPARE_ROWS * p->value_dim);
     return mfai_metal_call_add_scratch(b->call, MFA_BUFFER_DELTA, (uint64_t)(heads * rows) * sizeof(mfa_metal_delta));

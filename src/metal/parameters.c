@@ -24,7 +24,7 @@ static void describe_sequences(const mfai_problem_t *p, mfa_metal_params *params
 
 mfa_status_t mfai_metal_parameters(const mfai_problem_t *p, mfa_metal_params *params) {
     MFAI_TRY(mfai_check_head_dims("Metal", p));
-    if (p->features & (MFAI_KEY_CODES | MFAI_VALUE_CODES) || p->delta.present)
+    if (p->features & (MFAI_KEY_CODES | MFAI_VALUE_CODES))
         return mfai_fail(MFA_ERROR_UNSUPPORTED, "codes are not there yet on Metal");
     *params = (mfa_metal_params){.batch = p->batch,
                                  .heads = p->heads,
