@@ -22,6 +22,7 @@ cdef class Operand(Memory):
     cdef int copy_elements(self, int64_t *strides, uintptr_t stand_in) except -1
     cdef void describe_absent(self, tuple shape, int precision, uintptr_t stand_in) noexcept
     cdef tuple given_shape(self)
+    cdef void take_halves(self, int64_t columns) noexcept
     cdef void append_unit_axes(self, int count) noexcept
     cdef void swap_rows_and_heads(self) noexcept
 
@@ -29,4 +30,5 @@ cdef class Operand(Memory):
 cdef Operand load_operand(
     object array, str name, Elements accepted, int min_ndim, int max_ndim, bint writable,
     uintptr_t stand_in)
+cdef Operand load_known(object array, str name, int precision, bint writable, uintptr_t stand_in)
 cdef str dtype_name(int precision)

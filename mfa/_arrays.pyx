@@ -3,7 +3,7 @@
 import ml_dtypes
 import numpy
 
-from cpython.buffer cimport Py_buffer, PyBuffer_ToContiguous
+from cpython.buffer cimport PyBUF_STRIDES, Py_buffer, PyBuffer_ToContiguous
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from libc.stdint cimport int64_t, uintptr_t
 
@@ -123,6 +123,14 @@ cdef class Operand(Memory):
         cdef int64_t *shape = self.tensor.shape
         return (shape[0], shape[1], shape[2], shape[3])[4 - self.ndim:]
 
+    cdef void take_halves(self, int64_t columns) noexcept:
+        """Bytes side by side become two codes each, the last of a row perhaps one."""
+        cdef mfa_tensor_t *tensor = &self.tensor
+        cdef int axis
+        for axis in range(3):
+            tensor.stride[axis] *= 2
+        tensor.shape[3], tensor.stride[3] = columns, 1
+
     cdef void append_unit_axes(self, int count) noexcept:
         """Moves the sizes of an array that has only 4 - count axes to the front."""
         cdef mfa_tensor_t *tensor = &self.tensor
@@ -174,6 +182,19 @@ cdef Operand load_operand(
         if operand.ndim > 4 and max_ndim == 4:
             expected = "at most 4"
         raise ValueError(f"{name}: {operand.ndim} dimensions, expected {expected}")
+    if writable:
+        operand.require_writable()
+    operand.describe(writable, stand_in)
+    return operand
+
+
+cdef Operand load_known(object array, str name, int precision, bint writable, uintptr_t stand_in):
+    """Describe an ndarray whose precision and axes have been looked at."""
+    cdef Operand operand = Operand.__new__(Operand)
+    operand.name = name
+    operand.array = array
+    operand.precision = precision
+    operand.hold_buffer(array, PyBUF_STRIDES)
     if writable:
         operand.require_writable()
     operand.describe(writable, stand_in)

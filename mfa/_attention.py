@@ -43,6 +43,7 @@ def attention(
     key : array (B, Nkv, Hkv, D), dtype as query
         H is a multiple of Hkv; query head h reads key/value head ``h // (H // Hkv)``.
     value : array (B, Nkv, Hkv, Dv), dtype as query
+        Either may be a QuantizedTensor instead: codes of 8 or 4 bits, read where they lie.
     layout : {"bshd", "bhsd"}, default "bshd"
         "bhsd" swaps axes 1 and 2 of query, key, value and the result.
     causal : {None, "top-left", "bottom-right"} or bool, default None
@@ -108,7 +109,10 @@ def attention(
     k_new : array (B, Nnew, Hkv, D), dtype as query, or None, default None
     v_new : array (B, Nnew, Hkv, Dv), dtype as query, or None, default None
         Written into key and value first, behind the ``seqused_k[b]`` rows of each sequence, which then has so
-        many more. key and value must be writable; after an error they are as before.
+        many more. key and value must be writable; after an error they are as before. New rows of a
+        QuantizedTensor are quantised as `quantize` does it with ``saturate=True``: with scales of their own,
+        written into `scales` and `zero_points`, where `rows` is 1, and with those that are there where it is
+        0; other numbers of rows are refused.
     cu_seqlens_k_new : array (B + 1) of int32, or None, default None
         New keys are packed: `k_new` is (T, Hkv, D), `v_new` (T, Hkv, Dv).
     rotary_cos, rotary_sin : array (positions, R / 2) of float32 or as query, or None, default None
@@ -122,6 +126,10 @@ def attention(
     intermediate_precision : {None, "float32"}, default None
         "float32" forbids rounding the softmax weights to the inputs' dtype before they multiply `value`. Sums
         are float32 always.
+    compute_mode : {"exact", "int8"}, default "exact"
+        How products of codes are computed: in floating point, of what they stand for; or in 8-bit integers,
+        for which queries and softmax weights are rounded too, as in SageAttention (Zhang et al., 2024). For
+        "int8" key and value are QuantizedTensors.
     out : array, shape as the result, or None, default None
         Written in place and returned; its dtype may differ from query's. It must be writable and overlap no
         other array. (Legacy DLPack capsules cannot say that they are read-only.)

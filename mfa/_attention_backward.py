@@ -22,6 +22,8 @@ def attention_backward(
     out: Any,
     lse: Any,
     *,
+    delta: Any = None,
+    zero_clipped: bool = False,
     out_dtype: Any = None,
     context: Context | None = None,
     wanted: Iterable[Literal["dq", "dk", "dv", "dbias", "dsinks"]] | None = None,
@@ -37,10 +39,11 @@ def attention_backward(
     ----------
     dout : array, shape as out, of float32, float16 or bfloat16
         Gradient of `out`.
-    query, key, value : arrays
-        As `attention` was given them.
-    out : array (B, Nq, H, Dv) of float32, float16 or bfloat16
-        What `attention` returned.
+    query, key, value : arrays, key and value perhaps QuantizedTensors
+        As `attention` was given them. Gradients of codes are those of what they stand for: the
+        straight-through estimator (Bengio et al., 2013).
+    out : array (B, Nq, H, Dv) of float32, float16 or bfloat16, or None
+        What `attention` returned. None if `delta` stands for it.
     lse : array (B, H, Nq) of float32
         What `attention` returned with ``return_lse=True``.
     layout : {"bshd", "bhsd"}, default "bshd"
@@ -57,6 +60,14 @@ def attention_backward(
     intermediate_precision : {None, "float32"}, default None
         "float32" forbids rounding weights and their gradients to the inputs' dtype before they multiply. Sums
         are float32 always.
+    compute_mode : {"exact", "int8"}, default "exact"
+        As `attention` was given it. Gradients are computed in floating point for either: in bfloat16 pairs,
+        if the processor has them, for float16 and bfloat16 queries.
+    delta : array (B, H, Nq) of float32, or None, default None
+        The sums over the rows of ``dout * out``. Written, or read in place of `out` where that is None.
+    zero_clipped : bool, default False
+        Gradients of codes at an end of the range that `quantize` has are 0, as what they stand for may have
+        been cut.
     out_dtype : dtype or None, default None
         Of the gradients: float32, float16 or bfloat16, as a name or a dtype of NumPy or torch. None is
         query's.
@@ -71,7 +82,8 @@ def attention_backward(
         Named tuple of new arrays, each a torch tensor if what it is the gradient of is one, else an ndarray:
 
         dq, dk, dv
-            Shapes of query, key and value; 0 in what no length reaches.
+            Shapes of query, key and value; 0 in what no length reaches. Those of codes are of query's kind
+            and dtype.
         dbias
             Gradient of the additive array, be it `bias` or a floating `mask`, in the shape that it was given
             in: summed over what it is broadcast along. float32 if `out_dtype` is, else of that array's dtype.
@@ -106,4 +118,6 @@ def attention_backward(
     (1, 4, 2, 8)
     """
     inputs = Inputs(query, key, value, complete(keywords, "attention_backward"))
-    return BackwardCall(inputs, dout, out, lse, out_dtype=out_dtype, wanted=wanted).run(context)
+    return BackwardCall(
+        inputs, dout, out, lse, delta=delta, zero_clipped=zero_clipped, out_dtype=out_dtype, wanted=wanted
+    ).run(context)

@@ -50,6 +50,7 @@ class Keywords(TypedDict, total=False):
     rotary_positions: Any
     rotary_interleaved: bool
     intermediate_precision: Literal["float32"] | None
+    compute_mode: Literal["exact", "int8"]
 
 
 DEFAULTS: Keywords = {
@@ -90,6 +91,7 @@ DEFAULTS: Keywords = {
     "rotary_positions": None,
     "rotary_interleaved": True,
     "intermediate_precision": None,
+    "compute_mode": "exact",
 }
 
 F = TypeVar("F", bound=Callable[..., Any])

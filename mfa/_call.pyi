@@ -23,6 +23,8 @@ class BackwardCall(Call):
         out: Any,
         lse: Any,
         *,
+        delta: Any = None,
+        zero_clipped: bool = False,
         out_dtype: Any = None,
         wanted: Iterable[str] | None = None,
     ) -> BackwardCall: ...

@@ -11,6 +11,7 @@ from mfa._inputs cimport Inputs
 from mfa._status cimport check
 from mfa.c_mfa cimport (
     MFA_BACKEND_METAL,
+    MFA_BACKWARD_ZERO_CLIPPED,
     MFA_PRECISION_BF16,
     MFA_PRECISION_DEFAULT,
     MFA_PRECISION_FP16,
@@ -174,16 +175,16 @@ cdef class BackwardCall(Call):
         Neither loose nor with names of its own.
     dout, out, lse : arrays
         When planning, None stands for one like the forward call's.
-    out_dtype, wanted
+    delta, zero_clipped, out_dtype, wanted
         As for `mfa.attention_backward`.
     """
 
-    cdef Operand dout, out, logsumexp
+    cdef Operand dout, out, logsumexp, delta
     cdef Operand dq, dk, dv, dbias, dsinks
 
     def __cinit__(
-            self, Inputs inputs not None, object dout, object out, object lse, *, object out_dtype=None,
-            object wanted=None):
+            self, Inputs inputs not None, object dout, object out, object lse, *, object delta=None,
+            object zero_clipped=False, object out_dtype=None, object wanted=None):
         cdef int out_precision = _keywords.out_dtype(out_dtype)
         cdef frozenset names = _keywords.wanted(wanted)
         cdef Operand bias = inputs.additive_mask
@@ -196,18 +197,26 @@ cdef class BackwardCall(Call):
         self.backward.forward = &self.desc
         self.dout = self.load_like_out(dout, "dout", out_precision)
         self.backward.dout = &self.dout.tensor
-        self.out = self.load_like_out(out, "out", out_precision)
-        self.desc.out = &self.out.tensor
-        self.logsumexp = self.load_logsumexp(lse)
+        if out is not None or delta is None:
+            self.out = self.load_like_out(out, "out", out_precision)
+            self.desc.out = &self.out.tensor
+        self.logsumexp = self.load_row_numbers(lse, "lse")
         self.desc.logsumexp = &self.logsumexp.tensor
+        if delta is not None:
+            self.delta = self.load_row_numbers(delta, "delta", out is not None)
+            self.backward.delta = &self.delta.tensor
+        if _keywords.flag(zero_clipped, "zero_clipped"):
+            if inputs.desc.key_quantization == NULL and inputs.desc.value_quantization == NULL:
+                raise ValueError("zero_clipped: True, expected False, or a QuantizedTensor as key or value")
+            self.backward.flags |= MFA_BACKWARD_ZERO_CLIPPED
         if is_wanted(names, "dq", True):
             self.dq = self.new_gradient(inputs.query, out_precision)
             self.backward.dquery = &self.dq.tensor
         if is_wanted(names, "dk", True):
-            self.dk = self.new_gradient(inputs.key, out_precision)
+            self.dk = self.new_gradient(inputs.key, out_precision, inputs.desc.key_quantization != NULL)
             self.backward.dkey = &self.dk.tensor
         if is_wanted(names, "dv", True):
-            self.dv = self.new_gradient(inputs.value, out_precision)
+            self.dv = self.new_gradient(inputs.value, out_precision, inputs.desc.value_quantization != NULL)
             self.backward.dvalue = &self.dv.tensor
         if is_wanted(names, "dbias", bias is not None):
             self.dbias = self.new_bias_gradient(bias, out_precision)
@@ -229,7 +238,8 @@ cdef class BackwardCall(Call):
         inputs.require_shape_of_out(operand)
         return operand
 
-    cdef Operand load_logsumexp(self, object array):
+    cdef Operand load_row_numbers(self, object array, str name, bint writable=False):
+        """float32 of each query row; when planning, None stands for what the forward call's lse would be."""
         cdef Inputs inputs = self.inputs
         cdef tuple expected = inputs.logsumexp_shape()
         cdef int ndim = len(expected)
@@ -237,18 +247,20 @@ cdef class BackwardCall(Call):
         if array is None and inputs.planning:
             operand = self.new_result(inputs.query.array, expected, MFA_PRECISION_FP32)
         else:
-            operand = inputs.load(array, "lse", ONLY_FLOAT32, ndim, ndim)
+            operand = inputs.load(array, name, ONLY_FLOAT32, ndim, ndim, writable)
         if operand.given_shape() != expected:
-            raise ValueError(f"lse: shape {operand.given_shape()}, expected {expected}")
+            raise ValueError(f"{name}: shape {operand.given_shape()}, expected {expected}")
         operand.append_unit_axes(1)
         return operand
 
-    cdef Operand new_gradient(self, Operand operand, int precision):
+    cdef Operand new_gradient(self, Operand operand, int precision, bint is_of_codes=False):
+        """One like the operand, or like query where that has codes."""
         cdef int64_t *extent = operand.tensor.shape
+        cdef Operand like = self.inputs.query if is_of_codes else operand
         if precision == MFA_PRECISION_DEFAULT:
-            precision = operand.tensor.precision
+            precision = like.tensor.precision
         shape = self.inputs.caller_shape(extent[0], extent[1], extent[2], extent[3], operand.ndim)
-        return self.new_rows(operand.array, shape, precision)
+        return self.new_rows(like.array, shape, precision)
 
     cdef Operand new_bias_gradient(self, Operand bias, int precision):
         # An array wider than query keeps that precision in its gradient.
@@ -259,6 +271,8 @@ cdef class BackwardCall(Call):
     def run(self, Context context=None):
         """Compute: `Gradients`, with None for those that are not wanted."""
         self.compute(context)
+        if self.delta is not None and self.out is not None:
+            note_write(self.delta.array)
         return Gradients(
             array_of(self.dq), array_of(self.dk), array_of(self.dv), array_of(self.dbias),
             array_of(self.dsinks))

@@ -11,6 +11,7 @@ from mfa._messages import shown
 ALIGNMENTS = {"top-left": 1, "bottom-right": 2}
 PRECISIONS = {"float16": 0, "bfloat16": 1, "float32": 2}
 DEFAULT_PRECISION = -1
+COMPUTE_MODES = {"exact": 0, "int8": 1}
 BOOLS = (bool, numpy.bool_)
 NO_NUMBERS = (*BOOLS, str, bytes, bytearray)
 LARGEST_FLOAT32 = float(numpy.finfo(numpy.float32).max)
@@ -186,6 +187,15 @@ def intermediate_precision(value):
         error = TypeError if text is None else ValueError
         raise error(f"intermediate_precision: {shown(value)}, expected None or 'float32'")
     return PRECISIONS[text]
+
+
+def compute_mode(value):
+    """Its code in mfa.h."""
+    text = _text(value)
+    if text not in COMPUTE_MODES:
+        error = TypeError if text is None else ValueError
+        raise error(f"compute_mode: {shown(value)}, expected 'exact' or 'int8'")
+    return COMPUTE_MODES[text]
 
 
 def out_dtype(value, argument="out_dtype"):

@@ -18,7 +18,11 @@ NAMES = {
     "blocks.mask_indices": "block_mask",
     "blocks.masks": "block_mask",
     "bool_mask": "mask",
+    "delta": "delta",
     "key": "key",
+    "key_quantization.mean": "key.mean",
+    "key_quantization.scales": "key.scales",
+    "key_quantization.zero_points": "key.zero_points",
     "pages.page_table": "page_table",
     "query": "query",
     "query_value": "qv",
@@ -34,6 +38,8 @@ NAMES = {
     "sequences.query_lengths": "seqused_q",
     "sequences.query_starts": "cu_seqlens_q",
     "value": "value",
+    "value_quantization.scales": "value.scales",
+    "value_quantization.zero_points": "value.zero_points",
 }
 
 IN_MESSAGES = re.compile(rf"(?<![\w.])(?:{'|'.join(map(re.escape, NAMES))})(?![\w.])")
@@ -44,7 +50,7 @@ def renamed(message, names):
     """`message` of the library with the caller's names, each value after its argument as everywhere here."""
 
     def of_caller(match):
-        name = NAMES[match[0]]
-        return names.get(name, name)
+        name, dot, part = NAMES[match[0]].partition(".")
+        return names.get(name, name) + dot + part
 
     return VALUE.sub(r"\1: ", IN_MESSAGES.sub(of_caller, message))

@@ -25,7 +25,11 @@ def test_shared_keywords_are_those_of_attention():
     ("function", "arrays", "own"),
     [
         (mfa.plan, (ONES, ONES, ONES), {"out", "out_dtype", "return_lse", "context", "backward"}),
-        (mfa.attention_backward, (ONES, ONES, ONES, ONES, ONES, LSE), {"out_dtype", "context", "wanted"}),
+        (
+            mfa.attention_backward,
+            (ONES, ONES, ONES, ONES, ONES, LSE),
+            {"delta", "zero_clipped", "out_dtype", "context", "wanted"},
+        ),
     ],
     ids=["plan", "attention_backward"],
 )
