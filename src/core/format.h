@@ -36,7 +36,7 @@ static const mfai_format_t mfai_formats[MFAI_FORMATS] = {
 /* Bytes of `count` elements side by side; the last byte may be partly used. */
 static inline int64_t mfai_format_bytes(int32_t format, int64_t count) {
     const int64_t bits = mfai_formats[format].bits;
-    return bits % 8 == 0 ? count * (bits / 8) : (count * bits + 7) / 8;
+    return bits % 8 == 0 ? count * (bits / 8) : count / 2 + count % 2;
 }
 
 /* Of codes. */

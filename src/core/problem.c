@@ -216,7 +216,8 @@ static mfa_status_t import_backward(mfa_context_t context, const mfa_attention_b
     MFAI_TRY(mfai_operands_import(context, MFAI_DESC_BACKWARD, &desc, problem));
     MFAI_REQUIRE(problem->out.present || problem->delta.present,
                  "out is NULL, expected what the forward call wrote, or delta");
-    problem->features |= desc.flags & MFA_BACKWARD_ZERO_CLIPPED ? MFAI_ZERO_CLIPPED : 0;
+    const bool has_codes = problem->features & (MFAI_KEY_CODES | MFAI_VALUE_CODES);
+    problem->features |= has_codes && desc.flags & MFA_BACKWARD_ZERO_CLIPPED ? MFAI_ZERO_CLIPPED : 0;
     return MFA_SUCCESS;
 }
 

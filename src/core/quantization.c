@@ -109,12 +109,18 @@ static mfa_status_t refuse(const checked_t *checked, const int64_t at[4], const 
                      checked->highest);
 }
 
+/* Elements along an axis, of which those that repeat are looked at once. */
+static int64_t distinct(const mfai_view_t *view, int axis, int64_t count) {
+    return view->stride[axis] == 0 ? 1 : count;
+}
+
 /* Lines `lines` of one batch, all heads and columns. */
 static mfa_status_t check_lines(const checked_t *checked, int64_t batch, int64_t first_line, int64_t lines) {
     const mfai_view_t *view = checked->view;
     /* The longer axis is the one that is passed through at once. */
     const int inner = lines > view->shape[3] ? 2 : 3, outer = 5 - inner;
-    const int64_t counts[4] = {1, view->shape[1], lines, view->shape[3]};
+    const int64_t counts[4] = {1, distinct(view, 1, view->shape[1]), distinct(view, 2, lines),
+                               distinct(view, 3, view->shape[3])};
     for (int64_t h = 0; h < counts[1]; ++h)
         for (int64_t i = 0; i < counts[outer]; ++i) {
             const char *const first =
@@ -159,14 +165,12 @@ static mfa_status_t check_sequence(const checked_t *checked, const mfai_quantiza
 static mfa_status_t check_view(const checked_t *checked, const mfai_quantization_t *quantization,
                                const mfai_problem_t *p) {
     const bool listed = p->features & MFAI_SEQUENCES;
-    if (!checked->view->present || mfai_view_is_on_device(checked->view) || (listed && p->lengths == NULL))
+    if (!checked->view->present || mfai_view_is_on_device(checked->view) || (listed && p->lengths == NULL) ||
+        p->key_count == 0)
         return MFA_SUCCESS;
-    const bool shared = checked->view->shape[0] == 1 && (quantization->rows == 0 || !listed);
-    for (int64_t b = 0; b < p->batch; ++b) {
+    const int64_t batches = listed ? p->batch : distinct(checked->view, 0, p->batch);
+    for (int64_t b = 0; b < batches; ++b)
         MFAI_TRY(check_sequence(checked, quantization, p, b));
-        if (shared && p->lengths == NULL)
-            break;
-    }
     return MFA_SUCCESS;
 }
 

@@ -60,6 +60,10 @@ int main(void) {
     FIELD(mfa_attention_desc_t, blocks);
     FIELD(mfa_attention_desc_t, append);
     FIELD(mfa_attention_desc_t, scales);
+    FIELD(mfa_attention_desc_t, key_quantization);
+    FIELD(mfa_attention_desc_t, value_quantization);
+    FIELD(mfa_attention_desc_t, compute_mode);
+    FIELD(mfa_attention_desc_t, reserved2);
     STRUCT(mfa_sequences_t);
     FIELD(mfa_sequences_t, struct_size);
     FIELD(mfa_sequences_t, reserved);
@@ -102,6 +106,14 @@ int main(void) {
     FIELD(mfa_scales_t, query);
     FIELD(mfa_scales_t, key);
     FIELD(mfa_scales_t, value);
+    STRUCT(mfa_quantization_t);
+    FIELD(mfa_quantization_t, struct_size);
+    FIELD(mfa_quantization_t, reserved);
+    FIELD(mfa_quantization_t, rows);
+    FIELD(mfa_quantization_t, columns);
+    FIELD(mfa_quantization_t, scales);
+    FIELD(mfa_quantization_t, zero_points);
+    FIELD(mfa_quantization_t, mean);
     STRUCT(mfa_attention_backward_desc_t);
     FIELD(mfa_attention_backward_desc_t, struct_size);
     FIELD(mfa_attention_backward_desc_t, flags);
@@ -112,6 +124,7 @@ int main(void) {
     FIELD(mfa_attention_backward_desc_t, dvalue);
     FIELD(mfa_attention_backward_desc_t, dbias);
     FIELD(mfa_attention_backward_desc_t, dsinks);
+    FIELD(mfa_attention_backward_desc_t, delta);
     STRUCT(mfa_plan_t);
     FIELD(mfa_plan_t, struct_size);
     FIELD(mfa_plan_t, status);
@@ -125,5 +138,18 @@ int main(void) {
     FIELD(mfa_plan_t, kernel);
     FIELD(mfa_plan_t, isa);
     FIELD(mfa_plan_t, reason);
+    STRUCT(mfa_quantize_desc_t);
+    FIELD(mfa_quantize_desc_t, struct_size);
+    FIELD(mfa_quantize_desc_t, flags);
+    FIELD(mfa_quantize_desc_t, input);
+    FIELD(mfa_quantize_desc_t, codes);
+    FIELD(mfa_quantize_desc_t, quantization);
+    STRUCT(mfa_quantization_params_t);
+    FIELD(mfa_quantization_params_t, scale);
+    FIELD(mfa_quantization_params_t, zero_point);
+    FIELD(mfa_quantization_params_t, precision);
+    STRUCT(mfa_shape_t);
+    FIELD(mfa_shape_t, rank);
+    FIELD(mfa_shape_t, dims);
     return 0;
 }

@@ -124,8 +124,26 @@ static void test_gradients_want_their_operands(mfa_context_t context) {
     pack(&T(dbias), 2, 4, 3, 5);
     CHECK_FAILS(import(&c), MFA_ERROR_INVALID_ARGS, "dbias has shape (2, 4, 3, 5), expected (2, 1, 3, 1)");
     c = of_pass(context, MFAI_BACKWARD);
-    c.backward.flags = 1;
-    CHECK_FAILS(import(&c), MFA_ERROR_INVALID_ARGS, "flags is 0x1, expected 0");
+    c.backward.flags = 3;
+    CHECK_FAILS(import(&c), MFA_ERROR_INVALID_ARGS,
+                "flags is 0x3, which has bits this library does not know (known: 0x1)");
+}
+
+/* rowsum(dout * out) is written beside `out`, and read in its place. */
+static void test_delta(mfa_context_t context) {
+    const mfai_operand_t *const delta = &mfai_operands[number_of("delta")];
+    call c = of_pass(context, MFAI_BACKWARD);
+    CHECK(import(&c) == MFA_SUCCESS && mfai_operand_use(delta, &problem) == MFAI_WRITE);
+    T(delta).data = DATA(dout);
+    CHECK_FAILS(import(&c), MFA_ERROR_INVALID_ARGS, "delta overlaps dout");
+    ABSENT(out) = true;
+    CHECK(import(&c) == MFA_SUCCESS && mfai_operand_use(delta, &problem) == MFAI_READ);
+    T(delta).data = DATA(dquery);
+    CHECK_FAILS(import(&c), MFA_ERROR_INVALID_ARGS, "dquery overlaps delta");
+    ABSENT(delta) = true;
+    CHECK_FAILS(import(&c), MFA_ERROR_INVALID_ARGS, "out is NULL, expected what the forward call wrote, or delta");
+    ABSENT(out) = false;
+    CHECK(import(&c) == MFA_SUCCESS && !problem.delta.present);
 }
 
 /* Sizes and strides at the ends of 64 bits, which an empty batch or the undefined behaviour sanitizer would let
@@ -226,6 +244,7 @@ int main(void) {
     test_presence_and_shape(context, MFAI_FORWARD);
     test_presence_and_shape(context, MFAI_BACKWARD);
     test_gradients_want_their_operands(context);
+    test_delta(context);
     test_extremes(context);
     test_forward_only(context);
     test_scales(context);

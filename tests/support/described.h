@@ -1,7 +1,7 @@
 /*
  * A backward call, or the forward call in it, with every operand of some of mfa.h's structs: each at its own memory,
- * packed. B = 2, H = 4, Hkv = 2, Nq = 3, Nkv = 5, D = 8, Dv = 6; masks are broadcast. A test changes a thing and
- * imports it.
+ * packed. B = 2, H = 4, Hkv = 2, Nq = 3, Nkv = 5, D = 8, Dv = 6; masks are broadcast. Keys that have codes are INT8, with
+ * a scale a row, and values UINT4, with one for two rows. A test changes a thing and imports it.
  */
 #ifndef DESCRIBED_H
 #define DESCRIBED_H
@@ -28,6 +28,7 @@ typedef struct {
     mfa_blocks_t blocks;
     mfa_append_t append;
     mfa_scales_t scales;
+    mfa_quantization_t key_quantization, value_quantization;
 } call;
 
 static int number_of(const char *name) {
@@ -66,14 +67,32 @@ static bool is_in(const mfai_operand_t *operand, mfai_pass_t pass, unsigned part
 
 /* Those of these structs that a pass has. */
 static call good(mfa_context_t context, mfai_pass_t pass, unsigned parts) {
-    static const int64_t sizes[] = {[MFAI_ONE] = 1,         [MFAI_ANY] = 3,           [MFAI_BATCH] = 2,
-                                    [MFAI_STARTS] = 3,      [MFAI_HEADS] = 4,         [MFAI_KV_HEADS] = 2,
-                                    [MFAI_QUERIES] = 3,     [MFAI_KEYS] = 5,          [MFAI_QUERY_BATCH] = 2,
-                                    [MFAI_QUERY_ROWS] = 3,  [MFAI_KEY_BATCH] = 2,     [MFAI_KEY_ROWS] = 5,
-                                    [MFAI_HEAD_DIM] = 8,    [MFAI_VALUE_DIM] = 6,     [MFAI_NEW_BATCH] = 2,
-                                    [MFAI_NEW_ROWS] = 2,    [MFAI_ROTARY_ROWS] = 16,  [MFAI_ROTARY_COLUMNS] = 3,
-                                    [MFAI_BLOCK_LINES] = 2, [MFAI_BLOCK_COLUMNS] = 3, [MFAI_BLOCK_ROWS] = 2,
-                                    [MFAI_BLOCK_KEYS] = 2};
+    static const int64_t sizes[] = {[MFAI_ONE] = 1,
+                                    [MFAI_ANY] = 3,
+                                    [MFAI_BATCH] = 2,
+                                    [MFAI_STARTS] = 3,
+                                    [MFAI_HEADS] = 4,
+                                    [MFAI_KV_HEADS] = 2,
+                                    [MFAI_QUERIES] = 3,
+                                    [MFAI_KEYS] = 5,
+                                    [MFAI_QUERY_BATCH] = 2,
+                                    [MFAI_QUERY_ROWS] = 3,
+                                    [MFAI_KEY_BATCH] = 2,
+                                    [MFAI_KEY_ROWS] = 5,
+                                    [MFAI_HEAD_DIM] = 8,
+                                    [MFAI_VALUE_DIM] = 6,
+                                    [MFAI_NEW_BATCH] = 2,
+                                    [MFAI_NEW_ROWS] = 2,
+                                    [MFAI_ROTARY_ROWS] = 16,
+                                    [MFAI_ROTARY_COLUMNS] = 3,
+                                    [MFAI_BLOCK_LINES] = 2,
+                                    [MFAI_BLOCK_COLUMNS] = 3,
+                                    [MFAI_BLOCK_ROWS] = 2,
+                                    [MFAI_BLOCK_KEYS] = 2,
+                                    [MFAI_KEY_SCALE_ROWS] = 5,
+                                    [MFAI_KEY_SCALE_COLUMNS] = 1,
+                                    [MFAI_VALUE_SCALE_ROWS] = 3,
+                                    [MFAI_VALUE_SCALE_COLUMNS] = 1};
     call c = {.context = context,
               .pass = pass,
               .parts = parts | 1 << MFAI_DESC_FORWARD | (pass == MFAI_BACKWARD ? 1 << MFAI_DESC_BACKWARD : 0),
@@ -83,7 +102,9 @@ static call good(mfa_context_t context, mfai_pass_t pass, unsigned parts) {
               .pages = MFA_PAGES_INIT,
               .blocks = MFA_BLOCKS_INIT,
               .append = MFA_APPEND_INIT,
-              .scales = MFA_SCALES_INIT};
+              .scales = MFA_SCALES_INIT,
+              .key_quantization = MFA_QUANTIZATION_INIT,
+              .value_quantization = MFA_QUANTIZATION_INIT};
     for (int i = 0; i < MFAI_OPERANDS; ++i) {
         const mfai_operand_t *operand = &mfai_operands[i];
         const uint8_t *shape = mfai_operands[operand->like ? number_of(operand->like) : i].shape;
@@ -103,13 +124,24 @@ static call good(mfa_context_t context, mfai_pass_t pass, unsigned parts) {
     T(additive_mask).precision = MFA_PRECISION_FP16;
     c.desc.alignment = MFA_ALIGN_BOTTOM_RIGHT;
     c.blocks.block_rows = c.blocks.block_keys = 2;
+    c.key_quantization.rows = 1;
+    c.value_quantization.rows = 2;
+    if (c.parts >> MFAI_DESC_KEY_QUANTIZATION & 1)
+        T(key).precision = MFA_PRECISION_INT8;
+    if (c.parts >> MFAI_DESC_VALUE_QUANTIZATION & 1)
+        T(value).precision = MFA_PRECISION_UINT4;
+    for (int i = 0; i < 20; ++i)
+        DATA(key_quantization.scales)[i] = DATA(value_quantization.scales)[i] = 0.5f;
+    memset(&memory[number_of("key_quantization.zero_points")], 0, sizeof *memory);
+    memset(&memory[number_of("value_quantization.zero_points")], 0, sizeof *memory);
     return c;
 }
 
 static mfai_problem_t problem; /* as the last call of import left it */
 
 static mfa_status_t import(call *c) {
-    void *const descs[] = {&c->desc, &c->backward, &c->sequences, &c->pages, &c->blocks, &c->append, &c->scales};
+    void *const descs[] = {&c->desc,   &c->backward,         &c->sequences,         &c->pages, &c->blocks, &c->append,
+                           &c->scales, &c->key_quantization, &c->value_quantization};
     for (int i = 0; i < MFAI_OPERANDS; ++i) {
         const mfa_tensor_t *tensor = c->absent[i] ? NULL : &c->tensors[i];
         memcpy((char *)descs[mfai_operands[i].described_by] + mfai_operands[i].tensor, &tensor, sizeof tensor);
@@ -119,6 +151,8 @@ static mfa_status_t import(call *c) {
     c->desc.blocks = c->parts >> MFAI_DESC_BLOCKS & 1 ? &c->blocks : NULL;
     c->desc.append = c->parts >> MFAI_DESC_APPEND & 1 ? &c->append : NULL;
     c->desc.scales = c->parts >> MFAI_DESC_SCALES & 1 ? &c->scales : NULL;
+    c->desc.key_quantization = c->parts >> MFAI_DESC_KEY_QUANTIZATION & 1 ? &c->key_quantization : NULL;
+    c->desc.value_quantization = c->parts >> MFAI_DESC_VALUE_QUANTIZATION & 1 ? &c->value_quantization : NULL;
     c->backward.forward = &c->desc;
     static bool is_imported;
     if (is_imported)
@@ -162,7 +196,7 @@ static void test_each_operand(call (*make)(mfa_context_t, mfai_pass_t), mfa_cont
         if (needed)
             CHECK_FAILS(import(&c), MFA_ERROR_INVALID_ARGS, text);
 
-        for (int format = 0; format <= MFA_PRECISION_INT32; ++format)
+        for (int format = 0; format <= MFA_PRECISION_UINT4; ++format)
             if (!(operand->formats & MFAI_FORMAT_BIT(format))) {
                 c = make(context, pass);
                 c.tensors[i].precision = format;
