@@ -54,6 +54,52 @@ static void test_random(void) {
     CHECK(overlapping > 500 && disjoint > 500);
 }
 
+/* Rows of four-bit elements share a byte where its bytes do, though no element may be the same. */
+static mfai_view_t random_nibbles(void) {
+    mfai_view_t view = random_view();
+    view.format = MFA_PRECISION_INT4;
+    view.shape[3] = 1 + rand() % 7;
+    view.stride[3] = 1;
+    for (int axis = 0; axis < 3; ++axis)
+        view.stride[axis] -= view.stride[axis] % 2;
+    return view;
+}
+
+static mfai_view_t in_bytes(mfai_view_t view) {
+    view.format = MFA_PRECISION_BOOL;
+    view.shape[3] = (view.shape[3] + 1) / 2;
+    for (int axis = 0; axis < 3; ++axis)
+        view.stride[axis] /= 2;
+    return view;
+}
+
+static void test_nibbles(void) {
+    int overlapping = 0, disjoint = 0;
+    srand(2);
+    for (int round = 0; round < 40000; ++round) {
+        const bool are_both = round % 2;
+        const mfai_view_t a = random_nibbles(), b = are_both ? random_nibbles() : random_view();
+        const mfai_view_t bytes_of_a = in_bytes(a), bytes_of_b = are_both ? in_bytes(b) : b;
+        unsigned char bytes[ARENA] = {0};
+        if (!mark(&bytes_of_a, 1, bytes) || !mark(&bytes_of_b, 2, bytes))
+            continue;
+        bool expected = false;
+        for (int i = 0; i < ARENA; ++i)
+            expected |= bytes[i] == 3;
+        CHECK(mfai_views_overlap(&a, &b) == expected);
+        expected ? ++overlapping : ++disjoint;
+    }
+    CHECK(overlapping > 500 && disjoint > 500);
+    /* The high half of a row's last byte belongs to it. */
+    mfai_view_t odd = {
+        .present = true, .format = MFA_PRECISION_INT4, .data = arena, .shape = {1, 1, 1, 3}, .stride = {0, 0, 0, 1}};
+    mfai_view_t next = odd;
+    next.data = arena + 1;
+    CHECK(mfai_views_overlap(&odd, &next));
+    next.data = arena + 2;
+    CHECK(!mfai_views_overlap(&odd, &next));
+}
+
 /* q, k, v and out interleaved in one tensor (B, N, 4, H, D), at sizes no byte map could hold. */
 static void test_packed(void) {
     mfai_view_t views[4];
@@ -73,6 +119,7 @@ static void test_packed(void) {
 
 int main(void) {
     test_random();
+    test_nibbles();
     test_packed();
     mfai_view_t absent = {0}, whole = {.present = true,
                                        .format = MFA_PRECISION_BOOL,

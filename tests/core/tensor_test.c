@@ -128,10 +128,101 @@ static void test_buffers(void) {
     mfa_destroy_context(context);
 }
 
+/* ------------------------------------------------------------------ four bits */
+
+static mfai_view_t random_nibbles(void) {
+    mfai_view_t view = random_view();
+    view.format = rand() % 2 ? MFA_PRECISION_INT4 : MFA_PRECISION_UINT4;
+    view.shape[3] = 1 + rand() % 9;
+    view.stride[3] = view.shape[3] > 1;
+    for (int axis = 0; axis < 3; ++axis)
+        view.stride[axis] -= view.stride[axis] % 2;
+    return view;
+}
+
+/* How often a row has each byte: elements 2n and 2n + 1 lie in byte n. */
+static void count_bytes(const mfai_view_t *view, unsigned char counts[ARENA], int64_t *lowest, int64_t *end) {
+    mfai_view_t bytes = *view;
+    bytes.shape[3] = (view->shape[3] + 1) / 2;
+    for (int axis = 0; axis < 3; ++axis)
+        bytes.stride[axis] = view->stride[axis] / 2;
+    count_elements(&bytes, counts, lowest, end);
+}
+
+static void test_nibbles(void) {
+    int injective = 0, shared = 0;
+    srand(4);
+    for (int round = 0; round < 20000; ++round) {
+        const mfai_view_t view = random_nibbles();
+        unsigned char counts[ARENA];
+        int64_t lowest, end, low, high;
+        count_bytes(&view, counts, &lowest, &end);
+        CHECK(mfai_view_extent(&view, &low, &high) && low == lowest && high == end);
+        bool is_shared = false;
+        for (int i = 0; i < ARENA; ++i)
+            is_shared |= counts[i] > 1;
+        const bool is_injective = mfai_view_expect_injective("codes", &view) == MFA_SUCCESS;
+        CHECK(!is_injective || !is_shared);
+        injective += is_injective, shared += is_shared;
+    }
+    CHECK(injective > 500 && shared > 500);
+    /* Rows of an odd number of elements, side by side. */
+    const mfai_view_t odd = {
+        .present = true, .format = MFA_PRECISION_INT4, .shape = {2, 3, 5, 7}, .stride = {120, 40, 8, 1}};
+    int64_t lowest, end;
+    CHECK(mfai_view_expect_injective("codes", &odd) == MFA_SUCCESS);
+    CHECK(mfai_view_row_bytes(&odd) == 4 && mfai_view_extent(&odd, &lowest, &end) && lowest == 0 && end == 120);
+    mfai_view_t huge = {
+        .present = true, .format = MFA_PRECISION_UINT4, .shape = {1, 1, 1, INT64_MAX}, .stride = {0, 0, 0, 1}};
+    CHECK(mfai_view_extent(&huge, &lowest, &end) && end == INT64_MAX / 2 + 1);
+    huge.shape[2] = 2;
+    CHECK(!mfai_view_extent(&huge, &lowest, &end));
+}
+
+static void test_imported_nibbles(void) {
+    mfa_context_t context = NULL;
+    mfa_buffer_t whole = NULL, cut = NULL;
+    CHECK(mfa_create_context(&context) == MFA_SUCCESS);
+    CHECK(mfa_create_buffer(context, 60, &whole) == MFA_SUCCESS && mfa_create_buffer(context, 59, &cut) == MFA_SUCCESS);
+    enum { CODES = MFAI_CODES };
+    mfai_view_t view;
+    mfa_tensor_t odd = MFA_TENSOR_INIT;
+    odd.precision = MFA_PRECISION_INT4, odd.buffer = whole;
+    memcpy(odd.shape, (int64_t[]){1, 3, 5, 7}, sizeof odd.shape);
+    memcpy(odd.stride, (int64_t[]){1, 40, 8, 1}, sizeof odd.stride); /* that of one element is never followed */
+    CHECK(mfai_view_import("key", context, &odd, CODES, &view) == MFA_SUCCESS && view.stride[0] == 0);
+    odd.buffer = cut;
+    CHECK_FAILS(mfai_view_import("key", context, &odd, CODES, &view), MFA_ERROR_INVALID_ARGS,
+                "key reaches from byte 0 to 60 around offset 0 of a buffer of 59 bytes");
+    odd.buffer = whole, odd.byte_offset = 1;
+    CHECK_FAILS(mfai_view_import("key", context, &odd, CODES, &view), MFA_ERROR_INVALID_ARGS, "around offset 1 of");
+    odd.shape[2] = 4; /* at any byte */
+    CHECK(mfai_view_import("key", context, &odd, CODES, &view) == MFA_SUCCESS);
+    CHECK(view.data == (char *)mfa_buffer_contents(whole) + 1);
+    odd.stride[2] = 7;
+    CHECK_FAILS(mfai_view_import("key", context, &odd, CODES, &view), MFA_ERROR_INVALID_ARGS,
+                "key.stride[2] is 7, expected an even number, since rows of INT4 begin with a whole byte");
+    odd.stride[2] = -7;
+    CHECK_FAILS(mfai_view_import("key", context, &odd, CODES, &view), MFA_ERROR_INVALID_ARGS, "key.stride[2] is -7");
+    odd.stride[2] = 8, odd.stride[1] = 41, odd.precision = MFA_PRECISION_UINT4;
+    CHECK_FAILS(mfai_view_import("key", context, &odd, CODES, &view), MFA_ERROR_INVALID_ARGS,
+                "key.stride[1] is 41, expected an even number, since rows of UINT4");
+    odd.stride[1] = 40, odd.stride[3] = 2;
+    CHECK_FAILS(mfai_view_import("key", context, &odd, CODES, &view), MFA_ERROR_INVALID_ARGS,
+                "key.stride[3] is 2, expected 1 for UINT4 elements");
+    odd.shape[3] = 1;
+    CHECK(mfai_view_import("key", context, &odd, CODES, &view) == MFA_SUCCESS && view.stride[3] == 0);
+    mfa_destroy_buffer(whole);
+    mfa_destroy_buffer(cut);
+    mfa_destroy_context(context);
+}
+
 int main(void) {
     test_random();
     test_layouts_of_outputs();
     test_overflow();
     test_buffers();
+    test_nibbles();
+    test_imported_nibbles();
     return check_report();
 }
