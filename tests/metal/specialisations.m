@@ -24,8 +24,8 @@ typedef struct {
     bool logsumexp, bool_mask, alibi, sinks, softcap, dropout, exact_weights, huge_scale, chunk, query_value;
     bool block_lists, block_table, block_masks;
     bool rotary, interleaved, float_tables;
-    unsigned lists, scales; /* MFA_LIST_..., MFA_SCALE_... */
-    bool dkey, dvalue;
+    unsigned lists, scales;           /* MFA_LIST_..., MFA_SCALE_... */
+    bool dkey, dvalue, delta, no_out; /* no_out: delta is read */
 } variant_t;
 
 typedef struct {
@@ -148,6 +148,8 @@ static mfai_problem_t backward_of(const variant_t *v) {
     p.new_key.present = p.new_value.present = p.new_starts.present = p.rotary_positions.present = false;
     p.rotary_cos.present = p.rotary_sin.present = false;
     p.features &= ~(unsigned)(MFAI_QUERY_VALUE | MFAI_SCALES | MFAI_APPEND | MFAI_ROTARY);
+    p.out.present = !v->no_out;
+    p.delta = view(v->delta, MFA_PRECISION_FP32);
     p.dout = view(true, v->dout);
     p.dquery = view(true, v->gradient);
     p.dkey = view(v->dkey, v->gradient);
@@ -195,6 +197,7 @@ static variant_t with_everything(variant_t v, int32_t mask) {
     v.query_value = v.block_lists = v.block_masks = true;
     v.rotary = v.interleaved = v.float_tables = true;
     v.lists = v.scales = ~0u;
+    v.delta = true;
     return v;
 }
 
@@ -227,7 +230,7 @@ static void take_types(compiler_t *compiler) {
 
 static void take_features(compiler_t *compiler) {
     const variant_t nothing = plain(MFA_PRECISION_FP16, USUAL_DIM, USUAL_DIM);
-    variant_t v[22];
+    variant_t v[24];
     for (size_t i = 0; i < sizeof v / sizeof *v; ++i)
         v[i] = nothing;
     v[0].logsumexp = true;
@@ -254,6 +257,8 @@ static void take_features(compiler_t *compiler) {
     v[19].interleaved = v[19].float_tables = true;
     v[20].block_table = true;
     v[21].block_lists = v[21].block_masks = true;
+    v[22].delta = true;
+    v[23].delta = v[23].no_out = true;
     for (size_t i = 0; i < sizeof v / sizeof *v; ++i)
         take_variant(compiler, v[i]);
 }
