@@ -11,6 +11,7 @@
 #include "attn/rows.h"
 #include "core/limits.h"
 #include "cpu/append.h"
+#include "cpu/code_scales.h"
 #include "cpu/constants.h"
 #include "cpu/dropout.h"
 #include "cpu/fill.h"
@@ -67,7 +68,8 @@ static mfai_cpu_forward_part_t find_part(const mfai_problem_t *p, const mfai_cpu
                                          const mfai_cpu_tile_t *tile, int64_t batch, int64_t batches, double share) {
     const mfa_extent extent = mfai_extent_of(p, batch);
     mfai_cpu_forward_part_t part = {.batch = batch, .batches = batches};
-    part.direct = p->group * extent.query_count <= DIRECT_MOST_ROWS;
+    part.direct =
+        p->group * extent.query_count <= DIRECT_MOST_ROWS && !(p->features & (MFAI_KEY_CODES | MFAI_VALUE_CODES));
     /* Heads that share keys but not blocks go separate ways, unless they are so few rows that reading keys is all. */
     part.group = !part.direct && p->features & MFAI_BLOCKS && mfai_blocks_differ(p, 1) ? 1 : p->group;
     part.rows = part.group * extent.query_count;
@@ -116,9 +118,9 @@ static mfai_cpu_forward_scratch_t lay_out(const mfai_problem_t *p, const mfai_cp
                                           const mfai_cpu_tile_t *tile, bool has_bias) {
     const int64_t scores = tile->sub_rows * s->block_keys;
     const int64_t widest = s->query_words > s->value_width ? s->query_words : s->value_width;
-    const bool contiguous = mfai_rows_are_contiguous(&p->query) && mfai_rows_are_contiguous(&p->key) &&
-                            mfai_rows_are_contiguous(&p->value) &&
-                            (!p->query_value.present || mfai_rows_are_contiguous(&p->query_value));
+    const bool in_place = !(p->features & (MFAI_KEY_CODES | MFAI_VALUE_CODES)) && mfai_rows_are_contiguous(&p->query) &&
+                          mfai_rows_are_contiguous(&p->key) && mfai_rows_are_contiguous(&p->value) &&
+                          (!p->query_value.present || mfai_rows_are_contiguous(&p->query_value));
     mfai_cpu_forward_scratch_t at = {0};
     at.query = mfai_cpu_take(&at.size, s->chunk_rows * s->query_words);
     at.out = mfai_cpu_take(&at.size, s->chunk_rows * s->value_width);
@@ -133,7 +135,9 @@ static mfai_cpu_forward_scratch_t lay_out(const mfai_problem_t *p, const mfai_cp
     at.rows = mfai_cpu_take(&at.size, MFAI_CPU_ROW_TABLE_FLOATS);
     at.runs =
         mfai_cpu_take(&at.size, mfai_rows_most_runs(&p->key) * (int64_t)(sizeof(mfai_rows_run_t) / sizeof(float)));
-    at.copy = mfai_cpu_take(&at.size, contiguous ? 0 : s->block_keys * widest);
+    at.copy = mfai_cpu_take(&at.size, in_place ? 0 : s->block_keys * widest);
+    at.key_codes = mfai_cpu_take(&at.size, mfai_cpu_code_floats(&p->key, &p->key_quantization, s->block_keys));
+    at.value_codes = mfai_cpu_take(&at.size, mfai_cpu_code_floats(&p->value, &p->value_quantization, s->block_keys));
     at.zeros = mfai_cpu_take(&at.size, widest);
     return at;
 }
@@ -252,8 +256,10 @@ static void order_by_blocks(mfai_cpu_forward_job_t *job, int64_t *order) {
 
 static mfa_status_t make_plan(const mfai_cpu_device_t *device, const mfai_problem_t *p, forward_plan_t *plan) {
     MFAI_TRY(mfai_check_head_dims("CPU", p));
-    if (p->features & (MFAI_KEY_CODES | MFAI_VALUE_CODES) || p->delta.present)
-        return mfai_fail(MFA_ERROR_UNSUPPORTED, "codes are not there yet on the CPU");
+    if (p->features & MFAI_APPEND && p->features & (MFAI_KEY_CODES | MFAI_VALUE_CODES))
+        return mfai_fail(MFA_ERROR_UNSUPPORTED, "new rows of codes are not there yet on the CPU");
+    if (p->features & MFAI_INT8)
+        return mfai_fail(MFA_ERROR_UNSUPPORTED, "products of codes in integers are not there yet on the CPU");
     *plan = (forward_plan_t){.most_splits = 1};
     plan->kernel = choose_kernel(device->isa, p);
     mfai_cpu_forward_job_t *job = &plan->job;

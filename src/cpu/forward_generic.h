@@ -26,6 +26,7 @@ typedef struct {
     const lane32 *query;
     lane32 *key_panels, *value_panels; /* room for them, filled by `attend` when packed */
     mfai_rows_room_t room;
+    float *key_codes, *value_codes; /* room for what codes are scaled by */
     float *out, *row_max, *row_sum; /* of the first row */
     float *scores, *value_scores, *bias, *drop_factors;
     int64_t stride; /* of a row of scores or bias */
@@ -38,8 +39,10 @@ static left_t weights_from(const block_t *block, int row, int64_t first) {
     return (left_t){block->scores + row * block->stride + first, block->stride};
 }
 
-static mfai_rows_t find_rows(const block_t *block, const mfai_view_t *view) {
-    return mfai_rows_find(view, block->walk->batch, block->kv_head, block->keys.begin, key_count(block), &block->room);
+static mfai_rows_t find_rows(const block_t *block, const mfai_view_t *view, const mfai_quantization_t *quantization,
+                             float *code_room) {
+    return find_real_rows(view, quantization, block->walk->batch, block->kv_head, block->keys.begin, key_count(block),
+                          &block->room, block->job->shape.block_keys, code_room);
 }
 
 static mfai_spaced_rows_t space_rows(const block_t *block, const mfai_view_t *view, mfa_span rows) {
@@ -220,9 +223,9 @@ static void attend(const block_t *block, mfa_span among, bool *packed) {
     if (mfa_span_is_empty(seen.any))
         return;
     if (!*packed && !block->direct) {
-        const mfai_rows_t keys = find_rows(block, &p->key);
+        const mfai_rows_t keys = find_rows(block, &p->key, &p->key_quantization, block->key_codes);
         pack_keys(&keys, job->shape.query_words, 0, block->key_panels);
-        const mfai_rows_t values = find_rows(block, &p->value);
+        const mfai_rows_t values = find_rows(block, &p->value, &p->value_quantization, block->value_codes);
         if (p->query_value.present)
             pack_keys(&values, job->shape.query_words, job->shape.key_words, block->key_panels);
         pack_values(&values, block->value_panels);
@@ -369,6 +372,8 @@ static void forward_task(void *argument, int64_t task, int slot) {
                 .key_panels = scratch + job->scratch.keys,
                 .value_panels = scratch + job->scratch.values,
                 .room = room,
+                .key_codes = scratch + job->scratch.key_codes,
+                .value_codes = scratch + job->scratch.value_codes,
                 .out = out + r * width,
                 .row_max = row_max + r,
                 .row_sum = row_sum + r,

@@ -14,6 +14,8 @@
 #include "attn/rows.h"
 #include "attn/scales.h"
 #include "attn/walk.h"
+#include "core/quantization.h"
+#include "cpu/code_scales.h"
 #include "cpu/constants.h"
 #include "cpu/half.h"
 #include "cpu/kernels.h"

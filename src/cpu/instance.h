@@ -13,6 +13,8 @@
 #include "cpu/bias_generic.h"
 #include "cpu/dropout_generic.h"
 #include "cpu/pack_generic.h"
+#include "cpu/code_scales_generic.h"
+#include "cpu/dequantise_generic.h"
 #include "cpu/multiply_generic.h"
 #include "cpu/rows_generic.h"
 #include "cpu/panels_generic.h"

@@ -51,7 +51,7 @@ typedef struct mfai_cpu_forward_shape {
 /* Offsets in floats into a thread's scratch memory. */
 typedef struct mfai_cpu_forward_scratch {
     int64_t query, out, row_max, row_sum, keys, values, scores, value_scores, bias, drop_factors, rows, runs, copy,
-        zeros, size; /* zeros come last */
+        key_codes, value_codes, zeros, size; /* zeros come last */
 } mfai_cpu_forward_scratch_t;
 
 typedef struct mfai_cpu_forward_job {

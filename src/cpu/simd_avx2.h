@@ -82,6 +82,21 @@ INLINE void vf_store_bf16_n(void *p, vf x, int n) {
     store_halves(p, _mm_packus_epi32(_mm256_castsi256_si128(rounded), _mm256_extracti128_si256(rounded, 1)), n);
 }
 
+INLINE vf vf_load_bytes_n(const void *p, int n, uint32_t bits) {
+    uint8_t some[VL] = {0};
+    if (n < VL)
+        memcpy(some, p, (size_t)n);
+    const __m256i bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(n < VL ? (const void *)some : p));
+    return _mm256_castsi256_ps(_mm256_xor_si256(bytes, _mm256_set1_epi32((int)bits)));
+}
+INLINE vf vf_load_nibbles_n(const void *p, int n, uint32_t bits) {
+    uint32_t some = 0;
+    memcpy(&some, p, n < VL ? (size_t)(n + 1) / 2 : sizeof some);
+    const __m256i nibbles = _mm256_and_si256(
+        _mm256_srlv_epi32(_mm256_set1_epi32((int)some), _mm256_slli_epi32(lane_numbers(), 2)), _mm256_set1_epi32(15));
+    return _mm256_castsi256_ps(_mm256_xor_si256(nibbles, _mm256_set1_epi32((int)bits)));
+}
+
 INLINE vf vf_exp2(vf x) {
     /* At -127 the exponent field below becomes 0, and so the result. The order of operands keeps a NaN. */
     x = _mm256_max_ps(_mm256_set1_ps(-127), x);

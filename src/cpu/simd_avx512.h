@@ -65,6 +65,19 @@ INLINE void vf_store_bf16_n(void *p, vf x, int n) {
     store_halves(p, _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)), n);
 }
 
+INLINE vf vf_load_bytes_n(const void *p, int n, uint32_t bits) {
+    const __m128i bytes = n >= VL ? _mm_loadu_si128(p) : _mm_maskz_loadu_epi8(lanes_below(n), p);
+    return _mm512_castsi512_ps(_mm512_xor_si512(_mm512_cvtepu8_epi32(bytes), _mm512_set1_epi32((int)bits)));
+}
+/* Of 64 bits that hold a byte, the product has its low nibble at the bottom of the low half, and its high one alone in
+   the high half. */
+INLINE vf vf_load_nibbles_n(const void *p, int n, uint32_t bits) {
+    const __m128i bytes = n >= VL ? _mm_loadl_epi64(p) : _mm_maskz_loadu_epi8(lanes_below((n + 1) / 2), p);
+    const __m512i both = _mm512_mul_epu32(_mm512_cvtepu8_epi64(bytes), _mm512_set1_epi64((1 << 28) + 1));
+    return _mm512_castsi512_ps(
+        _mm512_xor_si512(_mm512_and_si512(both, _mm512_set1_epi32(15)), _mm512_set1_epi32((int)bits)));
+}
+
 INLINE vf vf_load_halves_n(const void *p, int n) {
     return _mm512_castsi512_ps(_mm512_maskz_loadu_epi16(n >= 2 * VL ? 0xffffffffu : (1u << n) - 1, p));
 }

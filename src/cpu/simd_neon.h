@@ -80,6 +80,20 @@ INLINE vf vf_pair_halves(const void *even, const void *odd, int n) {
     return vreinterpretq_f32_u32(vorrq_u32(low, vshll_n_u16(load_halves(odd, n), 16)));
 }
 
+INLINE vf vf_load_bytes_n(const void *p, int n, uint32_t bits) {
+    uint8_t some[8] = {0};
+    memcpy(some, p, (size_t)(n < VL ? n : VL));
+    const uint32x4_t bytes = vmovl_u16(vget_low_u16(vmovl_u8(vld1_u8(some))));
+    return vreinterpretq_f32_u32(veorq_u32(bytes, vdupq_n_u32(bits)));
+}
+INLINE vf vf_load_nibbles_n(const void *p, int n, uint32_t bits) {
+    static const int32_t right[VL] = {0, -4, -8, -12};
+    uint16_t some = 0;
+    memcpy(&some, p, (size_t)(n < VL ? (n + 1) / 2 : VL / 2));
+    const uint32x4_t nibbles = vandq_u32(vshlq_u32(vdupq_n_u32(some), vld1q_s32(right)), vdupq_n_u32(15));
+    return vreinterpretq_f32_u32(veorq_u32(nibbles, vdupq_n_u32(bits)));
+}
+
 INLINE vf vf_exp2(vf x) {
     /* At -127 the exponent field below becomes 0, and so the result. vmaxq keeps a NaN. */
     x = vmaxq_f32(x, vdupq_n_f32(-127));

@@ -5,6 +5,8 @@
  *                           must be shorter where products round on their own
  *   vf_load/store           unaligned; ..._n: the first n lanes, zero elsewhere, no other memory touched
  *   vf_load_f16_n, ...      with conversion; stores round to nearest even
+ *   vf_load_bytes_n(p, n, bits)   the first n bytes, and zero in other lanes, each as the float of the bits byte ^ bits
+ *   vf_load_nibbles_n       likewise of four bits, the low ones of a byte first
  *   vf_fma(a, b, c)         a * b + c, in one rounding or two
  *   vf_fused(a, b, c)       likewise, in one, or as good as one
  *   vf_max(a, b)            a > b ? a : b, so a NaN in b stays
@@ -90,6 +92,17 @@ INLINE void vf_store_bf16_n(void *p, vf x, int n) {
     uint16_t half[VL];
     EACH_LANE half[i] = mfai_f32_to_bf16(x.lane[i]);
     memcpy(p, half, (size_t)(n < VL ? n : VL) * sizeof *half);
+}
+
+INLINE vf vf_load_bytes_n(const void *p, int n, uint32_t bits) {
+    uint8_t byte[VL] = {0};
+    memcpy(byte, p, (size_t)(n < VL ? n : VL));
+    LANES(mfai_bits_to_f32(byte[i] ^ bits));
+}
+INLINE vf vf_load_nibbles_n(const void *p, int n, uint32_t bits) {
+    uint8_t byte[VL / 2] = {0};
+    memcpy(byte, p, (size_t)(n < VL ? (n + 1) / 2 : VL / 2));
+    LANES(mfai_bits_to_f32((byte[i / 2] >> i % 2 * 4 & 15) ^ bits));
 }
 
 INLINE float exp2_lane(float x) {

@@ -1,0 +1,83 @@
+/* Codes as what they stand for, in registers or a block of rows. A storage format is a loader, not a kernel. */
+
+/* Calls `call` with a format as wide as the codes' as a constant: their sign is in scales_t. */
+#define WITH_CODES(format, call) \
+    switch (format) {            \
+    case MFAI_FORMAT_INT4:       \
+    case MFAI_FORMAT_UINT4:      \
+        call(MFAI_FORMAT_UINT4); \
+        break;                   \
+    default: /* of eight bits */ \
+        call(MFAI_FORMAT_UINT8); \
+    }
+
+/* As CODE_BASE says; zero in place of codes that are not there, from the n-th lane on. */
+INLINE vf load_codes(const char *row, const int32_t format, int64_t at, int n, uint32_t bits) {
+    const char *codes = row + mfai_format_bytes(format, at);
+    return format == MFAI_FORMAT_UINT4 ? vf_load_nibbles_n(codes, n, bits) : vf_load_bytes_n(codes, n, bits);
+}
+
+/* Elements at .. at + n - 1 of row j as floats; of kind MFAI_SCALED_ROWS, but for the row's scale. The other lanes are
+   finite. */
+INLINE vf load_real(const mfai_cpu_scaled_t kind, const int32_t format, const char *row, int64_t at, int n,
+                    const scales_t *scales, int64_t j) {
+    const vf code = load_codes(row, format, at, n, scales->bits);
+    if (kind == MFAI_SCALED_ROWS)
+        return vf_sub(code, vf_set1(scales->zeros[j]));
+    const float *scale = scales->scales + scales->line[j], *zero = scales->zeros + scales->line[j];
+    const vf mean = vf_load(scales->mean + at);
+    if (kind == MFAI_SCALED_COLUMNS)
+        return vf_fma(vf_load(scale + at), vf_sub(code, vf_load(zero + at)), mean);
+    const int64_t group = at / MFAI_CPU_SCALE_COLUMNS;
+    return vf_fma(vf_set1(scale[group]), vf_sub(code, vf_set1(zero[group])), mean);
+}
+
+/* What words are made of: floats, or pairs of bfloat16. */
+enum { REAL_FORMAT = WORD_DEPTH == 1 ? MFAI_FORMAT_FP32 : MFAI_FORMAT_BF16 };
+
+INLINE void dequantise_row(const mfai_cpu_scaled_t kind, const int32_t format, const char *row, int64_t columns,
+                           const scales_t *scales, int64_t j, char *to) {
+    const vf factor = vf_set1(kind == MFAI_SCALED_ROWS ? scales->scales[j] : 1);
+    for (int64_t at = 0; at < columns; at += VL) {
+        const int n = columns - at < VL ? (int)(columns - at) : VL;
+        const vf real = load_real(kind, format, row, at, n, scales, j);
+        store_converted(to, REAL_FORMAT, at, kind == MFAI_SCALED_ROWS ? vf_mul(real, factor) : real, n);
+    }
+}
+
+INLINE void dequantise_row_as(const int32_t format, const char *row, int64_t columns, const scales_t *scales, int64_t j,
+                              char *to) {
+    switch (scales->kind) {
+    case MFAI_SCALED_ROWS:
+        dequantise_row(MFAI_SCALED_ROWS, format, row, columns, scales, j, to);
+        return;
+    case MFAI_SCALED_GROUPS:
+        dequantise_row(MFAI_SCALED_GROUPS, format, row, columns, scales, j, to);
+        return;
+    default:
+        dequantise_row(MFAI_SCALED_COLUMNS, format, row, columns, scales, j, to);
+    }
+}
+
+/* As mfai_rows_find, which it is for floats; of codes, what they stand for is in room->copy. `memory` has room for
+   their scales, of blocks of at most `most` rows, and then for a row of codes. */
+static mfai_rows_t find_real_rows(const mfai_view_t *view, const mfai_quantization_t *quantization, int64_t b,
+                                  int64_t h, int64_t first, int64_t count, const mfai_rows_room_t *room, int64_t most,
+                                  float *memory) {
+    if (!mfai_view_has_codes(view))
+        return mfai_rows_find(view, b, h, first, count, room);
+    const scales_t scales = find_scales(view, quantization, b, h, first, mfa_span_of(0, count), most, memory);
+    char *const codes = (char *)(memory + mfai_cpu_scale_room(view, quantization, most).size);
+    const int64_t columns = view->shape[3], step = mfai_format_bytes(REAL_FORMAT, columns);
+    for (int64_t j = 0; j < count; ++j) {
+        const char *row = mfai_row_find(view, b, h, first + j, codes);
+        char *to = room->copy + j * step;
+#define DEQUANTISE(format) dequantise_row_as(format, row, columns, &scales, j, to)
+        WITH_CODES(view->format, DEQUANTISE)
+#undef DEQUANTISE
+        room->table[j] = to;
+    }
+    for (int64_t j = count; j < mfai_round_up(count, MFAI_ROWS_PADDING); ++j)
+        room->table[j] = room->zeros;
+    return (mfai_rows_t){.row = room->table, .count = count, .columns = columns, .format = REAL_FORMAT};
+}
