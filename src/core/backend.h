@@ -2,7 +2,7 @@
 #ifndef MFA_CORE_BACKEND_H
 #define MFA_CORE_BACKEND_H
 
-#include "core/problem.h"
+#include "core/quantize.h"
 
 typedef struct mfai_memory {
     void *contents; /* address for the CPU; NULL if it cannot reach the memory */
@@ -39,6 +39,9 @@ typedef struct mfai_backend {
 
     /* Likewise, but into a command buffer or encoder of the caller's, who runs it later; NULL: there is none. */
     mfa_status_t (*encode)(void *device, const mfai_problem_t *problem, void *target);
+
+    /* Quantises a tensor; NULL: that is left to the CPU backend. */
+    mfa_status_t (*quantise)(void *device, const mfai_quantize_t *call);
 } mfai_backend_t;
 
 #endif

@@ -46,7 +46,7 @@ mfa_status_t mfa_create_context_with_options(const mfa_context_options_t *caller
     if (context == NULL)
         return mfai_fail(MFA_ERROR_MEMORY_ALLOCATION, "no memory for a context");
     context->references = 1;
-    context->flags = options.flags;
+    context->options = options;
     context->backend = backend;
     mfa_status_t status = open_devices(&options, context);
     if (status != MFA_SUCCESS) {
@@ -70,7 +70,7 @@ mfa_status_t mfa_context_describe(mfa_context_t context, mfa_context_info_t *cal
     MFAI_REQUIRE(context != NULL, "context is NULL");
     mfa_context_info_t info = MFA_CONTEXT_INFO_INIT;
     info.backend = context->backend->id;
-    info.flags = context->flags;
+    info.flags = context->options.flags;
     context->backend->describe(context->device, &info);
     return mfai_struct_export("info", caller, MFAI_CONTEXT_INFO_FIRST_SIZE, sizeof info, &info);
 }

@@ -5,8 +5,8 @@
 #include "core/backend.h"
 
 struct mfa_context {
-    int references; /* the handle's and one for each buffer; atomic */
-    uint32_t flags;
+    int references;                /* the handle's and one for each buffer; atomic */
+    mfa_context_options_t options; /* that it was made with */
     const mfai_backend_t *backend;
     void *device;
     const mfai_backend_t *fallback; /* NULL: none */

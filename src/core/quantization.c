@@ -1,6 +1,7 @@
 #include "core/quantization.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <string.h>
 
 #include "core/integers.h"
@@ -193,4 +194,36 @@ mfa_status_t mfai_quantization_check(const mfai_problem_t *p) {
     MFAI_TRY(check_codes("key_quantization.scales", "key_quantization.zero_points", &p->key, &p->key_quantization, p));
     return check_codes("value_quantization.scales", "value_quantization.zero_points", &p->value, &p->value_quantization,
                        p);
+}
+
+static mfa_status_t check_all(const checked_t *checked) {
+    const mfai_view_t *view = checked->view;
+    for (int64_t b = 0; view->present && b < view->shape[0]; ++b)
+        MFAI_TRY(check_lines(checked, b, 0, view->shape[2]));
+    return MFA_SUCCESS;
+}
+
+static mfa_status_t check_mean(const mfai_view_t *mean) {
+    for (int64_t b = 0; mean->present && b < mean->shape[0]; ++b)
+        for (int64_t h = 0; h < mean->shape[1]; ++h)
+            for (int64_t d = 0; d < mean->shape[3]; ++d) {
+                const int64_t at = b * mean->stride[0] + h * mean->stride[1] + d * mean->stride[3];
+                const float found = ((const float *)(const void *)mean->data)[at];
+                MFAI_REQUIRE(isfinite(found),
+                             "quantization.mean[%" PRId64 ", %" PRId64 ", 0, %" PRId64
+                             "] is %g, expected a finite number",
+                             b, h, d, found);
+            }
+    return MFA_SUCCESS;
+}
+
+mfa_status_t mfai_quantization_check_static(const mfai_quantization_t *quantization, int32_t codes) {
+    const checked_t scales = {.name = "quantization.scales", .view = &quantization->scales};
+    MFAI_TRY(check_all(&scales));
+    const checked_t zero_points = {.name = "quantization.zero_points",
+                                   .view = &quantization->zero_points,
+                                   .lowest = mfai_format_lowest(codes),
+                                   .highest = mfai_format_highest(codes)};
+    MFAI_TRY(check_all(&zero_points));
+    return check_mean(&quantization->mean);
 }

@@ -14,6 +14,9 @@ mfa_status_t mfai_quantization_check_formats(const mfai_problem_t *problem);
 /* Checks the scales and zero points that the CPU can read, of rows that sequences have. */
 mfa_status_t mfai_quantization_check(const mfai_problem_t *problem);
 
+/* Checks all scales, zero points and means that codes of a format are to be made with. */
+mfa_status_t mfai_quantization_check_static(const mfai_quantization_t *quantization, int32_t codes);
+
 /* The line of scales that holds for a row of an operand, wherever it is stored. */
 static inline int64_t mfai_scale_line(const mfai_quantization_t *quantization, int64_t stored_row) {
     return quantization->rows == 0 ? 0 : stored_row / quantization->rows;

@@ -14,6 +14,7 @@
 #include "cpu/device.h"
 #include "cpu/features.h"
 #include "cpu/forward.h"
+#include "cpu/quantise.h"
 #include "cpu/threads.h"
 
 static bool is_available(const char **reason) {
@@ -142,6 +143,8 @@ static mfa_status_t run(void *device, const mfai_problem_t *problem, double *sec
     return MFA_SUCCESS;
 }
 
+static mfa_status_t quantise(void *device, const mfai_quantize_t *call) { return mfai_cpu_quantise(device, call); }
+
 const mfai_backend_t mfai_cpu_backend = {
     .name = "cpu",
     .id = MFA_BACKEND_CPU,
@@ -154,4 +157,5 @@ const mfai_backend_t mfai_cpu_backend = {
     .memory_close = memory_close,
     .plan = plan,
     .run = run,
+    .quantise = quantise,
 };

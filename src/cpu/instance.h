@@ -21,6 +21,7 @@
 #include "cpu/direct_generic.h"
 #include "cpu/forward_generic.h"
 #include "cpu/append_generic.h"
+#include "cpu/quantise_generic.h"
 #include "cpu/gradient_generic.h"
 #include "cpu/backward_generic.h"
 #include "cpu/backward_bias_generic.h"
@@ -32,6 +33,9 @@ const mfai_cpu_kernels_t KERNEL = {
     .forward = forward_task,
     .combine = forward_combine,
     .append = append_task,
+    .quantise_sum = quantise_sum,
+    .quantise_ranges = quantise_ranges,
+    .quantise_encode = quantise_encode,
     .backward_prepare = backward_prepare,
     .backward = backward_task,
     .backward_finish = backward_finish,

@@ -2,7 +2,8 @@
 #ifndef MFA_CPU_KERNELS_H
 #define MFA_CPU_KERNELS_H
 
-#include "core/problem.h"
+#include "core/quantization.h"
+#include "core/quantize.h"
 #include "mfa_philox.h"
 
 /*
@@ -90,6 +91,46 @@ typedef struct mfai_cpu_append_job {
     char *memory; /* scratch.size floats for each slot, then the turned queries */
 } mfai_cpu_append_job_t;
 
+/* The codes that values may become, as floats. */
+typedef struct mfai_cpu_code_range {
+    bool is_symmetric, is_half; /* half: scales are */
+    float lowest, highest;
+    float steps; /* the scale is the range of values by as many */
+} mfai_cpu_code_range_t;
+
+/* Offsets in floats into a thread's scratch memory. */
+typedef struct mfai_cpu_quantise_scratch {
+    int64_t row, highs, lows, most, bytes, copy, size;
+} mfai_cpu_quantise_scratch_t;
+
+typedef struct mfai_cpu_quantise_job {
+    const mfai_quantize_t *call;
+    mfai_cpu_code_range_t range;
+    int64_t width;                    /* columns, padded to whole vectors */
+    int64_t task_rows, blocks, tasks; /* rows of a task, blocks of as many in a head, tasks of all heads */
+    int64_t groups;                   /* scales in a line */
+    int64_t lines, task_lines;        /* of scales, over all heads */
+    bool owns_scales;                 /* no scale is that of two tasks */
+    int threads;
+    mfai_cpu_quantise_scratch_t scratch;
+    char *memory;                /* scratch.size floats for each slot */
+    float *scales, *zero_points; /* of each line; first, how far values reach above 0 and below */
+    float *means;                /* width of each head that has its own; NULL: none */
+    double *sums;                /* of each task: width sums of columns, then as many counts */
+    bool has_others, has_beyond; /* elements that are not finite; scales beyond their precision; atomic */
+} mfai_cpu_quantise_job_t;
+
+/* The number of a head, of those that a view with the sizes of some axes at 1 has. */
+static inline int64_t mfai_cpu_shared_head(const mfai_view_t *view, int64_t b, int64_t h) {
+    return (view->shape[0] == 1 ? 0 : b) * view->shape[1] + (view->shape[1] == 1 ? 0 : h);
+}
+
+/* The first scale of a line. */
+static inline int64_t mfai_cpu_scale_cell(const mfai_cpu_quantise_job_t *job, int64_t b, int64_t h, int64_t line) {
+    const mfai_view_t *scales = &job->call->quantization.scales;
+    return (mfai_cpu_shared_head(scales, b, h) * scales->shape[2] + line) * job->groups;
+}
+
 /* The most query rows and keys in a block of the backward pass; the rows are a multiple of every instance's
    sub_rows. */
 enum { MFAI_CPU_BACKWARD_ROWS = 96, MFAI_CPU_BACKWARD_KEYS = 384 };
@@ -168,7 +209,8 @@ typedef struct mfai_cpu_kernels {
     const char *name;
     mfai_cpu_tile_t tile;
     mfai_cpu_kernel_task_fn forward, combine;
-    mfai_cpu_kernel_task_fn append; /* of a mfai_cpu_append_job_t */
+    mfai_cpu_kernel_task_fn append;                                         /* of a mfai_cpu_append_job_t */
+    mfai_cpu_kernel_task_fn quantise_sum, quantise_ranges, quantise_encode; /* of a mfai_cpu_quantise_job_t */
     /* delta, taint and reference, and zeros in dquery; the gradients, a block of keys a task; dquery from its sums,
        which are zeros again afterwards; dsinks; dbias. */
     mfai_cpu_kernel_task_fn backward_prepare, backward, backward_finish, backward_sinks, backward_bias;
