@@ -9,6 +9,7 @@
 #include "attn/extent.h"
 #include "attn/rows.h"
 #include "core/limits.h"
+#include "cpu/code_scales.h"
 #include "cpu/constants.h"
 #include "cpu/dropout.h"
 #include "cpu/fill.h"
@@ -90,8 +91,9 @@ static mfai_cpu_backward_scratch_t lay_out(const mfai_cpu_backward_job_t *job, c
     const int64_t rows = mfai_round_up(s->block_rows, tile->sub_rows), keys = mfai_round_up(s->block_keys, tile->panel);
     const int64_t products = job->bias_pass ? 0 : 1;
     const int64_t widest = mfai_max(mfai_round_up(p->head_dim, tile->panel), mfai_round_up(p->value_dim, tile->panel));
-    const bool contiguous = mfai_rows_are_contiguous(&p->query) && mfai_rows_are_contiguous(&p->key) &&
-                            mfai_rows_are_contiguous(&p->value) && mfai_rows_are_contiguous(&p->dout);
+    const bool in_place = !(p->features & (MFAI_KEY_CODES | MFAI_VALUE_CODES)) && mfai_rows_are_contiguous(&p->query) &&
+                          mfai_rows_are_contiguous(&p->key) && mfai_rows_are_contiguous(&p->value) &&
+                          mfai_rows_are_contiguous(&p->dout);
     const int64_t scores = rows * s->stride;
     mfai_cpu_backward_scratch_t at = {0};
     at.query_rows = mfai_cpu_take(&at.size, rows * s->query_words);
@@ -110,7 +112,10 @@ static mfai_cpu_backward_scratch_t lay_out(const mfai_cpu_backward_job_t *job, c
     at.bias = mfai_cpu_take(&at.size, job->has_bias ? scores : 0);
     at.drop_factors = mfai_cpu_take(&at.size, job->dropout.on ? tile->word_depth * s->stride : 0);
     at.rows = mfai_cpu_take(&at.size, MFAI_CPU_ROW_TABLE_FLOATS);
-    at.copy = mfai_cpu_take(&at.size, contiguous ? 0 : mfai_max(rows, keys) * widest);
+    at.copy = mfai_cpu_take(&at.size, in_place ? 0 : mfai_max(rows, keys) * widest);
+    at.codes =
+        mfai_cpu_take(&at.size, mfai_max(mfai_cpu_code_floats(&p->key, &p->key_quantization, s->block_keys),
+                                         mfai_cpu_code_floats(&p->value, &p->value_quantization, s->block_keys)));
     at.zeros = mfai_cpu_take(&at.size, widest);
     at.size = mfai_max(at.size, mfai_cpu_lines(4 * p->value_dim)); /* into which backward_prepare copies rows */
     return at;
@@ -238,15 +243,18 @@ typedef struct {
     int64_t workspace_floats;
 } backward_plan_t;
 
+/* Where the forward pass rounded to 8 bits, no more is asked of 16: half becomes bfloat16. */
+static bool is_paired(const mfai_view_t *view, const mfai_problem_t *p) {
+    return view->format == MFAI_FORMAT_BF16 || (view->format == MFAI_FORMAT_FP16 && p->features & MFAI_INT8);
+}
+
 /* Masks are seldom small, so dbias is computed in float32 whatever the inputs are. */
 static mfa_status_t make_plan(const mfai_cpu_device_t *device, const mfai_problem_t *p, backward_plan_t *plan) {
     *plan = (backward_plan_t){0};
     MFAI_TRY(mfai_check_head_dims("CPU", p));
-    if (p->features & (MFAI_KEY_CODES | MFAI_VALUE_CODES) || p->delta.present)
-        return mfai_fail(MFA_ERROR_UNSUPPORTED, "codes are not there yet on the CPU");
     const mfai_cpu_isa_t *isa = device->isa;
-    const bool pairs = isa->bfloat16 != NULL && p->query.format == MFAI_FORMAT_BF16 &&
-                       p->dout.format == MFAI_FORMAT_BF16 && !(p->features & MFAI_EXACT_WEIGHTS);
+    const bool pairs = isa->bfloat16 != NULL && is_paired(&p->query, p) && is_paired(&p->dout, p) &&
+                       !(p->features & MFAI_EXACT_WEIGHTS);
     plan->has_bias = p->dbias.present;
     plan->has_main = p->dquery.present || p->dkey.present || p->dvalue.present || p->dsinks.present || !plan->has_bias;
     if (plan->has_main)

@@ -49,13 +49,44 @@ static int64_t keys_of_block(const backward_tile_t *t) {
     return left < most ? left : most;
 }
 
-static mfai_rows_t find_block(const backward_tile_t *t, const mfai_view_t *view, int64_t head, int64_t first,
-                              int64_t count) {
+static mfai_rows_room_t room_of(const backward_tile_t *t) {
     const mfai_cpu_backward_scratch_t *at = &t->job->scratch;
-    const mfai_rows_room_t room = {.table = (const char **)(void *)(t->scratch + at->rows),
-                                   .copy = (char *)(t->scratch + at->copy),
-                                   .zeros = (const char *)(t->scratch + at->zeros)};
-    return mfai_rows_find(view, t->sequence.batch, head, first, count, &room);
+    return (mfai_rows_room_t){.table = (const char **)(void *)(t->scratch + at->rows),
+                              .copy = (char *)(t->scratch + at->copy),
+                              .zeros = (const char *)(t->scratch + at->zeros)};
+}
+
+/* Keys or values, or what their codes stand for. */
+static mfai_rows_t find_keys(const backward_tile_t *t, const mfai_view_t *view,
+                             const mfai_quantization_t *quantization) {
+    const mfai_rows_room_t room = room_of(t);
+    return find_real_rows(view, quantization, t->sequence.batch, t->kv_head, t->first_key, t->keys, &room,
+                          t->job->shape.block_keys, t->scratch + t->job->scratch.codes);
+}
+
+/* Rows of another format as bfloat16, where that is what words are made of; they may be in the room's copy. */
+static mfai_rows_t round_rows(const mfai_rows_t *rows, const mfai_rows_room_t *room) {
+    mfai_rows_t rounded = *rows;
+    rounded.format = REAL_FORMAT;
+    rounded.ahead = 0;
+    for (int64_t j = 0; j < rows->count; ++j) {
+        char *to = room->copy + j * mfai_format_bytes(REAL_FORMAT, rows->columns);
+#define ROUND(format)                                                                       \
+    for (int64_t k = 0; k < rows->columns; k += VL) {                                       \
+        const int n = rows->columns - k < VL ? (int)(rows->columns - k) : VL;               \
+        store_converted(to, REAL_FORMAT, k, load_converted(rows->row[j], format, k, n), n); \
+    }
+        WITH_FORMAT(rows->format, ROUND)
+#undef ROUND
+        room->table[j] = to;
+    }
+    return rounded;
+}
+
+static mfai_rows_t find_queries(const backward_tile_t *t, const mfai_view_t *view) {
+    const mfai_rows_room_t room = room_of(t);
+    const mfai_rows_t rows = mfai_rows_find(view, t->sequence.batch, t->head, t->first_row, t->rows, &room);
+    return WORD_DEPTH == 1 || rows.format == REAL_FORMAT ? rows : round_rows(&rows, &room);
 }
 
 /* Rows as the left side of a product: each padded with zeros to whole vectors. */
@@ -75,11 +106,12 @@ static void pack_key_block(backward_tile_t *t) {
     const mfai_cpu_backward_job_t *job = t->job;
     if (t->packed)
         return;
-    const mfai_rows_t keys = find_block(t, &job->problem->key, t->kv_head, t->first_key, t->keys);
+    const mfai_problem_t *p = job->problem;
+    const mfai_rows_t keys = find_keys(t, &p->key, &p->key_quantization);
     pack_keys(&keys, job->shape.query_words, 0, t->scratch + job->scratch.key_columns);
     if (!job->bias_pass)
         pack_finite_values(&keys, t->scratch + job->scratch.key_panels);
-    const mfai_rows_t values = find_block(t, &job->problem->value, t->kv_head, t->first_key, t->keys);
+    const mfai_rows_t values = find_keys(t, &p->value, &p->value_quantization);
     pack_keys(&values, job->shape.value_words, 0, t->scratch + job->scratch.value_columns);
     t->packed = true;
 }
@@ -89,11 +121,11 @@ static void pack_row_block(backward_tile_t *t) {
     if (t->rows_packed)
         return;
     t->rows_packed = true;
-    const mfai_rows_t queries = find_block(t, &job->problem->query, t->head, t->first_row, t->rows);
+    const mfai_rows_t queries = find_queries(t, &job->problem->query);
     pack_rows(&queries, job->shape.query_words, t->scratch + job->scratch.query_rows);
     if (!job->bias_pass)
         pack_finite_values(&queries, t->scratch + job->scratch.query_panels);
-    const mfai_rows_t douts = find_block(t, &job->problem->dout, t->head, t->first_row, t->rows);
+    const mfai_rows_t douts = find_queries(t, &job->problem->dout);
     pack_rows(&douts, job->shape.value_words, t->scratch + job->scratch.dout_rows);
     if (!job->bias_pass)
         pack_finite_values(&douts, t->scratch + job->scratch.dout_panels);
@@ -334,12 +366,58 @@ static void backward_rows(backward_tile_t *t, int64_t row_block, int64_t key_blo
         __atomic_store_n(turn, (uint32_t)(key_block + 1), __ATOMIC_RELEASE);
 }
 
-static void store_key_gradient(const backward_tile_t *t, const mfai_view_t *view, const float *sums, int64_t width) {
-    if (view->present)
-        for (int64_t j = 0; j < t->keys; ++j)
-            store_row(sums + j * width, view->shape[3], 1,
-                      mfai_view_row(view, t->sequence.batch, t->kv_head, t->first_key + j), view->format,
-                      view->stride[3]);
+/* Code i of a row, as a number. */
+INLINE int32_t code_at(const char *row, const int32_t format, int64_t i, int64_t stride) {
+    switch (format) {
+    case MFAI_FORMAT_INT8:
+        return ((const int8_t *)row)[i * stride];
+    case MFAI_FORMAT_UINT8:
+        return ((const uint8_t *)row)[i * stride];
+    default: {
+        const int32_t nibble = ((const uint8_t *)row)[i / 2] >> (i % 2 * 4) & 15;
+        return format == MFAI_FORMAT_INT4 && nibble > 7 ? nibble - 16 : nibble;
+    }
+    }
+}
+
+/* Zeros for codes at an end of the range: what they were made of may lie beyond. */
+static void zero_clipped(const mfai_view_t *codes, const mfai_quantization_t *quantization, const char *row,
+                         float *gradient) {
+    const int32_t highest = mfai_format_highest(codes->format);
+    const int32_t lowest = quantization->zero_points.present ? mfai_format_lowest(codes->format) : -highest;
+#define ZERO(format)                                                     \
+    for (int64_t i = 0; i < codes->shape[3]; ++i) {                      \
+        const int32_t code = code_at(row, format, i, codes->stride[3]);  \
+        gradient[i] = code > lowest && code < highest ? gradient[i] : 0; \
+    }
+    switch (codes->format) {
+    case MFAI_FORMAT_INT8:
+        ZERO(MFAI_FORMAT_INT8)
+        break;
+    case MFAI_FORMAT_UINT8:
+        ZERO(MFAI_FORMAT_UINT8)
+        break;
+    case MFAI_FORMAT_INT4:
+        ZERO(MFAI_FORMAT_INT4)
+        break;
+    default:
+        ZERO(MFAI_FORMAT_UINT4)
+    }
+#undef ZERO
+}
+
+static void store_key_gradient(const backward_tile_t *t, const mfai_view_t *view, const mfai_view_t *operand,
+                               const mfai_quantization_t *quantization, float *sums, int64_t width) {
+    if (!view->present)
+        return;
+    const bool zeroes = t->job->problem->features & MFAI_ZERO_CLIPPED && mfai_view_has_codes(operand);
+    for (int64_t j = 0; j < t->keys; ++j) {
+        const int64_t b = t->sequence.batch, row = t->first_key + j;
+        if (zeroes)
+            zero_clipped(operand, quantization, mfai_view_row(operand, b, t->kv_head, row), sums + j * width);
+        store_row(sums + j * width, view->shape[3], 1, mfai_view_row(view, b, t->kv_head, row), view->format,
+                  view->stride[3]);
+    }
 }
 
 /* The last number of the first `count`, which ascend from 0, that is at most `most`. */
@@ -379,8 +457,8 @@ static void backward_task(void *argument, int64_t task, int slot) {
                 backward_rows(&t, i, key_block);
         }
     }
-    store_key_gradient(&t, &job->problem->dkey, dkey, shape->query_width);
-    store_key_gradient(&t, &job->problem->dvalue, dvalue, shape->value_width);
+    store_key_gradient(&t, &p->dkey, &p->key, &p->key_quantization, dkey, shape->query_width);
+    store_key_gradient(&t, &p->dvalue, &p->value, &p->value_quantization, dvalue, shape->value_width);
 }
 
 /* A contiguous row as floats, where it lies or in `copy`, which has room for two such rows. */
@@ -455,6 +533,18 @@ static some_rows_t find_some_rows(const mfai_cpu_backward_job_t *job, int64_t nu
     return some;
 }
 
+/* dout . out of a row, or what the caller says it is. */
+static float find_delta(const mfai_problem_t *p, const float *dout, int64_t b, int64_t head, int64_t row, float *copy) {
+    float *given = p->delta.present ? (float *)(void *)mfai_view_row(&p->delta, b, head, row) : NULL;
+    if (!p->out.present)
+        return *given;
+    const float *out = float_row(&p->out, b, head, row, copy);
+    const float delta = is_zero(out, p->value_dim) ? 0 : dot(dout, out, p->value_dim);
+    if (given != NULL)
+        *given = delta;
+    return delta;
+}
+
 static void backward_prepare(void *argument, int64_t task, int slot) {
     const mfai_cpu_backward_job_t *job = argument;
     const mfai_problem_t *p = job->problem;
@@ -466,8 +556,7 @@ static void backward_prepare(void *argument, int64_t task, int slot) {
         const float logsumexp = *(const float *)mfai_view_row(&p->logsumexp, b, head, row);
         job->reference[at] = logsumexp == -INFINITY ? INFINITY : logsumexp;
         const float *dout = float_row(&job->problem->dout, b, head, row, first_copy);
-        const float *out = float_row(&p->out, b, head, row, second_copy);
-        job->delta[at] = is_zero(out, p->value_dim) ? 0 : dot(dout, out, p->value_dim);
+        job->delta[at] = find_delta(p, dout, b, head, row, second_copy);
         job->taint[at] = times_zero(dout, p->value_dim);
         if (p->dquery.present && !job->bias_pass && job->dquery == NULL)
             memset(mfai_view_row(&p->dquery, b, head, row), 0, (size_t)p->head_dim * sizeof(float));

@@ -60,6 +60,8 @@ void mfai_cpu_fill(const mfai_problem_t *p, int width) {
             fill(&p->logsumexp, -INFINITY, width);
         }
         fill(&p->dquery, 0, width);
+        if (p->out.present)
+            fill(&p->delta, 0, width);
     }
     if (keys < p->key.shape[0] * p->key.shape[2]) {
         fill(&p->dkey, 0, width);

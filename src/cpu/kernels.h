@@ -154,7 +154,7 @@ typedef struct mfai_cpu_backward_sequence {
    for the left side, columns or panels (pack_keys, pack_values) for the right. */
 typedef struct mfai_cpu_backward_scratch {
     int64_t query_rows, query_panels, dout_rows, dout_panels, key_columns, key_panels, value_columns;
-    int64_t dkey, dvalue, scores, dscores, dscore_rows, sums, bias, drop_factors, rows, copy, zeros,
+    int64_t dkey, dvalue, scores, dscores, dscore_rows, sums, bias, drop_factors, rows, copy, codes, zeros,
         size; /* zeros come last */
 } mfai_cpu_backward_scratch_t;
 
