@@ -29,7 +29,7 @@ static mfai_cpu_quantise_job_t make_job(const mfai_cpu_device_t *device, const m
     job.blocks = mfai_ceil_div(rows, job.task_rows);
     job.tasks = columns == 0 ? 0 : shape[0] * shape[1] * job.blocks;
     job.lines = quantization->scales.shape[0] * quantization->scales.shape[1] * quantization->scales.shape[2];
-    job.task_lines = mfai_max(LINE_TASK_CELLS / job.groups, 1);
+    job.task_lines = mfai_max(LINE_TASK_CELLS / mfai_max(job.groups, 1), 1);
     job.threads = job.tasks * job.task_rows * job.width <= ALONE_ELEMENTS
                       ? 1
                       : (int)mfai_clamp(job.tasks, 1, device->num_threads);
