@@ -26,6 +26,7 @@ from mfa._flex_attention import (
 from mfa._gradients import Gradients
 from mfa._installed import get_include, get_library
 from mfa._mask_mods import and_masks, noop_mask, or_masks
+from mfa._quantize import quantize
 from mfa._quantized_tensor import QuantizedTensor
 from mfa._scheduler_metadata import get_scheduler_metadata
 from mfa._sdpa import scaled_dot_product_attention
@@ -70,6 +71,7 @@ __all__ = [
     "noop_mask",
     "or_masks",
     "plan",
+    "quantize",
     "scaled_dot_product_attention",
     "sliding_window",
 ]

@@ -78,7 +78,11 @@ cdef class Call:
             else:
                 status = mfa_attention_forward_desc(handle, &self.desc)
         context.release()
-        return check(status, self.inputs.names)
+        return self.check_status(status)
+
+    cdef int check_status(self, mfa_status_t status) except -1:
+        cdef Inputs inputs = self.inputs
+        return check(status, inputs.names, "bhsd" if inputs.heads_first else "bshd", inputs.key.ndim)
 
     def plan(self, Context context=None):
         """Say how run() would go."""
@@ -94,7 +98,7 @@ cdef class Call:
             else:
                 status = mfa_attention_forward_plan(handle, &self.desc, &plan)
         context.release()
-        check(status, self.inputs.names)
+        self.check_status(status)
         return Plan(
             status=plan.status,
             backend="metal" if plan.backend == MFA_BACKEND_METAL else "cpu",
@@ -206,17 +210,17 @@ cdef class BackwardCall(Call):
             self.delta = self.load_row_numbers(delta, "delta", out is not None)
             self.backward.delta = &self.delta.tensor
         if _keywords.flag(zero_clipped, "zero_clipped"):
-            if inputs.desc.key_quantization == NULL and inputs.desc.value_quantization == NULL:
+            if inputs.key_codes is inputs.value_codes is None:
                 raise ValueError("zero_clipped: True, expected False, or a QuantizedTensor as key or value")
             self.backward.flags |= MFA_BACKWARD_ZERO_CLIPPED
         if is_wanted(names, "dq", True):
             self.dq = self.new_gradient(inputs.query, out_precision)
             self.backward.dquery = &self.dq.tensor
         if is_wanted(names, "dk", True):
-            self.dk = self.new_gradient(inputs.key, out_precision, inputs.desc.key_quantization != NULL)
+            self.dk = self.new_gradient(inputs.key, out_precision, inputs.key_codes is not None)
             self.backward.dkey = &self.dk.tensor
         if is_wanted(names, "dv", True):
-            self.dv = self.new_gradient(inputs.value, out_precision, inputs.desc.value_quantization != NULL)
+            self.dv = self.new_gradient(inputs.value, out_precision, inputs.value_codes is not None)
             self.backward.dvalue = &self.dv.tensor
         if is_wanted(names, "dbias", bias is not None):
             self.dbias = self.new_bias_gradient(bias, out_precision)

@@ -1,12 +1,12 @@
 from libc.stdint cimport int64_t, uintptr_t
 
 from mfa._arrays cimport Elements, Operand
+from mfa._codes cimport Codes
 from mfa.c_mfa cimport (
     mfa_append_t,
     mfa_attention_desc_t,
     mfa_blocks_t,
     mfa_pages_t,
-    mfa_quantization_t,
     mfa_scales_t,
     mfa_sequences_t,
     mfa_tensor_t,
@@ -24,7 +24,7 @@ cdef class Inputs:
     cdef str forward_only  # an argument given that no backward pass knows; None without
     cdef int64_t batch, key_batch  # sequences; what key and value have along that axis
     cdef Operand query, key, value
-    cdef Operand key_mean  # None without, as in all keys that are no codes
+    cdef Codes key_codes, value_codes  # None without
     cdef Operand query_starts, key_starts  # None without
     cdef Operand additive_mask, sinks  # None without
     cdef mfa_attention_desc_t desc  # without results
@@ -33,7 +33,6 @@ cdef class Inputs:
     cdef mfa_blocks_t blocks
     cdef mfa_append_t append
     cdef mfa_scales_t scales
-    cdef mfa_quantization_t key_quantization, value_quantization
 
     cdef int read_options(self, dict keywords) except -1
     cdef int add_operands(self, dict keywords) except -1
@@ -54,17 +53,14 @@ cdef class Inputs:
         self, object array, str argument, Elements accepted, int min_ndim, int max_ndim, bint writable=*)
     cdef Operand load_rows(
         self, object array, str argument, int min_ndim, int max_ndim, bint writable=*)
-    cdef Operand load_keys(
-        self, object array, str argument, int min_ndim, int max_ndim, mfa_quantization_t *quantization)
-    cdef Operand load_codes(
-        self, object tensor, str argument, int min_ndim, int max_ndim, mfa_quantization_t *quantization)
-    cdef Operand load_part(self, object array, str name, int precision, bint writable)
+    cdef Codes load_codes(self, object tensor, str argument, int min_ndim, int max_ndim)
     cdef int require_compute_mode(self, dict keywords) except -1
     cdef Operand load_scores(self, object array, str argument, Elements accepted)
     cdef Operand load_heads(self, object array, str argument, Elements accepted, int max_ndim)
     cdef int broadcast_axis(self, int axis) except -1
     cdef int require_operands_that_fit(self, bint grouped) except -1
     cdef int require_dtype_of_query(self, Operand operand) except -1
+    cdef int require_mean_of_sequences(self, Operand mean) except -1
     cdef int require_rows(
         self, Operand operand, int64_t batch, int64_t heads, int64_t rows, int64_t dim) except -1
     cdef int require_shape_of_out(self, Operand operand) except -1

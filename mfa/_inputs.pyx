@@ -12,9 +12,9 @@ from mfa._arrays cimport (
     Elements,
     Operand,
     dtype_name,
-    load_known,
     load_operand,
 )
+from mfa._codes cimport CODES_AND_SCALES, NOTHING, ONLY_CODES, Codes, Written, load_codes
 from mfa.c_mfa cimport (
     MFA_APPEND_INTERLEAVED,
     MFA_ALIGN_BOTTOM_RIGHT,
@@ -22,19 +22,11 @@ from mfa.c_mfa cimport (
     MFA_ATTENTION_LITERAL_SCALE,
     MFA_COMPUTE_EXACT,
     MFA_PRECISION_BOOL,
-    MFA_PRECISION_FP16,
     MFA_PRECISION_FP32,
-    MFA_PRECISION_INT4,
-    MFA_PRECISION_INT8,
-    MFA_PRECISION_INT32,
-    MFA_PRECISION_UINT4,
-    MFA_PRECISION_UINT8,
     mfa_append_init,
     mfa_attention_desc_init,
     mfa_blocks_init,
     mfa_pages_init,
-    mfa_quantization_init,
-    mfa_quantization_t,
     mfa_scales_init,
     mfa_sequences_init,
     mfa_tensor_t,
@@ -64,12 +56,6 @@ cdef uintptr_t NOWHERE = (<uintptr_t> 1) << 63
 cdef uintptr_t APART = (<uintptr_t> 1) << 57
 
 cdef dict NO_NAMES = {}
-cdef dict CODES = {
-    "int8": MFA_PRECISION_INT8,
-    "uint8": MFA_PRECISION_UINT8,
-    "int4": MFA_PRECISION_INT4,
-    "uint4": MFA_PRECISION_UINT4,
-}
 # Without them a call is one of its batches, each with all rows that are there.
 cdef tuple LISTS = (
     "cu_seqlens_q", "cu_seqlens_k", "seqused_q", "seqused_k", "leftpad_k", "cache_batch_idx", "max_seqlen_q",
@@ -120,13 +106,16 @@ cdef class Inputs:
         query_ndim = 4 if self.query_starts is None else 3
         key_ndim = 4 if self.key_starts is None else 3
         self.query = self.load_rows(query, "query", min(min_ndim, query_ndim), query_ndim)
-        self.key = self.load_keys(key, "key", min(min_ndim, key_ndim), key_ndim, &self.key_quantization)
-        self.value = self.load_keys(
-            value, "value", min(min_ndim, key_ndim), key_ndim, &self.value_quantization)
-        if self.key_quantization.scales != NULL:
-            self.desc.key_quantization = &self.key_quantization
-        if self.value_quantization.scales != NULL:
-            self.desc.value_quantization = &self.value_quantization
+        if type(key) is QuantizedTensor:
+            self.key_codes = self.load_codes(key, "key", min(min_ndim, key_ndim), key_ndim)
+            self.key, self.desc.key_quantization = self.key_codes.codes, &self.key_codes.quantization
+        else:
+            self.key = self.load_rows(key, "key", min(min_ndim, key_ndim), key_ndim, self.appends)
+        if type(value) is QuantizedTensor:
+            self.value_codes = self.load_codes(value, "value", min(min_ndim, key_ndim), key_ndim)
+            self.value, self.desc.value_quantization = self.value_codes.codes, &self.value_codes.quantization
+        else:
+            self.value = self.load_rows(value, "value", min(min_ndim, key_ndim), key_ndim, self.appends)
         if loose:
             self.broadcast_axis(0)
             if not grouped:
@@ -415,62 +404,31 @@ cdef class Inputs:
             operand.swap_rows_and_heads()
         return operand
 
-    cdef Operand load_keys(
-            self, object array, str argument, int min_ndim, int max_ndim, mfa_quantization_t *quantization):
-        """A key or value: rows, or codes, of which `quantization` then says what they stand for."""
-        if type(array) is QuantizedTensor:
-            return self.load_codes(array, argument, min_ndim, max_ndim, quantization)
-        return self.load_rows(array, argument, min_ndim, max_ndim, self.appends)
-
-    cdef Operand load_codes(
-            self, object tensor, str argument, int min_ndim, int max_ndim, mfa_quantization_t *quantization):
-        cdef Operand codes, scales, zero_points, mean
+    cdef Codes load_codes(self, object tensor, str argument, int min_ndim, int max_ndim):
         cdef str name = self.name_of(argument), layout = "bhsd" if self.heads_first else "bshd"
-        cdef int precision = CODES[tensor.precision]
-        # Those of new rows are written with them.
-        cdef bint writes_scales = self.appends and tensor.rows == 1
+        cdef int ndim = len(tensor.shape)
+        cdef Written written = NOTHING
+        cdef Codes codes
         if tensor.layout != layout:
             raise ValueError(f"{name}: layout {tensor.layout!r}, expected {layout!r} as the call has")
-        codes = self.load_part(tensor.data, name, precision, self.appends)
-        if not min_ndim <= codes.ndim <= max_ndim:
+        if not min_ndim <= ndim <= max_ndim:
             expected = f"{min_ndim}" if min_ndim == max_ndim else f"{min_ndim} to {max_ndim}"
-            raise ValueError(f"{name}: {codes.ndim} dimensions, expected {expected}")
-        if precision == MFA_PRECISION_INT4 or precision == MFA_PRECISION_UINT4:
-            codes.take_halves(tensor.shape[-1])
-        scales = self.load_part(
-            tensor.scales, f"{name}.scales", floating_precision(tensor.scales.dtype), writes_scales)
-        quantization[0] = mfa_quantization_init()
-        quantization.rows, quantization.columns = tensor.rows, tensor.columns
-        quantization.scales = &scales.tensor
-        if tensor.zero_points is not None:
-            zero_points = self.load_part(
-                tensor.zero_points, f"{name}.zero_points", whole_precision(tensor.zero_points.dtype),
-                writes_scales)
-            quantization.zero_points = &zero_points.tensor
-        if tensor.mean is not None:
-            if argument != "key":
-                raise ValueError(f"{name}.mean: given, expected None: only keys have one")
-            mean = self.load_part(tensor.mean, f"{name}.mean", MFA_PRECISION_FP32, False)
-            quantization.mean = &mean.tensor
-            self.key_mean = mean
+            raise ValueError(f"{name}: {ndim} dimensions, expected {expected}")
+        if tensor.mean is not None and argument != "key":
+            raise ValueError(f"{name}.mean: given, expected None: only keys have one")
+        if self.appends:
+            written = CODES_AND_SCALES if tensor.rows == 1 else ONLY_CODES
+        codes = load_codes(tensor, name, written, self.stand_in())
+        self.kept.append(codes)
         return codes
-
-    cdef Operand load_part(self, object array, str name, int precision, bint writable):
-        """An array of a QuantizedTensor, which has looked at its dtype."""
-        cdef Operand operand = load_known(array, name, precision, writable, self.stand_in())
-        self.kept.append(operand)
-        if not self.heads_first:
-            operand.swap_rows_and_heads()
-        return operand
 
     cdef int require_compute_mode(self, dict keywords) except -1:
         """What the library says of it, in the words of callers."""
-        for operand, has_codes in (
-                (self.key, self.desc.key_quantization != NULL),
-                (self.value, self.desc.value_quantization != NULL)):
-            if not has_codes:
+        for argument, codes in (("key", self.key_codes), ("value", self.value_codes)):
+            if codes is None:
                 raise ValueError(
-                    f"compute_mode: 'int8', expected 'exact', or a QuantizedTensor as {(<Operand> operand).name}")
+                    "compute_mode: 'int8', expected 'exact', "
+                    f"or a QuantizedTensor as {self.name_of(argument)}")
         for argument in ("qv", "intermediate_precision"):
             if keywords[argument] is not None:
                 raise ValueError(
@@ -525,14 +483,12 @@ cdef class Inputs:
         cdef Operand query = self.query, operand
         cdef int64_t *extent = query.tensor.shape
         cdef int64_t heads = extent[1], kv_heads = self.key.tensor.shape[1], keys = self.key.tensor.shape[2]
-        if self.desc.key_quantization == NULL:
+        if self.key_codes is None:
             self.require_dtype_of_query(self.key)
-        if self.desc.value_quantization == NULL:
+        elif self.key_codes.mean is not None:
+            self.require_mean_of_sequences(self.key_codes.mean)
+        if self.value_codes is None:
             self.require_dtype_of_query(self.value)
-        if self.key_mean is not None and self.key_mean.tensor.shape[0] not in (1, self.batch):
-            raise ValueError(
-                f"{self.key_mean.name}: shape {self.key_mean.given_shape()}, "
-                f"expected one of 1 or {self.batch} sequences")
         for operand in (query, self.value):
             if operand.tensor.shape[3] == 0:
                 raise ValueError(f"{operand.name}: head dimension 0, expected 1 or more")
@@ -556,6 +512,13 @@ cdef class Inputs:
             raise ValueError(
                 f"{operand.name}: dtype {dtype_name(operand.precision)}, "
                 f"expected {dtype_name(self.query.precision)} as {self.query.name} has")
+        return 0
+
+    cdef int require_mean_of_sequences(self, Operand mean) except -1:
+        cdef int64_t count = mean.tensor.shape[0]
+        if count != 1 and count != self.batch:
+            expected = "1" if self.batch == 1 else f"1 or {self.batch}"
+            raise ValueError(f"{mean.name}: of {count} sequences, expected {expected}")
         return 0
 
     cdef int require_rows(
@@ -588,16 +551,6 @@ cdef str first_given(dict keywords, tuple arguments):
         if keywords[argument] is not None:
             return argument
     return None
-
-
-cdef int floating_precision(object dtype) except -2:
-    return MFA_PRECISION_FP32 if dtype.itemsize == 4 else MFA_PRECISION_FP16
-
-
-cdef int whole_precision(object dtype) except -2:
-    if dtype.itemsize == 4:
-        return MFA_PRECISION_INT32
-    return MFA_PRECISION_INT8 if dtype.kind == "i" else MFA_PRECISION_UINT8
 
 
 cdef int require_length(Operand entries, int64_t length) except -1:

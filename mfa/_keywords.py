@@ -51,14 +51,14 @@ def _converted(value, convert):
     return None
 
 
-def _text(value):
+def text_of(value):
     """`value` as a plain str; None if it is no string."""
     return str.__str__(value) if isinstance(value, str) else None
 
 
 def heads_first(layout):
     """Whether `layout` puts heads before rows."""
-    text = layout if type(layout) is str else _text(layout)
+    text = layout if type(layout) is str else text_of(layout)
     if text not in ("bshd", "bhsd"):
         error = TypeError if text is None else ValueError
         raise error(f"layout: {shown(layout)}, expected 'bshd' or 'bhsd'")
@@ -77,12 +77,12 @@ def flag(value, name):
 def causal_alignment(causal, alignment):
     """Whether to mask causally, and the alignment's code in mfa.h."""
     if alignment is not None:
-        if _text(alignment) not in ALIGNMENTS:
+        if text_of(alignment) not in ALIGNMENTS:
             raise ValueError(f"alignment: {shown(alignment)}, expected None, 'top-left' or 'bottom-right'")
-        alignment = _text(alignment)
+        alignment = text_of(alignment)
     if causal is None or (isinstance(causal, BOOLS) and not causal):
         return False, ALIGNMENTS[alignment or "bottom-right"]
-    chosen = "bottom-right" if isinstance(causal, BOOLS) else _text(causal)
+    chosen = "bottom-right" if isinstance(causal, BOOLS) else text_of(causal)
     if chosen not in ALIGNMENTS:
         raise ValueError(f"causal: {shown(causal)}, expected None, a bool, 'top-left' or 'bottom-right'")
     if alignment is not None and alignment != chosen:
@@ -167,22 +167,22 @@ def wanted(value):
     try:
         for name in value:
             names.append(name)
-            if _text(name) not in Gradients._fields:
+            if text_of(name) not in Gradients._fields:
                 break
     except MemoryError:
         raise
     except Exception:
         raise TypeError(f"wanted: {shown(value)}, {expected}") from None
-    if names and _text(names[-1]) not in Gradients._fields:
+    if names and text_of(names[-1]) not in Gradients._fields:
         raise ValueError(f"wanted: names {shown(names[-1])}, {expected}")
-    return frozenset(map(_text, names))
+    return frozenset(map(text_of, names))
 
 
 def intermediate_precision(value):
     """Its code in mfa.h."""
     if value is None:
         return DEFAULT_PRECISION
-    text = _text(value)
+    text = text_of(value)
     if text != "float32":
         error = TypeError if text is None else ValueError
         raise error(f"intermediate_precision: {shown(value)}, expected None or 'float32'")
@@ -191,7 +191,7 @@ def intermediate_precision(value):
 
 def compute_mode(value):
     """Its code in mfa.h."""
-    text = _text(value)
+    text = text_of(value)
     if text not in COMPUTE_MODES:
         error = TypeError if text is None else ValueError
         raise error(f"compute_mode: {shown(value)}, expected 'exact' or 'int8'")

@@ -19,11 +19,15 @@ NAMES = {
     "blocks.masks": "block_mask",
     "bool_mask": "mask",
     "delta": "delta",
+    "input": "x",
     "key": "key",
     "key_quantization.mean": "key.mean",
     "key_quantization.scales": "key.scales",
     "key_quantization.zero_points": "key.zero_points",
     "pages.page_table": "page_table",
+    "quantization.mean": "mean",
+    "quantization.scales": "scale",
+    "quantization.zero_points": "zero_point",
     "query": "query",
     "query_value": "qv",
     "scales.key": "k_descale",
@@ -43,14 +47,27 @@ NAMES = {
 }
 
 IN_MESSAGES = re.compile(rf"(?<![\w.])(?:{'|'.join(map(re.escape, NAMES))})(?![\w.])")
-VALUE = re.compile(r"^([\w.]+(?:\[[\d, ]+\])?) (?:is|has) (?=-?\d)")
+VALUE = re.compile(r"^([\w.]+(?:\[[\d, ]+\])?) (?:is|has) (?=-?(?:\d|nan|inf))")
 
 
-def renamed(message, names):
-    """`message` of the library with the caller's names, each value after its argument as everywhere here."""
+PLACE = re.compile(r"((?:quantization\.(?:scales|zero_points)|input)\[)(\d+), (\d+), (\d+), (\d+)\]")
+
+
+def renamed(message, names, layout=None, ndim=4):
+    """`message` of the library with the caller's names, each value after its argument as everywhere here.
+
+    With a `layout`, places in scales and zero points are those of arrays with `ndim` axes in that order.
+    """
 
     def of_caller(match):
         name, dot, part = NAMES[match[0]].partition(".")
         return names.get(name, name) + dot + part
 
+    def place(match):
+        batch, heads, rows, column = match.groups()[1:]
+        axes = (batch, rows, heads, column) if layout == "bshd" else (batch, heads, rows, column)
+        return f"{match[1]}{', '.join(axes[4 - ndim :])}]"
+
+    if layout is not None:
+        message = PLACE.sub(place, message)
     return VALUE.sub(r"\1: ", IN_MESSAGES.sub(of_caller, message))

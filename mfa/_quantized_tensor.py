@@ -1,5 +1,6 @@
 """mfa.QuantizedTensor: codes of 8 or 4 bits beside what they stand for."""
 
+import itertools
 from typing import Any, Literal, final
 
 import ml_dtypes
@@ -112,7 +113,7 @@ class QuantizedTensor:
         fewest = 2 if layout == "bhsd" else 3
         if not fewest <= data.ndim <= 4:
             raise ValueError(f"data: {data.ndim} dimensions, expected {fewest} to 4")
-        if precision in HALVED and data.shape[-1] > 1 and data.strides[-1] != 1:
+        if precision in HALVED and data.size > 0 and data.shape[-1] > 1 and data.strides[-1] != 1:
             raise ValueError(
                 f"data: a stride of {data.strides[-1]} bytes along the last axis, expected 1 for {precision}"
             )
@@ -155,15 +156,8 @@ class QuantizedTensor:
         )
 
     def _check_scales(self):
-        batch, heads, rows, dim = ordered_shape(self.shape, self.layout)
-        expected = (batch, heads, parts(rows, self.rows), parts(dim, self.columns))
         scales, zero_points = self.scales, self.zero_points
-        found = ordered_shape(scales.shape, self.layout) if scales.ndim == len(self.shape) else ()
-        if found[2:] != expected[2:] or any(a not in (1, b) for a, b in zip(found, expected, strict=False)):
-            raise ValueError(
-                f"scales: shape {shown(scales.shape)}, expected {self._given(expected)}, "
-                "or 1 in the places of batches and heads"
-            )
+        require_scales_shape(scales, "scales", self.shape, self.layout, self.rows, self.columns)
         if zero_points is None and self.precision.startswith("u"):
             raise ValueError(f"zero_points: None, expected an array for {self.precision} codes")
         if zero_points is not None and zero_points.shape != scales.shape:
@@ -184,12 +178,6 @@ class QuantizedTensor:
                 f"mean: shape {shown(shape)}, expected ({', '.join(map(str, expected))}), "
                 "or 1 in the places of sequences and heads"
             )
-
-    def _given(self, shape):
-        """A shape (batch, heads, rows, dim) in the order and with the axes that the arrays have."""
-        batch, heads, rows, dim = shape
-        given = shape if self.layout == "bhsd" else (batch, rows, heads, dim)
-        return given[4 - len(self.shape) :]
 
     @property
     def nbytes(self) -> int:
@@ -279,7 +267,7 @@ class QuantizedTensor:
         if self.precision not in HALVED:
             return self.data
         codes = numpy.stack((self.data & 15, self.data >> 4), axis=-1)
-        codes = codes.reshape(*self.data.shape[:-1], -1)[..., : self.shape[-1]]
+        codes = codes.reshape(*self.data.shape[:-1], 2 * self.data.shape[-1])[..., : self.shape[-1]]
         return codes if self.precision == "uint4" else (codes ^ 8).view(INT8) - INT8.type(8)
 
     def _spread(self, array):
@@ -298,9 +286,9 @@ def _from_fields(fields):
 
 
 def known_precision(value, name="precision"):
-    text = value if type(value) is str else None
+    text = _keywords.text_of(value)
     if text not in CODES:
-        error = ValueError if isinstance(value, str) else TypeError
+        error = TypeError if text is None else ValueError
         raise error(f"{name}: {shown(value)}, expected {', '.join(map(repr, CODES))}")
     return text
 
@@ -326,8 +314,10 @@ def shape_of_values(shape, stored, precision):
     if shape is None:
         return (*stored[:-1], stored[-1] * count)
     try:
-        sizes = tuple(_keywords.integer(size, "shape") for size in shape)
-    except TypeError:
+        sizes = tuple(_keywords.integer(size, "shape") for size in itertools.islice(shape, 5))
+    except MemoryError:
+        raise
+    except Exception:
         raise TypeError(f"shape: {shown(shape)}, expected None or integers") from None
     if sizes[:-1] != stored[:-1] or len(sizes) != len(stored) or -(-sizes[-1] // count) != stored[-1]:
         last = f"{stored[-1]}" if count == 1 else f"{2 * stored[-1] - 1} or {2 * stored[-1]}"
@@ -341,6 +331,24 @@ def parts(size, each):
     return 1 if each == 0 else -(-size // each)
 
 
+def scales_shape(shape, layout, rows, columns):
+    """Of scales for each batch and head of a tensor of that shape."""
+    batch, heads, count, dim = ordered_shape(shape, layout)
+    found = batch, heads, parts(count, rows), parts(dim, columns)
+    return ordered_shape(found, layout)[4 - len(shape) :]
+
+
+def require_scales_shape(scales, name, shape, layout, rows, columns):
+    expected = scales_shape(shape, layout, rows, columns)
+    found = ordered_shape(scales.shape, layout) if scales.ndim == len(shape) else ()
+    wanted = ordered_shape(expected, layout)
+    if found[2:] != wanted[2:] or any(a not in (1, b) for a, b in zip(found, wanted, strict=False)):
+        raise ValueError(
+            f"{name}: shape {shown(scales.shape)}, expected {expected} with rows {rows} and columns "
+            f"{columns}, or 1 in the places of batches and heads"
+        )
+
+
 def ordered(array, layout):
     """A view with all four axes, in the order (batch, heads, rows, dim)."""
     array = array[(None,) * (4 - array.ndim)]
@@ -348,5 +356,6 @@ def ordered(array, layout):
 
 
 def ordered_shape(shape, layout):
+    """Swapping back, too, what has four axes."""
     shape = (1,) * (4 - len(shape)) + tuple(shape)
     return shape if layout == "bhsd" else (shape[0], shape[2], shape[1], shape[3])

@@ -16,11 +16,11 @@ from mfa._names import renamed
 from mfa.errors import MFAError
 
 
-cdef int check(mfa_status_t status, dict names=None) except -1:
+cdef int check(mfa_status_t status, dict names=None, str layout=None, int ndim=4) except -1:
     """Raise what `status` stands for. To be called on the thread that got it: messages are per thread.
 
     `names` is what the caller knows arguments of `mfa.attention` by, where that is another name; without it,
-    arguments are called as in mfa.h.
+    arguments are called as in mfa.h. `layout` and `ndim` are those of places in arrays.
     """
     if status == MFA_SUCCESS:
         return 0
@@ -28,7 +28,7 @@ cdef int check(mfa_status_t status, dict names=None) except -1:
     if not message:
         message = mfa_error_string(status).decode("utf-8", "replace")
     if status == MFA_ERROR_INVALID_ARGS:
-        raise ValueError(message if names is None else renamed(message, names))
+        raise ValueError(message if names is None else renamed(message, names, layout, ndim))
     if status == MFA_ERROR_MEMORY_ALLOCATION:
         raise MemoryError(message)
     raise MFAError(message, status)
