@@ -121,7 +121,7 @@ typedef struct mfa_context_info {
     int32_t cpu_isa;
     uint32_t flags;
     char backend_name[16]; /* "cpu", "metal" */
-    char isa_name[16];     /* "scalar", "avx2", "avx512", "avx512bf16", "neon", or the GPU family */
+    char isa_name[16];     /* "scalar", "avx2", "avx512", "avx512bf16", "neon" and so on, or the GPU family */
     char device_name[96];
 } mfa_context_info_t;
 

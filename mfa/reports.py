@@ -14,7 +14,7 @@ class ContextInfo:
     device : str
         Name of the processor or GPU.
     isa : str
-        Instruction set in use: "scalar", "avx2", "avx512", "avx512bf16", "neon", or the GPU family.
+        Instruction set in use: "scalar", "avx2", "avx512", "avx512bf16", "neon" and so on, or the GPU family.
     num_threads : int
         The most CPU threads that one call uses.
     allow_cpu_fallback : bool

@@ -27,11 +27,15 @@ bool mfai_cpu_has_avx512(void) {
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 
-bool mfai_cpu_has_avx512bf16(void) { return mfai_cpu_has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+bool mfai_cpu_has_avx512vnni(void) { return mfai_cpu_has_avx512() && __builtin_cpu_supports("avx512vnni"); }
+
+bool mfai_cpu_has_avx512bf16(void) { return mfai_cpu_has_avx512vnni() && __builtin_cpu_supports("avx512bf16"); }
 
 bool mfai_cpu_has_neon(void) { return false; }
 
 bool mfai_cpu_has_neon_bf16(void) { return false; }
+
+bool mfai_cpu_has_neon_i8mm(void) { return false; }
 
 void mfai_cpu_name(char *name, int size) {
     unsigned brand[13] = {0};
@@ -49,6 +53,8 @@ bool mfai_cpu_has_avx2(void) { return false; }
 
 bool mfai_cpu_has_avx512(void) { return false; }
 
+bool mfai_cpu_has_avx512vnni(void) { return false; }
+
 bool mfai_cpu_has_avx512bf16(void) { return false; }
 
 bool mfai_cpu_has_neon(void) {
@@ -59,13 +65,29 @@ bool mfai_cpu_has_neon(void) {
 #endif
 }
 
+#if defined(__APPLE__)
+static bool has_option(const char *name) {
+    int has = 0;
+    size_t size = sizeof has;
+    return sysctlbyname(name, &has, &size, NULL, 0) == 0 && has;
+}
+#endif
+
 bool mfai_cpu_has_neon_bf16(void) {
 #if defined(__aarch64__) && defined(__linux__)
     return getauxval(AT_HWCAP2) & HWCAP2_BF16;
 #elif defined(__APPLE__)
-    int has = 0;
-    size_t size = sizeof has;
-    return sysctlbyname("hw.optional.arm.FEAT_BF16", &has, &size, NULL, 0) == 0 && has;
+    return has_option("hw.optional.arm.FEAT_BF16");
+#else
+    return false;
+#endif
+}
+
+bool mfai_cpu_has_neon_i8mm(void) {
+#if defined(__aarch64__) && defined(__linux__)
+    return mfai_cpu_has_neon_bf16() && getauxval(AT_HWCAP2) & HWCAP2_I8MM;
+#elif defined(__APPLE__)
+    return mfai_cpu_has_neon_bf16() && has_option("hw.optional.arm.FEAT_I8MM");
 #else
     return false;
 #endif

@@ -36,6 +36,8 @@ enum {
 static int64_t share_of(int64_t tasks, double share) { return mfai_max(1, (int64_t)((double)tasks * share + 0.5)); }
 
 static const mfai_cpu_kernels_t *choose_kernel(const mfai_cpu_isa_t *isa, const mfai_problem_t *p) {
+    if (p->features & MFAI_INT8)
+        return isa->int8;
     const bool pairs =
         isa->bfloat16 != NULL && p->query.format == MFAI_FORMAT_BF16 && !(p->features & MFAI_EXACT_WEIGHTS);
     return pairs ? isa->bfloat16 : isa->float32;
@@ -107,15 +109,16 @@ static mfai_cpu_forward_shape_t find_shape(const mfai_problem_t *p, const mfai_c
     if (p->query_value.present)
         s.query_words += mfai_round_up(mfai_ceil_div(p->value_dim, tile->word_depth), tile->lanes);
     s.value_width = mfai_round_up(p->value_dim, tile->panel);
-    s.block_keys = mfai_clamp(BLOCK_FLOATS / (s.query_words + s.value_width), tile->panel, MOST_BLOCK_KEYS) /
-                   tile->panel * tile->panel;
+    const int64_t most_keys = p->features & MFAI_INT8 ? mfai_cpu_int8_most_keys(p, MOST_BLOCK_KEYS) : MOST_BLOCK_KEYS;
+    s.block_keys =
+        mfai_clamp(BLOCK_FLOATS / (s.query_words + s.value_width), tile->panel, most_keys) / tile->panel * tile->panel;
     s.block_keys =
         mfai_clamp(s.block_keys, tile->panel, mfai_round_up(mfai_clamp(p->key_count, 1, INT32_MAX), tile->panel));
     return s;
 }
 
 static mfai_cpu_forward_scratch_t lay_out(const mfai_problem_t *p, const mfai_cpu_forward_shape_t *s,
-                                          const mfai_cpu_tile_t *tile, bool has_bias) {
+                                          const mfai_cpu_tile_t *tile, bool has_bias, mfai_cpu_int8_t *int8) {
     const int64_t scores = tile->sub_rows * s->block_keys;
     const int64_t widest = s->query_words > s->value_width ? s->query_words : s->value_width;
     const bool in_place = !(p->features & (MFAI_KEY_CODES | MFAI_VALUE_CODES)) && mfai_rows_are_contiguous(&p->query) &&
@@ -138,6 +141,8 @@ static mfai_cpu_forward_scratch_t lay_out(const mfai_problem_t *p, const mfai_cp
     at.copy = mfai_cpu_take(&at.size, in_place ? 0 : s->block_keys * widest);
     at.key_codes = mfai_cpu_take(&at.size, mfai_cpu_code_floats(&p->key, &p->key_quantization, s->block_keys));
     at.value_codes = mfai_cpu_take(&at.size, mfai_cpu_code_floats(&p->value, &p->value_quantization, s->block_keys));
+    if (p->features & MFAI_INT8)
+        *int8 = mfai_cpu_int8_plan(p, s->chunk_rows, s->block_keys, s->value_width, tile->sub_rows / 2, &at.size);
     at.zeros = mfai_cpu_take(&at.size, widest);
     return at;
 }
@@ -258,8 +263,8 @@ static mfa_status_t make_plan(const mfai_cpu_device_t *device, const mfai_proble
     MFAI_TRY(mfai_check_head_dims("CPU", p));
     if (p->features & MFAI_APPEND && p->features & (MFAI_KEY_CODES | MFAI_VALUE_CODES))
         return mfai_fail(MFA_ERROR_UNSUPPORTED, "new rows of codes are not there yet on the CPU");
-    if (p->features & MFAI_INT8)
-        return mfai_fail(MFA_ERROR_UNSUPPORTED, "products of codes in integers are not there yet on the CPU");
+    if (p->features & MFAI_INT8 && mfai_cpu_int8_most_keys(p, MOST_BLOCK_KEYS) != MOST_BLOCK_KEYS)
+        return mfai_fail(MFA_ERROR_UNSUPPORTED, "int8 products of columns whose scales vary by row are not there yet");
     *plan = (forward_plan_t){.most_splits = 1};
     plan->kernel = choose_kernel(device->isa, p);
     mfai_cpu_forward_job_t *job = &plan->job;
@@ -273,7 +278,7 @@ static mfa_status_t make_plan(const mfai_cpu_device_t *device, const mfai_proble
     job->max_to_log2 = job->score_pass ? MFA_LOG2_E : 1;
     job->max_to_natural = job->score_pass ? 1 : MFA_LN_2;
     job->dropout = mfai_cpu_dropout(p);
-    job->scratch = lay_out(p, &job->shape, &plan->kernel->tile, job->has_bias);
+    job->scratch = lay_out(p, &job->shape, &plan->kernel->tile, job->has_bias, &job->int8);
 
     plan->slots = (int)mfai_clamp(job->tasks, 1, device->num_threads);
     plan->partial_floats = mfai_cpu_lines(plan->partial_floats);

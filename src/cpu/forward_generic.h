@@ -23,6 +23,8 @@ typedef struct {
     int64_t kv_head, first_row;
     float scale; /* times a product, in a score pass */
     int rows;
+    int64_t at;     /* the first row, counted from the chunk's */
+    float *scratch; /* the thread's */
     const lane32 *query;
     lane32 *key_panels, *value_panels; /* room for them, filled by `attend` when packed */
     mfai_rows_room_t room;
@@ -34,15 +36,24 @@ typedef struct {
 
 static int64_t key_count(const block_t *block) { return block->keys.end - block->keys.begin; }
 
-/* Weights as words, from the word `first` of a row on. */
-static left_t weights_from(const block_t *block, int row, int64_t first) {
-    return (left_t){block->scores + row * block->stride + first, block->stride};
-}
-
+#if WORD_DEPTH == 4
+/* int8_products_generic.h has these. */
+static void begin_head(const mfai_cpu_forward_job_t *job, const mfai_walk_t *walk, int64_t kv_head, float *scratch);
+static void pack_query_rows(const mfai_cpu_forward_job_t *job, const mfai_walk_t *walk, mfa_span rows, float *scratch);
+static void pack_block(const block_t *block);
+static void multiply_scores(const block_t *block, mfa_span seen);
+static void multiply_values(const block_t *block, int first, int rows, mfa_span seen, const float *correction);
+static void scale_sums(const mfai_cpu_forward_job_t *job, float *scratch, int64_t rows);
+#else
 static mfai_rows_t find_rows(const block_t *block, const mfai_view_t *view, const mfai_quantization_t *quantization,
                              float *code_room) {
     return find_real_rows(view, quantization, block->walk->batch, block->kv_head, block->keys.begin, key_count(block),
                           &block->room, block->job->shape.block_keys, code_room);
+}
+
+/* Weights as words, from the word `first` of a row on. */
+static left_t weights_from(const block_t *block, int row, int64_t first) {
+    return (left_t){block->scores + row * block->stride + first, block->stride};
 }
 
 static mfai_spaced_rows_t space_rows(const block_t *block, const mfai_view_t *view, mfa_span rows) {
@@ -152,6 +163,18 @@ static void multiply_values(const block_t *block, int first, int rows, mfa_span 
     }
 }
 
+static void pack_block(const block_t *block) {
+    const mfai_cpu_forward_job_t *job = block->job;
+    const mfai_problem_t *p = job->problem;
+    const mfai_rows_t keys = find_rows(block, &p->key, &p->key_quantization, block->key_codes);
+    pack_keys(&keys, job->shape.query_words, 0, block->key_panels);
+    const mfai_rows_t values = find_rows(block, &p->value, &p->value_quantization, block->value_codes);
+    if (p->query_value.present)
+        pack_keys(&values, job->shape.query_words, job->shape.key_words, block->key_panels);
+    pack_values(&values, block->value_panels);
+}
+#endif
+
 /* Scores in log2 from which on the exponent takes a step of its own: in one with the scaling, the largest score would
    miss the reference by what that was rounded by, which may be more than an exponent holds. */
 #define LARGE_SCORE 0x1p12f
@@ -223,12 +246,7 @@ static void attend(const block_t *block, mfa_span among, bool *packed) {
     if (mfa_span_is_empty(seen.any))
         return;
     if (!*packed && !block->direct) {
-        const mfai_rows_t keys = find_rows(block, &p->key, &p->key_quantization, block->key_codes);
-        pack_keys(&keys, job->shape.query_words, 0, block->key_panels);
-        const mfai_rows_t values = find_rows(block, &p->value, &p->value_quantization, block->value_codes);
-        if (p->query_value.present)
-            pack_keys(&values, job->shape.query_words, job->shape.key_words, block->key_panels);
-        pack_values(&values, block->value_panels);
+        pack_block(block);
         *packed = true;
     }
     multiply_scores(block, seen.any);
@@ -293,14 +311,17 @@ static void finish_row(const mfai_cpu_forward_job_t *job, int64_t b, int64_t hea
     }
 }
 
-static void pack_query_rows(const mfai_cpu_forward_job_t *job, const mfai_walk_t *walk, mfa_span rows, char *copy,
-                            lane32 *query) {
+#if WORD_DEPTH != 4
+static void pack_query_rows(const mfai_cpu_forward_job_t *job, const mfai_walk_t *walk, mfa_span rows, float *scratch) {
     const mfai_problem_t *p = job->problem;
+    char *copy = (char *)(scratch + job->scratch.copy);
+    lane32 *query = scratch + job->scratch.query;
     const int64_t first = job->shape.key_words;
     pack_queries(job, &p->query, walk, rows, copy, first, query);
     if (p->query_value.present)
         pack_queries(job, &p->query_value, walk, rows, copy, job->shape.query_words - first, query + first);
 }
+#endif
 
 /* The last part of which a number, one of the first_... that `member` is the offset of, is at most this. */
 static const mfai_cpu_forward_part_t *find_part(const mfai_cpu_forward_job_t *job, size_t member, int64_t number) {
@@ -351,8 +372,12 @@ static void forward_task(void *argument, int64_t task, int slot) {
                                    .runs = (mfai_rows_run_t *)(void *)(scratch + job->scratch.runs),
                                    .copy = (char *)(scratch + job->scratch.copy),
                                    .zeros = (const char *)(scratch + job->scratch.zeros)};
-    if (!mfa_span_is_empty(keys))
-        pack_query_rows(job, &walk, mfa_span_of(first_row, first_row + rows), room.copy, query);
+    if (!mfa_span_is_empty(keys)) {
+#if WORD_DEPTH == 4
+        begin_head(job, &walk, kv_head, scratch);
+#endif
+        pack_query_rows(job, &walk, mfa_span_of(first_row, first_row + rows), scratch);
+    }
 
     for (; !mfa_span_is_empty(keys); keys = mfai_walk_next(&walk, positions, left, shape->block_keys)) {
         left.begin = keys.end;
@@ -362,12 +387,14 @@ static void forward_task(void *argument, int64_t task, int slot) {
             const block_t block = {
                 .job = job,
                 .walk = &walk,
-                .direct = part->direct,
+                .direct = part->direct && WORD_DEPTH != 4,
                 .keys = keys,
                 .kv_head = kv_head,
                 .scale = scale,
                 .first_row = first_row + r,
                 .rows = (int)some,
+                .at = r,
+                .scratch = scratch,
                 .query = query + r * words,
                 .key_panels = scratch + job->scratch.keys,
                 .value_panels = scratch + job->scratch.values,
@@ -387,6 +414,10 @@ static void forward_task(void *argument, int64_t task, int slot) {
         }
     }
 
+#if WORD_DEPTH == 4
+    if (left.begin > split * part->split_keys) /* some keys were visited */
+        scale_sums(job, scratch, rows);
+#endif
     for (int64_t r = 0; r < rows; ++r) {
         const int64_t at = first_row + r;
         if (part->splits == 1) {

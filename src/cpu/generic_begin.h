@@ -4,6 +4,7 @@
 #define MFA_CPU_GENERIC_BEGIN_H
 
 #include "core/arithmetic.h"
+#include "core/integers.h"
 
 #include <math.h>
 #include <stddef.h>

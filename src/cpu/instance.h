@@ -15,6 +15,7 @@
 #include "cpu/pack_generic.h"
 #include "cpu/code_scales_generic.h"
 #include "cpu/dequantise_generic.h"
+#include "cpu/tiles_generic.h"
 #include "cpu/multiply_generic.h"
 #include "cpu/rows_generic.h"
 #include "cpu/panels_generic.h"

@@ -6,19 +6,25 @@
 #include "cpu/features.h"
 
 extern const mfai_cpu_kernels_t mfai_cpu_f32_scalar, mfai_cpu_f32_avx2, mfai_cpu_f32_avx512, mfai_cpu_bf16_avx512,
-    mfai_cpu_f32_neon, mfai_cpu_bf16_neon;
+    mfai_cpu_f32_neon, mfai_cpu_bf16_neon, mfai_cpu_int8_scalar, mfai_cpu_int8_avx2, mfai_cpu_int8_avx512vnni,
+    mfai_cpu_int8_neon, mfai_cpu_int8_neoni8mm;
 
 /* Best first. */
 static const mfai_cpu_isa_t instances[] = {
 #if defined(__x86_64__)
-    {MFA_CPU_ISA_AVX512, "avx512bf16", mfai_cpu_has_avx512bf16, &mfai_cpu_f32_avx512, &mfai_cpu_bf16_avx512},
-    {MFA_CPU_ISA_AVX512, "avx512", mfai_cpu_has_avx512, &mfai_cpu_f32_avx512, NULL},
-    {MFA_CPU_ISA_AVX2, "avx2", mfai_cpu_has_avx2, &mfai_cpu_f32_avx2, NULL},
+    {MFA_CPU_ISA_AVX512, "avx512bf16", mfai_cpu_has_avx512bf16, &mfai_cpu_f32_avx512, &mfai_cpu_bf16_avx512,
+     &mfai_cpu_int8_avx512vnni},
+    {MFA_CPU_ISA_AVX512, "avx512vnni", mfai_cpu_has_avx512vnni, &mfai_cpu_f32_avx512, NULL, &mfai_cpu_int8_avx512vnni},
+    {MFA_CPU_ISA_AVX512, "avx512", mfai_cpu_has_avx512, &mfai_cpu_f32_avx512, NULL, &mfai_cpu_int8_avx2},
+    {MFA_CPU_ISA_AVX2, "avx2", mfai_cpu_has_avx2, &mfai_cpu_f32_avx2, NULL, &mfai_cpu_int8_avx2},
 #elif defined(__aarch64__)
-    {MFA_CPU_ISA_NEON, "neonbf16", mfai_cpu_has_neon_bf16, &mfai_cpu_f32_neon, &mfai_cpu_bf16_neon},
-    {MFA_CPU_ISA_NEON, "neon", mfai_cpu_has_neon, &mfai_cpu_f32_neon, NULL},
+    {MFA_CPU_ISA_NEON, "neoni8mm", mfai_cpu_has_neon_i8mm, &mfai_cpu_f32_neon, &mfai_cpu_bf16_neon,
+     &mfai_cpu_int8_neoni8mm},
+    {MFA_CPU_ISA_NEON, "neonbf16", mfai_cpu_has_neon_bf16, &mfai_cpu_f32_neon, &mfai_cpu_bf16_neon,
+     &mfai_cpu_int8_neon},
+    {MFA_CPU_ISA_NEON, "neon", mfai_cpu_has_neon, &mfai_cpu_f32_neon, NULL, &mfai_cpu_int8_neon},
 #endif
-    {MFA_CPU_ISA_SCALAR, "scalar", mfai_cpu_has_baseline, &mfai_cpu_f32_scalar, NULL},
+    {MFA_CPU_ISA_SCALAR, "scalar", mfai_cpu_has_baseline, &mfai_cpu_f32_scalar, NULL, &mfai_cpu_int8_scalar},
 };
 enum { INSTANCE_COUNT = sizeof instances / sizeof *instances };
 

@@ -4,17 +4,19 @@
 
 #include "core/quantization.h"
 #include "core/quantize.h"
+#include "cpu/int8.h"
 #include "mfa_philox.h"
 
 /*
- * The kernels multiply 32-bit words: one float, or two 16-bit floats that a dot-product instruction takes at once.
+ * The kernels multiply 32-bit words: one float, or two 16-bit floats or four codes that a dot-product instruction takes
+ * at once.
  * Everything below that counts "words" is in that unit along the summed dimension.
  */
 typedef struct mfai_cpu_tile {
     int lanes;      /* floats in a vector */
     int panel;      /* columns of a packed panel */
     int sub_rows;   /* query rows whose scores the forward pass holds at once: two register tiles */
-    int word_depth; /* elements in a word: 1 or 2 */
+    int word_depth; /* elements in a word: 1, 2 or 4 */
 } mfai_cpu_tile_t;
 
 typedef struct mfai_cpu_dropout {
@@ -59,6 +61,7 @@ typedef struct mfai_cpu_forward_job {
     const mfai_problem_t *problem;
     mfai_cpu_forward_shape_t shape;
     mfai_cpu_forward_scratch_t scratch;
+    mfai_cpu_int8_t int8;                 /* with MFAI_INT8 */
     const mfai_cpu_forward_part_t *parts; /* the costliest first */
     int64_t part_count;
     int64_t tasks, combined_rows; /* of all parts */
@@ -222,6 +225,7 @@ typedef struct mfai_cpu_isa {
     bool (*is_available)(void);
     const mfai_cpu_kernels_t *float32;  /* any inputs, converted to float32 */
     const mfai_cpu_kernels_t *bfloat16; /* bfloat16 inputs by dot products; NULL: none */
+    const mfai_cpu_kernels_t *int8;     /* codes by dot products in integers; forward only */
 } mfai_cpu_isa_t;
 
 /* Rows that one backward_prepare or backward_finish task takes. */

@@ -1,18 +1,4 @@
-/* Matrix products on register tiles of ROW_TILE rows and two vectors of columns. */
-enum { PANEL_VECS = 2, PANEL = PANEL_VECS * VL, SUB_ROWS = 2 * ROW_TILE };
-
-typedef float __attribute__((may_alias)) lane32;
-
-/* Rows of a matrix, `stride` apart: words on the left side of a product, and sums. */
-typedef struct {
-    const lane32 *first;
-    int64_t stride;
-} left_t;
-typedef struct {
-    float *first;
-    int64_t stride;
-} sums_t;
-
+/* Matrix products on register tiles. */
 /* What becomes of what c held. It is added last: sums that start anew at each block round less than one long sum. */
 enum { REPLACE, RESCALE, ADD };
 
@@ -85,6 +71,3 @@ DEFINE_MULTIPLY(multiply_add, ADD, false)
 DEFINE_MULTIPLY(multiply_add_turned, ADD, true)
 #undef DEFINE_MULTIPLY
 #undef MULTIPLY_ROWS
-
-/* A panel is two vectors of columns wide; the last one is a single vector if that holds what is left. */
-INLINE bool panel_is_full(int64_t panel, int64_t columns) { return columns - panel * PANEL > VL; }

@@ -25,7 +25,7 @@ def test_program(tmp_path_factory, tmp_path, sanitizer, program):
     run_here(tmp_path_factory, sanitizer, program, tmp_path / "program")
 
 
-@pytest.mark.parametrize(("processor", "instance"), [("max", "neonbf16"), ("cortex-a72", "neon")])
+@pytest.mark.parametrize(("processor", "instance"), [("max", "neoni8mm"), ("cortex-a72", "neon")])
 @pytest.mark.parametrize(
     "program",
     ["precision", "half", "backward", "dropout", "float_mode", "holes", "sequences", "append", "scoring"],
