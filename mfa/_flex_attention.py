@@ -17,6 +17,7 @@ from mfa._inputs import Inputs
 from mfa._mask_mods import name_of
 from mfa._memory import as_ndarray, known
 from mfa._messages import shown
+from mfa._quantized_tensor import QuantizedTensor
 from mfa._score_mods import MOST_BIASES, EvaluatedScore, recognised
 from mfa._score_tiles import runs, tiles
 from mfa._tensors import is_tensor, new_array
@@ -70,11 +71,17 @@ class FlexCall:
         enable_gqa = _keywords.flag(enable_gqa, "enable_gqa")
         names = ("query", "key", "value")
         # An array of another kind may be exported once only.
-        self.arrays = [known(x, name) for x, name in zip((query, key, value), names, strict=True)]
-        self.views = [as_ndarray(array, name) for array, name in zip(self.arrays, names, strict=True)]
+        self.arrays = [
+            x if i > 0 and type(x) is QuantizedTensor else known(x, names[i])
+            for i, x in enumerate((query, key, value))
+        ]
+        self.views = [
+            array if type(array) is QuantizedTensor else as_ndarray(array, name)
+            for array, name in zip(self.arrays, names, strict=True)
+        ]
         for array, name in zip(self.views, names, strict=True):
-            if array.ndim != 4:
-                raise ValueError(f"{name}: {array.ndim} dimensions, expected 4")
+            if len(array.shape) != 4:
+                raise ValueError(f"{name}: {len(array.shape)} dimensions, expected 4")
         query, key, value = self.views
         for array, name in ((key, "key"), (value, "value")):
             if array.shape[1] != query.shape[1] and not enable_gqa:
@@ -134,7 +141,7 @@ class FlexCall:
         query, key, value = tile.of_queries(arrays[0]), tile.of_keys(arrays[1]), tile.of_keys(arrays[2])
         keywords = {"bias": bias, "block_mask": self.blocks_in(tile)}
         if self.score_mod is not None:
-            nothing = numpy.zeros((), value.dtype)
+            nothing = numpy.zeros((), query.dtype)
             query, key = (numpy.broadcast_to(nothing, (*array.shape[:3], 1)) for array in (query, key))
             keywords["softmax_scale"] = 0.0
         return self.inputs((query, key, value), planning, **keywords)
@@ -142,7 +149,7 @@ class FlexCall:
     def products(self, tile, arrays, keys):
         """The scores of a tile and some keys before score_mod."""
         query = tile.of_queries(arrays[0]).astype(FLOAT32)
-        key = tile.of_keys(arrays[1])[:, :, keys].astype(FLOAT32)
+        key = tile.values_of_keys(arrays[1], keys)
         grouped = query.reshape(len(query), key.shape[1], -1, *query.shape[2:])
         scores = numpy.float32(self.scale) * (grouped @ key[:, :, None].swapaxes(-1, -2))
         return scores.reshape(*query.shape[:3], key.shape[2])
@@ -204,6 +211,8 @@ class FlexCall:
             add(tile, arrays, results, into)
         gradients = []
         for array, view, total in zip(self.arrays, arrays, sums, strict=True):
+            if type(array) is QuantizedTensor:
+                array, view = self.arrays[0], arrays[0]
             gradient = new_array(array, total.shape, view.dtype)
             as_ndarray(gradient, "gradient")[...] = total
             gradients.append(gradient)
@@ -229,13 +238,13 @@ class FlexCall:
         gradients = BackwardCall(inputs, *results, out_dtype="float32", wanted=("dv", "dbias")).run()
         dq, dk, dv = into
         dv += gradients.dv
-        query, key = tile.of_queries(arrays[0]).astype(FLOAT32), tile.of_keys(arrays[1])
-        kv_heads = key.shape[1]
+        query = tile.of_queries(arrays[0]).astype(FLOAT32)
+        kv_heads = dk.shape[1]
         for run, backward in pieces:
             dscores = backward(numpy.ascontiguousarray(gradients.dbias[..., run])) * numpy.float32(self.scale)
             # Heads of a group beside each other, as rows of their key/value head.
             grouped = dscores.reshape(len(dscores), kv_heads, -1, dscores.shape[3])
-            dq += (grouped @ key[:, :, run].astype(FLOAT32)).reshape(dq.shape)
+            dq += (grouped @ tile.values_of_keys(arrays[1], run)).reshape(dq.shape)
             dk[:, :, run] += grouped.swapaxes(-1, -2) @ query.reshape(
                 len(query), kv_heads, -1, query.shape[3]
             )
@@ -280,6 +289,7 @@ def flex_attention(
     query : array (B, H, Nq, D) of float32, float16 or bfloat16
     key : array (B or 1, Hkv, Nkv, D), dtype as query
     value : array (B or 1, Hkv, Nkv, Dv), dtype as query
+        Either may be a QuantizedTensor of layout "bhsd" instead.
     score_mod : function of (score, b, h, q_idx, kv_idx), or None, default None
         What becomes of each score. See Notes for which are fast, and `flex_plan`.
     block_mask : BlockMask of mfa or PyTorch, or None, default None
@@ -378,7 +388,7 @@ def flex_attention_backward(
     Returns
     -------
     Gradients
-        dq, dk and dv. What `score_mod` reads gets none.
+        dq, dk and dv. What `score_mod` reads gets none. Those of codes are of query's kind and dtype.
 
     Raises
     ------

@@ -281,6 +281,11 @@ class QuantizedTensor:
         return array
 
 
+def shape_of(array, name):
+    """That of a QuantizedTensor or of any other array."""
+    return array.shape if type(array) is QuantizedTensor else as_ndarray(array, name).shape
+
+
 def _from_fields(fields):
     return QuantizedTensor(**fields)
 

@@ -6,6 +6,7 @@ from mfa import _keywords
 from mfa._lists import INT32, int32_list
 from mfa._memory import as_ndarray
 from mfa._messages import shown
+from mfa._quantized_tensor import shape_of
 from mfa._tensors import new_array
 
 SIZES = ("batch_size", "num_heads_q", "num_heads_kv", "headdim", "headdim_v")
@@ -80,10 +81,7 @@ def get_scheduler_metadata(
 def require(metadata, batch, q, k_cache, v_cache):
     """Refuse metadata of a call of other sizes."""
     metadata = int32_list(metadata, "scheduler_metadata")
-    shapes = [
-        as_ndarray(array, name).shape
-        for array, name in ((q, "q"), (k_cache, "k_cache"), (v_cache, "v_cache"))
-    ]
+    shapes = [shape_of(array, name) for array, name in ((q, "q"), (k_cache, "k_cache"), (v_cache, "v_cache"))]
     if len(metadata) < len(SIZES) or min(map(len, shapes)) < 2:
         raise ValueError(
             f"scheduler_metadata: shape {shown(metadata.shape)}, "

@@ -4,6 +4,9 @@ from typing import NamedTuple
 
 import numpy
 
+from mfa._quantized_parts import part, values
+from mfa._quantized_tensor import QuantizedTensor
+
 FEWEST_ROWS = 32  # for fewer, heads come one by one
 
 
@@ -19,7 +22,18 @@ class Tile(NamedTuple):
         return array[self.b, self.h, self.rows]
 
     def of_keys(self, array):
-        return array[self.b if len(array) > 1 else slice(None), self.kv_heads]
+        """Of an array, or of a QuantizedTensor."""
+        batches = self.b if array.shape[0] > 1 else slice(None)
+        if type(array) is QuantizedTensor:
+            return part(array, batches, self.kv_heads)
+        return array[batches, self.kv_heads]
+
+    def values_of_keys(self, array, keys):
+        """Likewise of a slice of the keys, in float32."""
+        batches = self.b if array.shape[0] > 1 else slice(None)
+        if type(array) is QuantizedTensor:
+            return values(array, batches, self.kv_heads, keys)
+        return array[batches, self.kv_heads, keys].astype(numpy.float32)
 
     def indices(self, keys):
         """b, h and q_idx of the tile, and kv_idx of the keys of a slice."""

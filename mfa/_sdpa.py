@@ -12,6 +12,7 @@ from mfa._call import ForwardCall
 from mfa._inputs import Inputs
 from mfa._memory import as_ndarray, known, rank_of
 from mfa._messages import shown
+from mfa._quantized_tensor import QuantizedTensor
 from mfa._tensors import is_tensor, new_array, require_plain
 
 MOST_AXES = 32  # that NumPy broadcasts
@@ -37,6 +38,7 @@ def scaled_dot_product_attention(
         without a copy; beyond one axis before H, each index is a call of its own.
     key : array (..., H, S, D), dtype as query
     value : array (..., H, S, Dv), dtype as query
+        Either may be a QuantizedTensor of layout "bhsd" instead, where no array has more than 4 axes.
     attn_mask : array or None, default None
         bool (True = attend) or floating (added to the scores); broadcast to (..., H, N, S).
     dropout_p : float, default 0.0
@@ -83,13 +85,25 @@ def scaled_dot_product_attention(
     if type(query) is type(key) is type(value) is numpy.ndarray:  # the usual case, without further questions
         most_axes = max(query.ndim, key.ndim, value.ndim)
     else:
-        query, key, value = arrays = known(query, "query"), known(key, "key"), known(value, "value")
-        most_axes = max(map(rank_of, arrays))
+        query, key, value = known(query, "query"), _known(key, "key"), _known(value, "value")
+        most_axes = max(rank_of(query), _rank(key), _rank(value))
     if dropout_p:
         keywords["dropout_seed"] = _draw_seed(query)
     if most_axes > 4:
+        if QuantizedTensor in (type(key), type(value)):
+            raise ValueError(
+                f"query: {rank_of(query)} dimensions, expected at most 4 beside a QuantizedTensor"
+            )
         return _each_batch(query, key, value, enable_gqa, keywords)
     return ForwardCall(_inputs(query, key, value, enable_gqa, keywords)).run()
+
+
+def _known(array, name):
+    return array if type(array) is QuantizedTensor else known(array, name)
+
+
+def _rank(array):
+    return len(array.shape) if type(array) is QuantizedTensor else rank_of(array)
 
 
 def _inputs(query, key, value, grouped, keywords, planning=False):
