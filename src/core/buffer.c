@@ -9,6 +9,8 @@ struct mfa_buffer {
     mfa_context_t context;
     size_t size;
     mfai_memory_t memory;
+    bool has_params;
+    mfa_quantization_params_t params; /* of the codes in it */
 };
 
 /* Takes over `memory`, which a failure closes. */
@@ -80,3 +82,12 @@ void mfa_destroy_buffer(mfa_buffer_t buffer) {
 mfa_context_t mfai_buffer_context(mfa_buffer_t buffer) { return buffer->context; }
 
 const mfai_memory_t *mfai_buffer_memory(mfa_buffer_t buffer) { return &buffer->memory; }
+
+const mfa_quantization_params_t *mfai_buffer_params(mfa_buffer_t buffer) {
+    return buffer->has_params ? &buffer->params : NULL;
+}
+
+void mfai_buffer_set_params(mfa_buffer_t buffer, const mfa_quantization_params_t *params) {
+    buffer->has_params = true;
+    buffer->params = *params;
+}

@@ -21,9 +21,11 @@ FIRST_SIZES = {
     "mfa_blocks_t": 80,
     "mfa_append_t": 56,
     "mfa_scales_t": 32,
+    "mfa_quantization_t": 48,
+    "mfa_quantize_desc_t": 32,
 }
 SUCCESS, INVALID_ARGS = 0, 1
-FP32, INT32 = 2, 6
+PRECISIONS = {np.dtype(np.float32): 2, np.dtype(np.int8): 3, np.dtype(np.int32): 6}
 
 
 def layout():
@@ -83,7 +85,7 @@ class Caller:
     def tensor(self, array):
         tensor = self.make(
             "mfa_tensor_t",
-            precision=INT32 if array.dtype == np.int32 else FP32,
+            precision=PRECISIONS[array.dtype],
             data=array.ctypes.data,
             shape=np.array(array.shape, np.int64).tobytes(),
             stride=(np.array(array.strides, np.int64) // array.itemsize).tobytes(),
@@ -134,6 +136,7 @@ class Caller:
         expected = mfa.attention(self.operand, self.operand, self.operand, layout="bhsd")
         np.testing.assert_array_equal(out, expected)
         self.plan_with_parts(context, operands | window)
+        self.quantise_and_plan(context, operands | window)
 
     def plan_with_parts(self, context, values):
         """The structs that a descriptor points to, over a cache of one page."""
@@ -153,6 +156,20 @@ class Caller:
             "scales": self.make("mfa_scales_t", query=self.tensor(np.ones((1, 1, 1, 1), np.float32))),
         }
         desc = self.make("mfa_attention_desc_t", **values | {"key": key, "value": value}, **parts)
+        self.check(self.call("mfa_attention_forward_plan", context, desc, self.make("mfa_plan_t")))
+
+    def quantise_and_plan(self, context, values):
+        codes, scales = np.zeros((1, 1, 6, 4), np.int8), np.empty((1, 1, 6, 1), np.float32)
+        stand_for = self.make("mfa_quantization_t", rows=1, scales=self.tensor(scales))
+        codes = self.tensor(codes)
+        quantised = self.make(
+            "mfa_quantize_desc_t", input=values["query"], codes=codes, quantization=stand_for
+        )
+        self.check(self.call("mfa_quantize", context, quantised))
+        np.testing.assert_array_equal(scales, self.operand.max(axis=-1, keepdims=True) / np.float32(127))
+        if self.sizes["mfa_attention_desc_t"] < sum(LAYOUT["mfa_attention_desc_t"]["key_quantization"]):
+            return
+        desc = self.make("mfa_attention_desc_t", **values | {"key": codes}, key_quantization=stand_for)
         self.check(self.call("mfa_attention_forward_plan", context, desc, self.make("mfa_plan_t")))
 
 
