@@ -85,7 +85,7 @@ static void store_codes(const float *row, int64_t columns, int8_t *restrict byte
     }
     bytes[columns] = 0; /* the other half of an odd row's last byte */
     for (int64_t i = 0; i < (columns + 1) / 2; ++i)
-        target[i] = (char)((bytes[2 * i] & 15) | bytes[2 * i + 1] << 4);
+        target[i] = (char)((bytes[2 * i] & 15) | (bytes[2 * i + 1] & 15) << 4);
 }
 
 /* ------------------------------------------------------------------- tasks */
