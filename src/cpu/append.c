@@ -15,7 +15,8 @@ static int64_t floats_of(const mfai_view_t *view, int64_t count) {
 
 mfai_cpu_append_job_t mfai_cpu_append_plan(const mfai_cpu_device_t *device, const mfai_problem_t *p,
                                            int64_t *workspace) {
-    mfai_cpu_append_job_t job = {.problem = p, .queries = p->query, .turns = p->features & MFAI_ROTARY};
+    mfai_cpu_append_job_t job = {
+        .problem = p, .run = device->isa->float32->append, .queries = p->query, .turns = p->features & MFAI_ROTARY};
     int64_t rows = 0;
     for (int64_t b = 0; b < p->batch; ++b) {
         rows = mfai_max(rows, p->lengths[b].new);
@@ -28,10 +29,18 @@ mfai_cpu_append_job_t mfai_cpu_append_plan(const mfai_cpu_device_t *device, cons
     job.width = p->batch * rows <= ALONE_ELEMENTS / elements ? 1 : (int)mfai_clamp(job.tasks, 1, device->num_threads);
 
     const int64_t half = p->rotary_cos.shape[3];
-    job.scratch.row = mfai_cpu_take(&job.scratch.size, 2 * half);
+    const bool codes = p->features & (MFAI_KEY_CODES | MFAI_VALUE_CODES);
+    const int64_t widest = mfai_max(p->head_dim, p->value_dim), coded = codes ? widest : 0;
+    job.scratch.row = mfai_cpu_take(&job.scratch.size, mfai_max(2 * half, coded));
     job.scratch.cosines = mfai_cpu_take(&job.scratch.size, half);
     job.scratch.sines = mfai_cpu_take(&job.scratch.size, half);
-    job.scratch.copy = mfai_cpu_take(&job.scratch.size, mfai_max(half, p->head_dim));
+    job.scratch.copy = mfai_cpu_take(&job.scratch.size, mfai_max(mfai_max(half, p->head_dim), coded));
+    job.scratch.highs = mfai_cpu_take(&job.scratch.size, coded);
+    job.scratch.lows = mfai_cpu_take(&job.scratch.size, coded);
+    job.scratch.scales = mfai_cpu_take(&job.scratch.size, coded);
+    job.scratch.zero_points = mfai_cpu_take(&job.scratch.size, coded);
+    job.scratch.mean = mfai_cpu_take(&job.scratch.size, coded);
+    job.scratch.bytes = mfai_cpu_take(&job.scratch.size, codes ? widest / 4 + 1 : 0);
     *workspace = 0;
     mfai_cpu_take(workspace, job.width * job.scratch.size);
     if (job.turns) {
@@ -47,11 +56,11 @@ mfai_cpu_append_job_t mfai_cpu_append_plan(const mfai_cpu_device_t *device, cons
     return job;
 }
 
-void mfai_cpu_append(const mfai_cpu_kernels_t *kernel, mfai_cpu_append_job_t *job, char *memory, mfai_problem_t *left) {
+void mfai_cpu_append(mfai_cpu_append_job_t *job, char *memory, mfai_problem_t *left) {
     job->memory = memory;
     if (job->turns)
         job->queries.data = memory + mfai_cpu_lines(job->width * job->scratch.size) * (int64_t)sizeof(float);
-    mfai_parallel_for(job->width, job->tasks, kernel->append, job);
+    mfai_parallel_for(job->width, job->tasks, job->run, job);
     *left = *job->problem;
     left->query = job->queries;
 }

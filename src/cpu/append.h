@@ -9,6 +9,6 @@ mfai_cpu_append_job_t mfai_cpu_append_plan(const mfai_cpu_device_t *device, cons
                                            int64_t *workspace);
 
 /* Writes the new rows. `left` becomes the problem that is left to be run, whose queries, if turned, lie in `memory`. */
-void mfai_cpu_append(const mfai_cpu_kernels_t *kernel, mfai_cpu_append_job_t *job, char *memory, mfai_problem_t *left);
+void mfai_cpu_append(mfai_cpu_append_job_t *job, char *memory, mfai_problem_t *left);
 
 #endif

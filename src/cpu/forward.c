@@ -261,8 +261,6 @@ static void order_by_blocks(mfai_cpu_forward_job_t *job, int64_t *order) {
 
 static mfa_status_t make_plan(const mfai_cpu_device_t *device, const mfai_problem_t *p, forward_plan_t *plan) {
     MFAI_TRY(mfai_check_head_dims("CPU", p));
-    if (p->features & MFAI_APPEND && p->features & (MFAI_KEY_CODES | MFAI_VALUE_CODES))
-        return mfai_fail(MFA_ERROR_UNSUPPORTED, "new rows of codes are not there yet on the CPU");
     if (p->features & MFAI_INT8 && mfai_cpu_int8_most_keys(p, MOST_BLOCK_KEYS) != MOST_BLOCK_KEYS)
         return mfai_fail(MFA_ERROR_UNSUPPORTED, "int8 products of columns whose scales vary by row are not there yet");
     *plan = (forward_plan_t){.most_splits = 1};
@@ -315,7 +313,7 @@ static void run_tasks(forward_plan_t *plan) {
 /* Apart, as a problem is large and stacks may be small. */
 __attribute__((noinline)) static void run_appending(forward_plan_t *plan, char *memory) {
     mfai_problem_t left;
-    mfai_cpu_append(plan->kernel, &plan->append, memory, &left);
+    mfai_cpu_append(&plan->append, memory, &left);
     plan->job.problem = &left;
     run_tasks(plan);
 }

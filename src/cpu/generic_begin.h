@@ -16,6 +16,7 @@
 #include "attn/scales.h"
 #include "attn/walk.h"
 #include "core/quantization.h"
+#include "cpu/code_range.h"
 #include "cpu/code_scales.h"
 #include "cpu/constants.h"
 #include "cpu/half.h"

@@ -21,8 +21,10 @@
 #include "cpu/panels_generic.h"
 #include "cpu/direct_generic.h"
 #include "cpu/forward_generic.h"
-#include "cpu/append_generic.h"
+#if WORD_DEPTH == 1
 #include "cpu/quantise_generic.h"
+#include "cpu/append_generic.h"
+#endif
 #include "cpu/gradient_generic.h"
 #include "cpu/backward_generic.h"
 #include "cpu/backward_bias_generic.h"
@@ -33,10 +35,12 @@ const mfai_cpu_kernels_t KERNEL = {
     .tile = {.lanes = VL, .panel = PANEL, .sub_rows = SUB_ROWS, .word_depth = WORD_DEPTH},
     .forward = forward_task,
     .combine = forward_combine,
+#if WORD_DEPTH == 1
     .append = append_task,
     .quantise_sum = quantise_sum,
     .quantise_ranges = quantise_ranges,
     .quantise_encode = quantise_encode,
+#endif
     .backward_prepare = backward_prepare,
     .backward = backward_task,
     .backward_finish = backward_finish,

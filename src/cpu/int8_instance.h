@@ -15,7 +15,6 @@
 #include "cpu/int8_multiply_generic.h"
 #include "cpu/forward_generic.h"
 #include "cpu/int8_products_generic.h"
-#include "cpu/append_generic.h"
 
 extern const mfai_cpu_kernels_t KERNEL;
 const mfai_cpu_kernels_t KERNEL = {
@@ -23,5 +22,4 @@ const mfai_cpu_kernels_t KERNEL = {
     .tile = {.lanes = VL, .panel = PANEL, .sub_rows = SUB_ROWS, .word_depth = WORD_DEPTH},
     .forward = forward_task,
     .combine = forward_combine,
-    .append = append_task,
 };

@@ -4,8 +4,11 @@
 
 #include "core/quantization.h"
 #include "core/quantize.h"
+#include "cpu/code_range.h"
 #include "cpu/int8.h"
 #include "mfa_philox.h"
+
+typedef void (*mfai_cpu_kernel_task_fn)(void *job, int64_t task, int slot);
 
 /*
  * The kernels multiply 32-bit words: one float, or two 16-bit floats or four codes that a dot-product instruction takes
@@ -81,11 +84,12 @@ typedef struct mfai_cpu_forward_job {
 
 /* Offsets in floats into a thread's scratch memory. */
 typedef struct mfai_cpu_append_scratch {
-    int64_t row, cosines, sines, copy, size;
+    int64_t row, cosines, sines, copy, highs, lows, scales, zero_points, mean, bytes, size;
 } mfai_cpu_append_scratch_t;
 
 typedef struct mfai_cpu_append_job {
     const mfai_problem_t *problem;
+    mfai_cpu_kernel_task_fn run;
     mfai_view_t queries; /* where they are, once turned */
     bool turns;          /* there are rotary tables */
     int64_t task_rows, blocks, tasks;
@@ -93,13 +97,6 @@ typedef struct mfai_cpu_append_job {
     mfai_cpu_append_scratch_t scratch;
     char *memory; /* scratch.size floats for each slot, then the turned queries */
 } mfai_cpu_append_job_t;
-
-/* The codes that values may become, as floats. */
-typedef struct mfai_cpu_code_range {
-    bool is_symmetric, is_half; /* half: scales are */
-    float lowest, highest;
-    float steps; /* the scale is the range of values by as many */
-} mfai_cpu_code_range_t;
 
 /* Offsets in floats into a thread's scratch memory. */
 typedef struct mfai_cpu_quantise_scratch {
@@ -205,8 +202,6 @@ static inline int64_t mfai_cpu_backward_row(const mfai_cpu_backward_job_t *job,
                                             const mfai_cpu_backward_sequence_t *sequence, int64_t head, int64_t row) {
     return job->problem->heads * sequence->rows_before + head * sequence->queries + row;
 }
-
-typedef void (*mfai_cpu_kernel_task_fn)(void *job, int64_t task, int slot);
 
 typedef struct mfai_cpu_kernels {
     const char *name;

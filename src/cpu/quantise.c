@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "core/quantization.h"
+#include "cpu/code_range.h"
 #include "cpu/sizes.h"
 #include "cpu/threads.h"
 
@@ -105,7 +106,7 @@ static void find_scales(void *argument, int64_t task, int slot) {
         const float high = job->scales[i], low = job->zero_points[i];
         job->scales[i] = mfai_cpu_scale(&job->range, low, high);
         job->zero_points[i] = mfai_cpu_zero_point(&job->range, low, job->scales[i]);
-        wrong |= !mfai_cpu_has_scale(&job->range, job->scales[i]);
+        wrong |= job->scales[i] > mfai_cpu_most_scale(&job->range);
     }
     if (wrong)
         __atomic_store_n(&job->has_beyond, true, __ATOMIC_RELAXED);
@@ -167,14 +168,14 @@ static mfa_status_t refuse_others(const mfai_view_t *input) {
 static mfa_status_t refuse_beyond(const mfai_cpu_quantise_job_t *job) {
     const int64_t *shape = job->call->quantization.scales.shape;
     int64_t cell = 0;
-    while (mfai_cpu_has_scale(&job->range, job->scales[cell]))
+    while (job->scales[cell] <= mfai_cpu_most_scale(&job->range))
         ++cell;
     const int64_t line = cell / job->groups, head = line / shape[2];
     return mfai_fail(MFA_ERROR_INVALID_ARGS,
                      "quantization.scales[%" PRId64 ", %" PRId64 ", %" PRId64 ", %" PRId64
                      "] would be %g, but the largest number of %s is %g",
                      head / shape[1], head % shape[1], line % shape[2], cell % job->groups, job->scales[cell],
-                     job->range.is_half ? "FP16" : "FP32", job->range.is_half ? 65504.0 : 0x1.fffffep127);
+                     job->range.is_half ? "FP16" : "FP32", mfai_cpu_most_scale(&job->range));
 }
 
 /* ------------------------------------------------------------------ a call */

@@ -3,6 +3,18 @@
  * the largest value on either side of 0 in each column of the rows that share one.
  */
 
+/* A contiguous row as floats, padded to whole vectors. */
+INLINE void load_floats_as(const int32_t format, const char *row, int64_t count, float *floats) {
+    for (int64_t i = 0; i < count; i += VL)
+        vf_store(floats + i, load_converted(row, format, i, count - i < VL ? (int)(count - i) : VL));
+}
+
+static void load_floats(const char *row, int32_t format, int64_t count, float *floats){
+#define LOAD(format) load_floats_as(format, row, count, floats)
+    WITH_FORMAT(format, LOAD)
+#undef LOAD
+}
+
 /* Codes of VL values; NaN counts as 0. */
 INLINE vf code_of(vf x, vf scale, vf zero_point, const mfai_cpu_code_range_t *range) {
     const vf far = vf_set1(0x1p20f), near = vf_set1(-0x1p20f), shift = vf_set1(0x1.8p23f);
