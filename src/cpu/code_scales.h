@@ -5,10 +5,19 @@
 #include "core/problem.h"
 #include "cpu/sizes.h"
 
-/* A line has one scale for a row; or one for each 32 columns, which more may share; or one for each. */
-typedef enum { MFAI_SCALED_ROWS, MFAI_SCALED_GROUPS, MFAI_SCALED_COLUMNS } mfai_cpu_scaled_t;
+/* No codes; or a line has one scale for a row; or one for each 32 columns, which more may share; or one for each. */
+typedef enum { MFAI_UNSCALED, MFAI_SCALED_ROWS, MFAI_SCALED_GROUPS, MFAI_SCALED_COLUMNS } mfai_cpu_scaled_t;
 
 enum { MFAI_CPU_SCALE_COLUMNS = 32 };
+
+/* What codes of a block of rows are scaled by. */
+typedef struct {
+    mfai_cpu_scaled_t kind;
+    const int32_t *line;         /* of each row, where its line begins in scales and zeros */
+    const float *scales, *zeros; /* MFAI_SCALED_ROWS: one for each row */
+    const float *mean;           /* of each column */
+    uint32_t bits;               /* that make a float of a code, as vf_load_bytes_n has it */
+} mfai_cpu_scales_t;
 
 typedef struct {
     mfai_cpu_scaled_t kind;
@@ -19,6 +28,8 @@ typedef struct {
 } mfai_cpu_scale_room_t;
 
 static inline mfai_cpu_scaled_t mfai_cpu_scaled(const mfai_view_t *codes, const mfai_quantization_t *quantization) {
+    if (!mfai_view_has_codes(codes))
+        return MFAI_UNSCALED;
     const int64_t columns = quantization->columns;
     if (columns > 0 && columns < codes->shape[3])
         return columns == 1 ? MFAI_SCALED_COLUMNS : MFAI_SCALED_GROUPS;

@@ -4,14 +4,6 @@
  */
 #define CODE_BASE 0x1p23f
 
-typedef struct {
-    mfai_cpu_scaled_t kind;
-    const int32_t *line;         /* of each row, where its line begins in scales and zeros */
-    const float *scales, *zeros; /* MFAI_SCALED_ROWS: one for each row */
-    const float *mean;           /* of each column */
-    uint32_t bits;               /* that make a float of a code, as vf_load_bytes_n has it */
-} scales_t;
-
 /* Numbers `stride` elements apart as floats; floats may follow them in `to`, up to a vector. */
 static void read_numbers(const char *from, int32_t format, int64_t stride, int64_t count, float *to) {
     if (MFAI_FLOATING >> format & 1 && stride == 1) {
@@ -76,12 +68,19 @@ static int64_t element_of(const lines_t *lines, const mfai_quantization_t *quant
     return at.batch * stride[0] + h * stride[1] + mfai_scale_line(quantization, at.row) * stride[2];
 }
 
-/* Of `count` rows, behind `first` others, that follow each other and, unless each has a line, share one. */
-static void read_row_scales(const lines_t *lines, const mfai_quantization_t *quantization, mfai_place_t at, int64_t h,
-                            int64_t first, int64_t count) {
-    const bool share = quantization->rows != 1;
-    read_lines(lines, element_of(lines, quantization, at, h), lines->view->stride[2], share ? 1 : count, first);
-    for (int64_t i = 1; i < count && share; ++i)
+/* Lines of rows that follow each other, behind `first` numbers. */
+static void read_row_lines(const lines_t *lines, const mfai_quantization_t *quantization,
+                           const mfai_cpu_scale_room_t *room, mfai_place_t at, int64_t h, int64_t first,
+                           int64_t count) {
+    const int64_t stride = room->kind == MFAI_SCALED_ROWS ? lines->view->stride[2] : 1;
+    read_lines(lines, element_of(lines, quantization, at, h), stride, count * room->width, first);
+}
+
+/* Of `count` rows that share one, behind `first` others. */
+static void repeat_scale(const lines_t *lines, const mfai_quantization_t *quantization, mfai_place_t at, int64_t h,
+                         int64_t first, int64_t count) {
+    read_lines(lines, element_of(lines, quantization, at, h), 0, 1, first);
+    for (int64_t i = 1; i < count; ++i)
         lines->to[first + i] = lines->to[first];
 }
 
@@ -108,12 +107,18 @@ static void read_mean(const mfai_quantization_t *quantization, int64_t b, int64_
                      view->stride[3], view->shape[3], mean);
 }
 
-/* How many rows, of so many, lie side by side from this one on and, unless each is to have a line, share one. */
-static int64_t alike_rows(const mfai_view_t *codes, const mfai_quantization_t *quantization, mfai_place_t at,
-                          mfai_cpu_scaled_t kind, int64_t rows) {
+/* Whether lines lie one behind the other as they are to be. */
+static bool are_dense(const mfai_view_t *view, const mfai_cpu_scale_room_t *room) {
+    return room->kind == MFAI_SCALED_ROWS || !view->present ||
+           (view->shape[3] == room->width && view->stride[3] == 1 && view->stride[2] == room->width);
+}
+
+/* How many rows, of so many, lie side by side from this one on and, unless `each` has a line of its own, share one. */
+static int64_t alike_rows(const mfai_view_t *codes, const mfai_quantization_t *quantization, mfai_place_t at, bool each,
+                          int64_t rows) {
     if (codes->layout != NULL && codes->layout->pages != NULL)
         rows = mfai_clamp(codes->layout->page_rows - at.row, 1, rows);
-    if (quantization->rows == 0 || (quantization->rows == 1 && kind == MFAI_SCALED_ROWS))
+    if (each || quantization->rows == 0)
         return rows;
     return mfai_clamp(quantization->rows - at.row % quantization->rows, 1, rows);
 }
@@ -121,8 +126,10 @@ static int64_t alike_rows(const mfai_view_t *codes, const mfai_quantization_t *q
 /* Those of rows first + rows.begin .. first + rows.end - 1 of one head; their numbers count from `first`. `memory` has
    room for them, of blocks of at most `most` rows. Where each row has one scale, vectors of these that hold other rows
    have zeros for them. */
-static scales_t find_scales(const mfai_view_t *codes, const mfai_quantization_t *quantization, int64_t b, int64_t h,
-                            int64_t first, mfa_span rows, int64_t most, float *memory) {
+static mfai_cpu_scales_t find_scales(const mfai_view_t *codes, const mfai_quantization_t *quantization, int64_t b,
+                                     int64_t h, int64_t first, mfa_span rows, int64_t most, float *memory) {
+    if (!mfai_view_has_codes(codes))
+        return (mfai_cpu_scales_t){.kind = MFAI_UNSCALED};
     const mfai_cpu_scale_room_t room = mfai_cpu_scale_room(codes, quantization, most);
     const mfai_format_t *format = &mfai_formats[codes->format];
     const uint32_t flip = format->is_signed ? 1u << (format->bits - 1) : 0;
@@ -131,20 +138,24 @@ static scales_t find_scales(const mfai_view_t *codes, const mfai_quantization_t 
     float *scales = memory + room.scales;
     const lines_t tensors[] = {{&quantization->scales, 1, 0, scales},
                                {&quantization->zero_points, base, base, memory + room.zeros}};
-    int64_t taken = 0, count;
+    const bool each = quantization->rows == 1 && are_dense(&quantization->scales, &room) &&
+                      are_dense(&quantization->zero_points, &room);
+    int64_t taken = room.kind == MFAI_SCALED_ROWS ? rows.begin : 0, count;
     for (int64_t i = rows.begin; i < rows.end; i += count) {
         mfai_place_t at = {b, first + i};
         if (codes->layout != NULL)
             at = mfai_layout_place(codes->layout, b, first + i);
-        count = alike_rows(codes, quantization, at, room.kind, rows.end - i);
+        count = alike_rows(codes, quantization, at, each, rows.end - i);
         for (int t = 0; t < 2; ++t)
-            if (room.kind == MFAI_SCALED_ROWS)
-                read_row_scales(&tensors[t], quantization, at, h, i, count);
+            if (each)
+                read_row_lines(&tensors[t], quantization, &room, at, h, taken, count);
+            else if (room.kind == MFAI_SCALED_ROWS)
+                repeat_scale(&tensors[t], quantization, at, h, taken, count);
             else
                 read_line(&tensors[t], quantization, &room, at, h, taken);
-        for (int64_t row = i; row < i + count && room.kind != MFAI_SCALED_ROWS; ++row)
-            line[row] = (int32_t)taken;
-        taken += room.width;
+        for (int64_t k = 0; k < count; ++k)
+            line[i + k] = (int32_t)(taken + (each ? k * room.width : 0));
+        taken += each || room.kind == MFAI_SCALED_ROWS ? count * room.width : room.width;
     }
     if (room.kind == MFAI_SCALED_ROWS) {
         for (int64_t i = rows.begin / VL * VL; i < rows.begin; ++i)
@@ -153,6 +164,6 @@ static scales_t find_scales(const mfai_view_t *codes, const mfai_quantization_t 
             scales[i] = 0;
     }
     read_mean(quantization, b, h, room.mean_floats, memory + room.mean);
-    return (scales_t){
+    return (mfai_cpu_scales_t){
         room.kind, line, scales, memory + room.zeros, memory + room.mean, mfai_f32_to_bits(CODE_BASE) | flip};
 }

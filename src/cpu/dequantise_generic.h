@@ -1,6 +1,6 @@
 /* Codes as what they stand for, in registers or a block of rows. A storage format is a loader, not a kernel. */
 
-/* Calls `call` with a format as wide as the codes' as a constant: their sign is in scales_t. */
+/* Calls `call` with a format as wide as the codes' as a constant: their sign is in mfai_cpu_scales_t. */
 #define WITH_CODES(format, call) \
     switch (format) {            \
     case MFAI_FORMAT_INT4:       \
@@ -17,10 +17,14 @@ INLINE vf load_codes(const char *row, const int32_t format, int64_t at, int n, u
     return format == MFAI_FORMAT_UINT4 ? vf_load_nibbles_n(codes, n, bits) : vf_load_bytes_n(codes, n, bits);
 }
 
-/* Elements at .. at + n - 1 of row j as floats; of kind MFAI_SCALED_ROWS, but for the row's scale. The other lanes are
-   finite. */
-INLINE vf load_real(const mfai_cpu_scaled_t kind, const int32_t format, const char *row, int64_t at, int n,
-                    const scales_t *scales, int64_t j) {
+/* Zero in place of lanes from the n-th on. */
+INLINE vf first_lanes(vf x, int n) {
+    static const float numbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    return vf_select_less(vf_load(numbers), vf_set1((float)n), x, vf_zero());
+}
+
+INLINE vf load_real_lanes(const mfai_cpu_scaled_t kind, const int32_t format, const char *row, int64_t at, int n,
+                          const mfai_cpu_scales_t *scales, int64_t j) {
     const vf code = load_codes(row, format, at, n, scales->bits);
     if (kind == MFAI_SCALED_ROWS)
         return vf_sub(code, vf_set1(scales->zeros[j]));
@@ -32,11 +36,19 @@ INLINE vf load_real(const mfai_cpu_scaled_t kind, const int32_t format, const ch
     return vf_fma(vf_set1(scale[group]), vf_sub(code, vf_set1(zero[group])), mean);
 }
 
+/* Elements at .. at + n - 1 of row j as floats, zero in the other lanes; of kind MFAI_SCALED_ROWS, but for the row's
+   scale. */
+INLINE vf load_real(const mfai_cpu_scaled_t kind, const int32_t format, const char *row, int64_t at, int n,
+                    const mfai_cpu_scales_t *scales, int64_t j) {
+    const vf real = load_real_lanes(kind, format, row, at, n, scales, j);
+    return n >= VL ? real : first_lanes(real, n);
+}
+
 /* What words are made of: floats, or pairs of bfloat16. */
 enum { REAL_FORMAT = WORD_DEPTH == 1 ? MFAI_FORMAT_FP32 : MFAI_FORMAT_BF16 };
 
 INLINE void dequantise_row(const mfai_cpu_scaled_t kind, const int32_t format, const char *row, int64_t columns,
-                           const scales_t *scales, int64_t j, char *to) {
+                           const mfai_cpu_scales_t *scales, int64_t j, char *to) {
     const vf factor = vf_set1(kind == MFAI_SCALED_ROWS ? scales->scales[j] : 1);
     for (int64_t at = 0; at < columns; at += VL) {
         const int n = columns - at < VL ? (int)(columns - at) : VL;
@@ -45,8 +57,8 @@ INLINE void dequantise_row(const mfai_cpu_scaled_t kind, const int32_t format, c
     }
 }
 
-INLINE void dequantise_row_as(const int32_t format, const char *row, int64_t columns, const scales_t *scales, int64_t j,
-                              char *to) {
+INLINE void dequantise_row_as(const int32_t format, const char *row, int64_t columns, const mfai_cpu_scales_t *scales,
+                              int64_t j, char *to) {
     switch (scales->kind) {
     case MFAI_SCALED_ROWS:
         dequantise_row(MFAI_SCALED_ROWS, format, row, columns, scales, j, to);
@@ -66,7 +78,7 @@ static mfai_rows_t find_real_rows(const mfai_view_t *view, const mfai_quantizati
                                   float *memory) {
     if (!mfai_view_has_codes(view))
         return mfai_rows_find(view, b, h, first, count, room);
-    const scales_t scales = find_scales(view, quantization, b, h, first, mfa_span_of(0, count), most, memory);
+    const mfai_cpu_scales_t scales = find_scales(view, quantization, b, h, first, mfa_span_of(0, count), most, memory);
     char *const codes = (char *)(memory + mfai_cpu_scale_room(view, quantization, most).size);
     const int64_t columns = view->shape[3], step = mfai_format_bytes(REAL_FORMAT, columns);
     for (int64_t j = 0; j < count; ++j) {

@@ -2,6 +2,8 @@
  * Products for a few query rows, as in decoding: keys and values are read where they lie, once for all rows that share
  * them, so that the time is that of reading memory. Packing them first would read, write and read again. Rows are
  * evenly spaced in runs: reading their addresses from a table took up to a tenth of the time.
+ *
+ * Codes become floats in registers. Where a row has one scale, that meets its score and its weight instead.
  */
 enum {
     DIRECT_ROWS = 4,                /* rows that one pass over keys or values serves */
@@ -10,9 +12,50 @@ enum {
     DIRECT_VALUE_VECS = 4,
 };
 
-/* DIRECT_KEYS keys times `rows` queries: products[row * DIRECT_KEYS + key]. `coming` is what to prefetch for each. */
-INLINE void direct_products(const int rows, const int32_t format, left_t query, const char *const keys[DIRECT_KEYS],
-                            const char *const coming[DIRECT_KEYS], int64_t dim, float *products) {
+/* As load_words, of row j. */
+INLINE vf direct_key_words(const mfai_cpu_scaled_t kind, const int32_t format, const char *row, int64_t at,
+                           int64_t columns, const mfai_cpu_scales_t *scales, int64_t j) {
+    if (kind == MFAI_UNSCALED)
+        return load_words(row, format, at, columns);
+#if WORD_DEPTH == 1
+    return load_real(kind, format, row, at, columns - at < VL ? (int)(columns - at) : VL, scales, j);
+#else
+    const int64_t first = 2 * at, second = first + VL;
+    const int n = (int)(columns - first < 2 * VL ? columns - first : 2 * VL);
+    const vf low = load_real(kind, format, row, first, n < VL ? n : VL, scales, j);
+    return JOIN_ROWS(low, n > VL ? load_real(kind, format, row, second, n - VL, scales, j) : vf_zero());
+#endif
+}
+
+/* As load_value_words, of the rows from j on; `there` says which of them are. */
+INLINE vf direct_value_words(const mfai_cpu_scaled_t kind, const int32_t format, const char *even, const char *odd,
+                             int64_t column, int n, const mfai_cpu_scales_t *scales, int64_t j, mfa_span there) {
+    if (kind == MFAI_UNSCALED)
+        return load_value_words(even, odd, format, column, n);
+#if WORD_DEPTH == 1
+    (void)there;
+    return load_real(kind, format, even, column, n, scales, j);
+#else
+    const vf first = j < there.begin ? vf_zero() : load_real(kind, format, even, column, n, scales, j);
+    const vf second = j + 1 < there.end ? load_real(kind, format, odd, column, n, scales, j + 1) : vf_zero();
+    return PAIR_ROWS(first, second);
+#endif
+}
+
+/* Adds products with words of key k, from the word `at` on. */
+INLINE void direct_multiply(const int rows, left_t query, vf key, int64_t at, const int k, vf sum[VL]) {
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; ++r) {
+        const vf q = vf_load(query.first + r * query.stride + at);
+        sum[r * DIRECT_KEYS + k] = WORD_FMA(q, key, sum[r * DIRECT_KEYS + k]);
+    }
+}
+
+/* DIRECT_KEYS keys, from row j on, of which n are there, times `rows` queries: products[row * DIRECT_KEYS + key].
+   `coming` is what to prefetch for each. */
+INLINE void direct_products(const int rows, const mfai_cpu_scaled_t kind, const int32_t format, left_t query,
+                            const char *const keys[DIRECT_KEYS], const char *const coming[DIRECT_KEYS], int64_t dim,
+                            const mfai_cpu_scales_t *scales, int64_t j, int n, float *products) {
     const int64_t words = words_of(dim);
     vf sum[VL];
 #pragma GCC unroll 16
@@ -21,15 +64,19 @@ INLINE void direct_products(const int rows, const int32_t format, left_t query, 
 #pragma GCC unroll 4
     for (int k = 0; k < DIRECT_KEYS; ++k) { /* one key after the other, for the hardware's prefetchers */
         __builtin_prefetch(coming[k] + mfai_format_bytes(format, dim) - 1); /* its line more, if it begins inside one */
-        for (int64_t at = 0; at < words; at += VL) {
-            const vf key = load_words(keys[k], format, at, dim);
-            __builtin_prefetch(coming[k] + at * (int64_t)mfai_format_bytes(format, 1) * WORD_DEPTH);
-#pragma GCC unroll 4
-            for (int r = 0; r < rows; ++r) {
-                const vf q = vf_load(query.first + r * query.stride + at);
-                sum[r * DIRECT_KEYS + k] = WORD_FMA(q, key, sum[r * DIRECT_KEYS + k]);
-            }
+        if (kind != MFAI_UNSCALED)
+            for (int64_t byte = 0; byte < mfai_format_bytes(format, dim); byte += 64)
+                __builtin_prefetch(coming[k] + byte);
+        const int64_t row = j + (k < n ? k : 0);
+        int64_t at = 0;
+        for (; (at + VL) * WORD_DEPTH <= dim; at += VL) {
+            if (kind == MFAI_UNSCALED)
+                __builtin_prefetch(coming[k] + at * (int64_t)mfai_format_bytes(format, 1) * WORD_DEPTH);
+            const vf key = direct_key_words(kind, format, keys[k], at, (at + VL) * WORD_DEPTH, scales, row);
+            direct_multiply(rows, query, key, at, k, sum);
         }
+        if (at < words)
+            direct_multiply(rows, query, direct_key_words(kind, format, keys[k], at, dim, scales, row), at, k, sum);
     }
     vf_store(products, vf_sum_each(sum));
 }
@@ -52,7 +99,8 @@ INLINE const mfai_rows_run_t *direct_keys(const mfai_rows_run_t *run, int64_t st
     return run;
 }
 
-INLINE void direct_scores_for(const int rows, const int32_t format, const mfai_spaced_rows_t *keys, left_t query,
+INLINE void direct_scores_for(const int rows, const mfai_cpu_scaled_t kind, const int32_t format,
+                              const mfai_spaced_rows_t *keys, const mfai_cpu_scales_t *scales, left_t query,
                               mfa_span seen, sums_t scores) {
     const int64_t step = keys->step, dim = keys->columns;
     const mfai_rows_run_t *run = keys->run;
@@ -63,7 +111,7 @@ INLINE void direct_scores_for(const int rows, const int32_t format, const mfai_s
             ++run;
         run = direct_keys(run, step, j, n, some, coming);
         float products[VL];
-        direct_products(rows, format, query, some, coming, dim, products);
+        direct_products(rows, kind, format, query, some, coming, dim, scales, j, n, products);
         for (int r = 0; r < rows; ++r)
             for (int k = 0; k < n; ++k)
                 scores.first[r * scores.stride + j + k] = products[r * DIRECT_KEYS + k];
@@ -71,30 +119,51 @@ INLINE void direct_scores_for(const int rows, const int32_t format, const mfai_s
 }
 
 /* Rows as a constant, so that sums stay in registers. */
-INLINE void direct_scores_as(const int32_t format, int rows, const mfai_spaced_rows_t *keys, left_t query,
+INLINE void direct_scores_as(const mfai_cpu_scaled_t kind, const int32_t format, int rows,
+                             const mfai_spaced_rows_t *keys, const mfai_cpu_scales_t *scales, left_t query,
                              mfa_span seen, sums_t scores) {
     switch (rows) {
     case 1:
-        direct_scores_for(1, format, keys, query, seen, scores);
+        direct_scores_for(1, kind, format, keys, scales, query, seen, scores);
         return;
     case 2:
-        direct_scores_for(2, format, keys, query, seen, scores);
+        direct_scores_for(2, kind, format, keys, scales, query, seen, scores);
         return;
     case 3:
-        direct_scores_for(3, format, keys, query, seen, scores);
+        direct_scores_for(3, kind, format, keys, scales, query, seen, scores);
         return;
     default:
-        direct_scores_for(DIRECT_ROWS, format, keys, query, seen, scores);
+        direct_scores_for(DIRECT_ROWS, kind, format, keys, scales, query, seen, scores);
     }
 }
 
-/* Scores of the keys that are seen. */
-static void direct_scores(const mfai_spaced_rows_t *keys, left_t query, int rows, mfa_span seen, sums_t scores) {
+INLINE void direct_code_scores(const int32_t format, int rows, const mfai_spaced_rows_t *keys,
+                               const mfai_cpu_scales_t *scales, left_t query, mfa_span seen, sums_t scores) {
+    switch (scales->kind) {
+    case MFAI_SCALED_ROWS:
+        direct_scores_as(MFAI_SCALED_ROWS, format, rows, keys, scales, query, seen, scores);
+        return;
+    case MFAI_SCALED_GROUPS:
+        direct_scores_as(MFAI_SCALED_GROUPS, format, rows, keys, scales, query, seen, scores);
+        return;
+    default:
+        direct_scores_as(MFAI_SCALED_COLUMNS, format, rows, keys, scales, query, seen, scores);
+    }
+}
+
+/* Scores of the keys that are seen, but for the scale of a key that has one for all columns. */
+static void direct_scores(const mfai_spaced_rows_t *keys, const mfai_cpu_scales_t *scales, left_t query, int rows,
+                          mfa_span seen, sums_t scores) {
     for (int r = 0; r < rows; r += DIRECT_ROWS) {
         const left_t some = {query.first + r * query.stride, query.stride};
         const sums_t to = {scores.first + r * scores.stride, scores.stride};
-#define SCORES(format) direct_scores_as(format, rows - r, keys, some, seen, to)
-        WITH_WORD_FORMAT(keys->format, SCORES)
+#define SCORES(format) direct_scores_as(MFAI_UNSCALED, format, rows - r, keys, scales, some, seen, to)
+#define CODE_SCORES(format) direct_code_scores(format, rows - r, keys, scales, some, seen, to)
+        if (scales->kind == MFAI_UNSCALED)
+            WITH_WORD_FORMAT(keys->format, SCORES)
+        else
+            WITH_CODES(keys->format, CODE_SCORES)
+#undef CODE_SCORES
 #undef SCORES
     }
 }
@@ -130,11 +199,12 @@ INLINE const char *direct_value(const bool alone, const mfai_rows_run_t **run, i
    `run`; `alone` if all do, and `whole` if none of the columns is missing. Where words hold two keys and the first or
    last lacks its partner, zeros stand in: nothing unseen is read, and an infinity does not meet the partner's weight,
    0. */
-INLINE void direct_add(const int rows, const int vecs, const bool whole, const bool alone, const int32_t format,
-                       const mfai_spaced_rows_t *values, const mfai_rows_run_t *run, coming_t *coming, int64_t column,
-                       left_t weights, mfa_span seen, sums_t out) {
+INLINE void direct_add(const int rows, const int vecs, const bool whole, const bool alone, const mfai_cpu_scaled_t kind,
+                       const int32_t format, const mfai_spaced_rows_t *values, const mfai_cpu_scales_t *scales,
+                       const mfai_rows_run_t *run, coming_t *coming, int64_t column, left_t weights, mfa_span seen,
+                       sums_t out) {
     const int64_t step = values->step, columns = values->columns;
-    const int64_t bytes = vecs * VL * mfai_format_bytes(format, 1);
+    const int64_t bytes = mfai_format_bytes(format, vecs * VL);
     vf sum[DIRECT_ROWS][DIRECT_VALUE_VECS];
 #pragma GCC unroll 4
     for (int r = 0; r < rows; ++r)
@@ -155,7 +225,8 @@ INLINE void direct_add(const int rows, const int vecs, const bool whole, const b
 #pragma GCC unroll 4
         for (int v = 0; v < vecs; ++v) {
             const int64_t at = column + v * VL;
-            value[v] = load_value_words(even, odd, format, at, whole || columns - at >= VL ? VL : (int)(columns - at));
+            value[v] = direct_value_words(kind, format, even, odd, at,
+                                          whole || columns - at >= VL ? VL : (int)(columns - at), scales, first, seen);
         }
         for (int d = 0; d < WORD_DEPTH && alone; ++d)
             prefetch_coming(coming, bytes);
@@ -177,23 +248,27 @@ INLINE void direct_add(const int rows, const int vecs, const bool whole, const b
 }
 
 /* Of a few keys: all columns. */
-INLINE void direct_add_columns(const int rows, const bool alone, const int32_t format, const mfai_spaced_rows_t *values,
+INLINE void direct_add_columns(const int rows, const bool alone, const mfai_cpu_scaled_t kind, const int32_t format,
+                               const mfai_spaced_rows_t *values, const mfai_cpu_scales_t *scales,
                                const mfai_rows_run_t *run, left_t weights, mfa_span some, sums_t out) {
     const int64_t columns = values->columns;
-    coming_t coming = {run->first + some.begin * values->step + run->ahead, 0, columns * mfai_format_bytes(format, 1),
+    coming_t coming = {run->first + some.begin * values->step + run->ahead, 0, mfai_format_bytes(format, columns),
                        values->step};
     int64_t column = 0;
     for (; column + DIRECT_VALUE_VECS * VL <= columns; column += DIRECT_VALUE_VECS * VL)
-        direct_add(rows, DIRECT_VALUE_VECS, true, alone, format, values, run, &coming, column, weights, some, out);
-    if (column + (DIRECT_VALUE_VECS - 1) * VL < columns)
-        direct_add(rows, DIRECT_VALUE_VECS, false, alone, format, values, run, &coming, column, weights, some, out);
+        direct_add(rows, DIRECT_VALUE_VECS, true, alone, kind, format, values, scales, run, &coming, column, weights,
+                   some, out);
+    if (kind == MFAI_UNSCALED && column + (DIRECT_VALUE_VECS - 1) * VL < columns)
+        direct_add(rows, DIRECT_VALUE_VECS, false, alone, kind, format, values, scales, run, &coming, column, weights,
+                   some, out);
     else
         for (; column < columns; column += VL)
-            direct_add(rows, 1, false, alone, format, values, run, &coming, column, weights, some, out);
+            direct_add(rows, 1, false, alone, kind, format, values, scales, run, &coming, column, weights, some, out);
 }
 
 /* Which keys share a sum does not depend on runs, nor do bits on where rows lie. */
-INLINE void direct_values_for(const int rows, const int32_t format, const mfai_spaced_rows_t *values, left_t weights,
+INLINE void direct_values_for(const int rows, const mfai_cpu_scaled_t kind, const int32_t format,
+                              const mfai_spaced_rows_t *values, const mfai_cpu_scales_t *scales, left_t weights,
                               mfa_span seen, sums_t out) {
     const mfai_rows_run_t *run = values->run;
     for (int64_t j = seen.begin; j < seen.end; j = j / DIRECT_VALUE_KEYS * DIRECT_VALUE_KEYS + DIRECT_VALUE_KEYS) {
@@ -201,33 +276,56 @@ INLINE void direct_values_for(const int rows, const int32_t format, const mfai_s
             ++run;
         const int64_t end = (j / DIRECT_VALUE_KEYS + 1) * DIRECT_VALUE_KEYS;
         const mfa_span some = mfa_span_of(j, end < seen.end ? end : seen.end);
-        if (some.end <= run->end)
-            direct_add_columns(rows, true, format, values, run, weights, some, out);
+        /* Codes fill fewer lines, whose order matters less. */
+        if (kind == MFAI_UNSCALED && some.end <= run->end)
+            direct_add_columns(rows, true, kind, format, values, scales, run, weights, some, out);
         else
-            direct_add_columns(rows, false, format, values, run, weights, some, out);
+            direct_add_columns(rows, false, kind, format, values, scales, run, weights, some, out);
     }
 }
 
-INLINE void direct_values_as(const int32_t format, int rows, const mfai_spaced_rows_t *values, left_t weights,
+INLINE void direct_values_as(const mfai_cpu_scaled_t kind, const int32_t format, int rows,
+                             const mfai_spaced_rows_t *values, const mfai_cpu_scales_t *scales, left_t weights,
                              mfa_span seen, sums_t out) {
     switch (rows) {
     case 1:
-        direct_values_for(1, format, values, weights, seen, out);
+        direct_values_for(1, kind, format, values, scales, weights, seen, out);
         return;
     case 2:
-        direct_values_for(2, format, values, weights, seen, out);
+        direct_values_for(2, kind, format, values, scales, weights, seen, out);
         return;
     case 3:
-        direct_values_for(3, format, values, weights, seen, out);
+        direct_values_for(3, kind, format, values, scales, weights, seen, out);
         return;
     default:
-        direct_values_for(DIRECT_ROWS, format, values, weights, seen, out);
+        direct_values_for(DIRECT_ROWS, kind, format, values, scales, weights, seen, out);
     }
 }
 
-/* out += weights . values for at most DIRECT_ROWS rows, over the keys that are seen. */
-static void direct_values(const mfai_spaced_rows_t *values, left_t weights, int rows, mfa_span seen, sums_t out) {
-#define VALUES(format) direct_values_as(format, rows, values, weights, seen, out)
-    WITH_WORD_FORMAT(values->format, VALUES)
+INLINE void direct_code_values(const int32_t format, int rows, const mfai_spaced_rows_t *values,
+                               const mfai_cpu_scales_t *scales, left_t weights, mfa_span seen, sums_t out) {
+    switch (scales->kind) {
+    case MFAI_SCALED_ROWS:
+        direct_values_as(MFAI_SCALED_ROWS, format, rows, values, scales, weights, seen, out);
+        return;
+    case MFAI_SCALED_GROUPS:
+        direct_values_as(MFAI_SCALED_GROUPS, format, rows, values, scales, weights, seen, out);
+        return;
+    default:
+        direct_values_as(MFAI_SCALED_COLUMNS, format, rows, values, scales, weights, seen, out);
+    }
+}
+
+/* out += weights . values for at most DIRECT_ROWS rows, over the keys that are seen. The scale of a value that has one
+   for all columns is in its weights. */
+static void direct_values(const mfai_spaced_rows_t *values, const mfai_cpu_scales_t *scales, left_t weights, int rows,
+                          mfa_span seen, sums_t out) {
+#define VALUES(format) direct_values_as(MFAI_UNSCALED, format, rows, values, scales, weights, seen, out)
+#define CODE_VALUES(format) direct_code_values(format, rows, values, scales, weights, seen, out)
+    if (scales->kind == MFAI_UNSCALED)
+        WITH_WORD_FORMAT(values->format, VALUES)
+    else
+        WITH_CODES(values->format, CODE_VALUES)
+#undef CODE_VALUES
 #undef VALUES
 }

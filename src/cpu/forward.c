@@ -70,8 +70,7 @@ static mfai_cpu_forward_part_t find_part(const mfai_problem_t *p, const mfai_cpu
                                          const mfai_cpu_tile_t *tile, int64_t batch, int64_t batches, double share) {
     const mfa_extent extent = mfai_extent_of(p, batch);
     mfai_cpu_forward_part_t part = {.batch = batch, .batches = batches};
-    part.direct =
-        p->group * extent.query_count <= DIRECT_MOST_ROWS && !(p->features & (MFAI_KEY_CODES | MFAI_VALUE_CODES));
+    part.direct = p->group * extent.query_count <= DIRECT_MOST_ROWS;
     /* Heads that share keys but not blocks go separate ways, unless they are so few rows that reading keys is all. */
     part.group = !part.direct && p->features & MFAI_BLOCKS && mfai_blocks_differ(p, 1) ? 1 : p->group;
     part.rows = part.group * extent.query_count;

@@ -28,8 +28,9 @@ typedef struct {
     const lane32 *query;
     lane32 *key_panels, *value_panels; /* room for them, filled by `attend` when packed */
     mfai_rows_room_t room;
-    float *key_codes, *value_codes; /* room for what codes are scaled by */
-    float *out, *row_max, *row_sum; /* of the first row */
+    float *key_codes, *value_codes;               /* room for what codes are scaled by */
+    mfai_cpu_scales_t *key_scales, *value_scales; /* what is there, of the keys that `attend` is about, if direct */
+    float *out, *row_max, *row_sum;               /* of the first row */
     float *scores, *value_scores, *bias, *drop_factors;
     int64_t stride; /* of a row of scores or bias */
 } block_t;
@@ -62,15 +63,31 @@ static mfai_spaced_rows_t space_rows(const block_t *block, const mfai_view_t *vi
                            &block->room);
 }
 
+static void find_direct_scales(const block_t *block, mfa_span seen) {
+    const mfai_problem_t *p = block->job->problem;
+    const int64_t b = block->walk->batch, h = block->kv_head, first = block->keys.begin,
+                  most = block->job->shape.block_keys;
+    *block->key_scales = find_scales(&p->key, &p->key_quantization, b, h, first, seen, most, block->key_codes);
+    *block->value_scales = find_scales(&p->value, &p->value_quantization, b, h, first, seen, most, block->value_codes);
+}
+
 /* Products of queries, from the word `first` on, and keys, or values in their place. */
-static void multiply_direct(const block_t *block, const mfai_view_t *keys, int64_t first, mfa_span seen, float *to) {
+static void multiply_direct(const block_t *block, const mfai_view_t *keys, const mfai_cpu_scales_t *scales,
+                            int64_t first, mfa_span seen, float *to) {
     const mfai_spaced_rows_t spaced = space_rows(block, keys, seen);
-    direct_scores(&spaced, (left_t){block->query + first, block->job->shape.query_words}, block->rows, seen,
+    direct_scores(&spaced, scales, (left_t){block->query + first, block->job->shape.query_words}, block->rows, seen,
                   (sums_t){to, block->stride});
+    if (scales->kind == MFAI_SCALED_ROWS)
+        for (int r = 0; r < block->rows; ++r)
+            for (int64_t j = seen.begin / VL * VL; j < seen.end; j += VL) {
+                float *scores = to + r * block->stride + j;
+                vf_store(scores, vf_mul(vf_load(scores), vf_load(scales->scales + j)));
+            }
 }
 
 static void add_value_scores(const block_t *block, mfa_span seen) {
-    multiply_direct(block, &block->job->problem->value, block->job->shape.key_words, seen, block->value_scores);
+    multiply_direct(block, &block->job->problem->value, block->value_scales, block->job->shape.key_words, seen,
+                    block->value_scores);
     for (int r = 0; r < block->rows; ++r)
         for (int64_t j = seen.begin; j < seen.end; ++j)
             block->scores[r * block->stride + j] += block->value_scores[r * block->stride + j];
@@ -80,7 +97,7 @@ static void multiply_scores(const block_t *block, mfa_span seen) {
     const mfai_problem_t *p = block->job->problem;
     const int64_t words = block->job->shape.query_words, first = block->job->shape.key_words;
     if (block->direct) {
-        multiply_direct(block, &p->key, 0, seen, block->scores);
+        multiply_direct(block, &p->key, block->key_scales, 0, seen, block->scores);
         if (p->query_value.present)
             add_value_scores(block, seen);
         return;
@@ -124,7 +141,8 @@ static void multiply_values(const block_t *block, int first, int rows, mfa_span 
         for (int r = 0; r < rows; r += DIRECT_ROWS) {
             const int some = rows - r < DIRECT_ROWS ? rows - r : DIRECT_ROWS;
             memset(sums, 0, (size_t)(some * width) * sizeof *sums);
-            direct_values(&values, weights_from(block, first + r, 0), some, seen, (sums_t){sums, width});
+            direct_values(&values, block->value_scales, weights_from(block, first + r, 0), some, seen,
+                          (sums_t){sums, width});
             for (int i = 0; i < some; ++i)
                 for (int64_t c = 0; c < width; c += VL) {
                     float *total = out + (r + i) * width + c;
@@ -189,6 +207,23 @@ static float weigh(const mfai_cpu_forward_job_t *job, float *row, int64_t begin,
     return row_weights(job, true, row, begin, end, from, to, reference, drop_factors);
 }
 
+/* What the weights of a row meet, from the vector at `start` on: dropout, and scales of values that have one each. NULL:
+   nothing. */
+static const float *find_factors(const block_t *block, int r, int64_t start, int64_t end) {
+    const mfai_cpu_forward_job_t *job = block->job;
+    const mfai_cpu_scales_t *values = block->value_scales;
+    const float *scales = block->direct && values->kind == MFAI_SCALED_ROWS ? values->scales : NULL;
+    if (!job->dropout.on)
+        return scales;
+    const int64_t at = block->first_row + r;
+    float *factors = block->drop_factors;
+    fill_drop_factors(&job->dropout, block->walk->batch, row_head(block->walk, at), row_position(block->walk, at),
+                      block->keys.begin + start, (end - start + VL - 1) / VL * VL, factors + start);
+    for (int64_t j = start; j < end && scales != NULL; j += VL)
+        vf_store(factors + j, vf_mul(vf_load(factors + j), vf_load(scales + j)));
+    return factors;
+}
+
 static void softmax_and_values(const block_t *block, const seen_t *seen) {
     const mfai_cpu_forward_job_t *job = block->job;
     float reference[SUB_ROWS + VL] = {0}, correction[SUB_ROWS + VL] = {0};
@@ -216,16 +251,8 @@ static void softmax_and_values(const block_t *block, const seen_t *seen) {
         const int64_t start = any.begin / VL * VL, end = any.end;
         for (int r = first; r < first + rows; ++r) {
             float *row = block->scores + r * block->stride;
-            float *drop_factors = NULL;
-            if (job->dropout.on) {
-                const int64_t at = block->first_row + r;
-                drop_factors = block->drop_factors;
-                fill_drop_factors(&job->dropout, block->walk->batch, row_head(block->walk, at),
-                                  row_position(block->walk, at), block->keys.begin + start,
-                                  (end - start + VL - 1) / VL * VL, drop_factors + start);
-            }
-            const float sum =
-                weigh(job, row, seen->row[r].begin, seen->row[r].end, start, end, reference[r], drop_factors);
+            const float sum = weigh(job, row, seen->row[r].begin, seen->row[r].end, start, end, reference[r],
+                                    find_factors(block, r, start, end));
             block->row_sum[r] = block->row_sum[r] * correction[r] + sum;
         }
         multiply_values(block, first, rows, any, correction + first);
@@ -249,6 +276,10 @@ static void attend(const block_t *block, mfa_span among, bool *packed) {
         pack_block(block);
         *packed = true;
     }
+#if WORD_DEPTH != 4
+    if (block->direct)
+        find_direct_scales(block, seen.any);
+#endif
     multiply_scores(block, seen.any);
     const bool adds = p->features & MFAI_BIASES && bias & BIAS_ANY_NONZERO;
     for (int r = 0; r < block->rows; ++r) {
@@ -379,6 +410,7 @@ static void forward_task(void *argument, int64_t task, int slot) {
         pack_query_rows(job, &walk, mfa_span_of(first_row, first_row + rows), scratch);
     }
 
+    mfai_cpu_scales_t key_scales, value_scales;
     for (; !mfa_span_is_empty(keys); keys = mfai_walk_next(&walk, positions, left, shape->block_keys)) {
         left.begin = keys.end;
         bool packed = false;
@@ -401,6 +433,8 @@ static void forward_task(void *argument, int64_t task, int slot) {
                 .room = room,
                 .key_codes = scratch + job->scratch.key_codes,
                 .value_codes = scratch + job->scratch.value_codes,
+                .key_scales = &key_scales,
+                .value_scales = &value_scales,
                 .out = out + r * width,
                 .row_max = row_max + r,
                 .row_sum = row_sum + r,

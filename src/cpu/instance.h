@@ -7,6 +7,7 @@
  *   STORE_WEIGHTS(row, i, x)  stores softmax weights i .. i + VL - 1 of a row as words
  *   FINITE_WORDS(x)           words x with zero in place of elements that are not finite
  *   PAIR_ROWS(even, odd)      words of two rows, where words are pairs: `even` in the low halves
+ *   JOIN_ROWS(first, second)   words of the elements of one, then of the other
  *   ROW_TILE                  rows of a register tile; it is two vectors of columns wide
  * The headers below are parts of it, each built on those above: none stands alone, and none is included elsewhere.
  */

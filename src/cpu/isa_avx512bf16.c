@@ -21,6 +21,9 @@ INLINE vf pair_rows(vf even, vf odd) {
     return _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
 }
 
+/* Elements of the first, then of the second. */
+INLINE vf join_rows(vf first, vf second) { return (vf)_mm512_cvtne2ps_pbh(second, first); }
+
 /* Zero in place of halves that are not finite. */
 INLINE vf finite_halves(vf x) {
     const __m512i words = _mm512_castps_si512(x), exponent = _mm512_set1_epi16(0x7f80);
@@ -35,6 +38,7 @@ INLINE vf finite_halves(vf x) {
 #define STORE_WEIGHTS(row, i, x) store_weight_halves(row, i, x)
 #define FINITE_WORDS(x) finite_halves(x)
 #define PAIR_ROWS(even, odd) pair_rows(even, odd)
+#define JOIN_ROWS(first, second) join_rows(first, second)
 #define ROW_TILE 12
 #include "cpu/instance.h"
 

@@ -24,6 +24,11 @@ INLINE vf pair_rows(vf even, vf odd) {
     return vf_pair_halves(low, high, VL);
 }
 
+/* Elements of the first, then of the second. */
+INLINE vf join_rows(vf first, vf second) {
+    return vreinterpretq_f32_u16(vcombine_u16(to_bf16(first), to_bf16(second)));
+}
+
 /* Zero in place of halves that are not finite. */
 INLINE vf finite_halves(vf x) {
     const uint16x8_t words = vreinterpretq_u16_f32(x), exponent = vdupq_n_u16(0x7f80);
@@ -37,6 +42,7 @@ INLINE vf finite_halves(vf x) {
 #define STORE_WEIGHTS(row, i, x) store_weight_halves(row, i, x)
 #define FINITE_WORDS(x) finite_halves(x)
 #define PAIR_ROWS(even, odd) pair_rows(even, odd)
+#define JOIN_ROWS(first, second) join_rows(first, second)
 #define ROW_TILE 12
 #include "cpu/instance.h"
 
