@@ -6,6 +6,7 @@ take NumPy arrays, torch tensors and anything else with the buffer protocol or D
 """
 
 from mfa import patterns as patterns
+from mfa import quantized as quantized
 from mfa._attention import attention, plan, sliding_window
 from mfa._attention_backward import attention_backward
 from mfa._block_mask import BlockMask, create_block_mask, create_mask

@@ -88,7 +88,7 @@ def scaled_dot_product_attention(
         query, key, value = known(query, "query"), _known(key, "key"), _known(value, "value")
         most_axes = max(rank_of(query), _rank(key), _rank(value))
     if dropout_p:
-        keywords["dropout_seed"] = _draw_seed(query)
+        keywords["dropout_seed"] = draw_seed(query)
     if most_axes > 4:
         if QuantizedTensor in (type(key), type(value)):
             raise ValueError(
@@ -110,7 +110,7 @@ def _inputs(query, key, value, grouped, keywords, planning=False):
     return Inputs(query, key, value, keywords, names=NAMES, loose=True, grouped=grouped, planning=planning)
 
 
-def _draw_seed(like):
+def draw_seed(like):
     """A number from the generator that the caller of `like`'s library seeds."""
     if is_tensor(like):
         torch = sys.modules["torch"]

@@ -183,6 +183,25 @@ def test_each_sequence_has_its_mean(arrays):
     )
 
 
+@pytest.mark.parametrize("precision", ["int8", "uint4"])
+def test_rows_are_appended_to_caches_of_codes(arrays, precision):
+    query, key, value = swapped(arrays)
+    symmetric = None if precision == "int8" else False
+    caches = [mfa.quantize(array, precision, symmetric=symmetric) for array in (key, value)]
+    new = [array[:, :3] + 1 for array in (key, value)]
+    lengths = np.array([5, 30], np.int32)
+    out = mfa.flash_attn_with_kvcache(query, *caches, *new, cache_seqlens=lengths, causal=True)
+    for cache, rows, old in zip(caches, new, (key, value), strict=True):
+        expected = old.copy()
+        for b, length in enumerate(lengths):
+            expected[b, length : length + 3] = rows[b]
+        plain = mfa.quantize(expected, precision, symmetric=symmetric)
+        for name in ("data", "scales", "zero_points"):
+            assert np.array_equal(getattr(cache, name), getattr(plain, name))
+    floats = [tensor.dequantize() for tensor in caches]
+    close([out], [mfa.flash_attn_with_kvcache(query, *floats, cache_seqlens=lengths + 3, causal=True)])
+
+
 def test_metadata_knows_caches_of_codes(arrays):
     query, key, value = swapped(arrays)
     caches = pair(key, value)

@@ -99,6 +99,7 @@ def test_sdist_has_every_source(sdist):
         "README.md",
         "docs/metal.md",
         "Makefile",
+        "mfa_quantized.py",
         "tests/repo/test_packaging.py",
     } <= names
     assert not [name for name in names if name.endswith(COMPILED) or "mfa/include" in name]
@@ -113,7 +114,7 @@ def test_wheel_has_library_header_declarations_and_stubs(wheel):
     assert header == (ROOT / "include/mfa.h").read_bytes()
     for pattern in ("*.py", "*.pxd", "*.pyi", "py.typed"):
         assert {f"mfa/{path.name}" for path in (ROOT / "mfa").glob(pattern)} <= names
-    assert {"mfa/c_mfa.pxd", "mfa/capi.pxd", "mfa/py.typed"} <= names
+    assert {"mfa/c_mfa.pxd", "mfa/capi.pxd", "mfa/py.typed", "mfa_quantized.py"} <= names
     modules = {path.stem for path in (ROOT / "mfa").glob("*.pyx")}
     built = {name.partition(".")[0].removeprefix("mfa/") for name in names if name.endswith(".so")}
     assert modules <= built

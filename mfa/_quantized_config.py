@@ -1,0 +1,155 @@
+"""The dictionary that says how a call's keys and values are quantised, and what becomes of arrays by it."""
+
+import numbers
+import sys
+from typing import Any
+
+from mfa import _keywords
+from mfa._attention_keywords import DEFAULTS, Keywords
+from mfa._memory import as_ndarray, known
+from mfa._messages import brief, shown
+from mfa._quantize import quantize
+from mfa._quantized_tensor import CODES, FLOATS, QuantizedTensor
+from mfa._tensors import is_tensor
+
+FLOATING = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
+DTYPES = {dtype.name: dtype for dtype in FLOATS.values()}
+# Arguments of quantize() of which keys and values each have their own.
+QUANTIZING = ("scale", "zero_point", "granularity", "symmetric")
+
+
+class QuantizedConfig(Keywords, total=False):
+    """What `QuantizedAttention` takes as `config`; keywords of `mfa.attention` besides.
+
+    Attributes
+    ----------
+    query_precision : {"fp16", "bf16", "fp32"} or None, default None
+        What queries are rounded to. None is their own dtype. NumPy's names are taken too.
+    key_precision, value_precision : {"int8", "uint8", "int4", "uint4", "fp16", ...}, default "int8"
+        Floating ones are not quantised, and have to be that of the queries.
+    output_precision : {"fp16", "bf16", "fp32"} or None, default None
+        Of the result. None is the dtype in which the query was given.
+    key_scale, key_zero_point, value_scale, value_zero_point
+        As `scale` and `zero_point` of `mfa.quantize`; None finds them. Zero points from 128 up make "int8"
+        "uint8", those from 8 up "int4" "uint4".
+    key_granularity, key_symmetric, value_granularity, value_symmetric
+        As for `mfa.quantize`.
+    smooth_key : bool, default False
+        As `smooth` of `mfa.quantize`.
+    zero_clipped : bool, default False
+        As for `mfa.attention_backward`.
+    """
+
+    query_precision: str | None
+    key_precision: str
+    value_precision: str
+    output_precision: str | None
+    key_scale: Any
+    key_zero_point: Any
+    key_granularity: Any
+    key_symmetric: bool | None
+    value_scale: Any
+    value_zero_point: Any
+    value_granularity: Any
+    value_symmetric: bool | None
+    smooth_key: bool
+    zero_clipped: bool
+
+
+OWN = dict.fromkeys(name for name in QuantizedConfig.__annotations__ if name not in DEFAULTS) | {
+    "key_precision": "int8",
+    "value_precision": "int8",
+    "smooth_key": False,
+    "zero_clipped": False,
+}
+
+
+def complete_config(config):
+    """`config` with the defaults of what it does not say, checked as far as that needs no arrays."""
+    if config is None:
+        config = {}
+    if not isinstance(config, dict):
+        raise TypeError(f"config: {shown(config)}, expected None or a dict")
+    for name in config:
+        if name not in OWN and name not in DEFAULTS:
+            names = ", ".join(map(repr, OWN))
+            raise ValueError(f"config: has {shown(name)}, expected {names}, or keywords of mfa.attention")
+    config = OWN | config
+    for name in ("query_precision", "output_precision"):
+        config[name] = None if config[name] is None else _precision(config[name], name, FLOATING)
+    for name in ("key_precision", "value_precision"):
+        config[name] = _precision(config[name], name, (*CODES, *FLOATING))
+    for name in ("smooth_key", "zero_clipped"):
+        _keywords.flag(config[name], name)
+    return config
+
+
+def keywords_of(config):
+    """What of `config` is said to `mfa.attention`."""
+    return DEFAULTS | {name: config[name] for name in DEFAULTS if name in config}
+
+
+def prepared(query, key, value, config, layout):
+    """query, key and value in the precisions that `config` says, and the name of the result's dtype."""
+    query = known(query, "query")
+    dtype = config["output_precision"] or str(query.dtype).removeprefix("torch.")
+    key, value = _stored(key, "key", config, layout), _stored(value, "value", config, layout)
+    return rounded(query, config), key, value, dtype
+
+
+def rounded(query, config):
+    """A query, NumPy's or torch's, in the precision of queries."""
+    return query if config["query_precision"] is None else _cast(query, config["query_precision"])
+
+
+def _precision(value, name, accepted):
+    """The name that NumPy or `mfa.quantize` has for it."""
+    text = _keywords.text_of(value)
+    long = FLOATING.get(text, text)
+    if long not in (FLOATING.get(other, other) for other in accepted):
+        error = TypeError if text is None else ValueError
+        raise error(f"{name}: {shown(value)}, expected {', '.join(map(repr, accepted))}")
+    return long
+
+
+def _cast(array, name):
+    if is_tensor(array):
+        return array.to(getattr(sys.modules["torch"], name))
+    return array.astype(DTYPES[name], copy=False)
+
+
+def _stored(array, name, config, layout):
+    """A key or value as its precision says."""
+    given = {argument: config[f"{name}_{argument}"] for argument in QUANTIZING}
+    precision = config[f"{name}_precision"]
+    if type(array) is QuantizedTensor or precision in DTYPES:
+        _refuse(name, given, "a QuantizedTensor" if type(array) is QuantizedTensor else precision)
+        return array if type(array) is QuantizedTensor else _cast(known(array, name), precision)
+    smooth = name == "key" and config["smooth_key"]
+    array = as_ndarray(array, name)
+    if array.dtype not in FLOATS.values():
+        dtype = brief(str(array.dtype))
+        raise TypeError(f"{name}: dtype {dtype}, expected float32, float16 or bfloat16 in native byte order")
+    try:
+        return quantize(
+            array, _signed_as(given["zero_point"], precision), layout=layout, smooth=smooth, **given
+        )
+    except (TypeError, ValueError) as error:
+        message = str(error)
+        if message.startswith("x"):
+            raise type(error)(name + message[1:]) from None
+        raise type(error)(f"{name}_{message.replace('without scale', f'without {name}_scale')}") from None
+
+
+def _signed_as(zero_point, precision):
+    """Zero points that no signed code can be are those of unsigned ones."""
+    half = {"int8": 128, "int4": 8}.get(precision)
+    if half is not None and isinstance(zero_point, numbers.Integral) and zero_point >= half:
+        return f"u{precision}"
+    return precision
+
+
+def _refuse(name, given, what):
+    for argument, value in given.items():
+        if value is not None:
+            raise ValueError(f"{name}_{argument}: given, expected None for {what}")

@@ -1,0 +1,21 @@
+"""Attention to keys and values that are quantised on the way, by a configuration.
+
+`mfa.quantize` and `QuantizedTensor` are what is below it: codes that are kept, for any attention call. The
+module is importable as ``mfa_quantized`` too.
+
+>>> from mfa_quantized import QuantizedAttention, QuantizedFlashAttention
+"""
+
+from mfa._quantize import quantize
+from mfa._quantized_attention import QuantizedAttention
+from mfa._quantized_config import QuantizedConfig
+from mfa._quantized_flash_attention import QuantizedFlashAttention
+from mfa._quantized_tensor import QuantizedTensor
+
+__all__ = [
+    "QuantizedAttention",
+    "QuantizedConfig",
+    "QuantizedFlashAttention",
+    "QuantizedTensor",
+    "quantize",
+]
