@@ -102,13 +102,13 @@ def signature_of(function):
 # They take whatever they are given.
 RECORDS = (
     *(mfa.ContextInfo, mfa.Gradients, mfa.Plan, mfa.MFAError),
-    *(mfa.AuxOutput, mfa.AuxRequest, mfa.FlexPlan, mfa.SparsityPattern),
+    *(mfa.AuxOutput, mfa.AuxRequest, mfa.FlexPlan, mfa.SparsityPattern, mfa.quantized.QuantizedConfig),
 )
 PUBLIC = [
     function
-    for module in (mfa, mfa.patterns)
+    for module in (mfa, mfa.patterns, mfa.quantized)
     for function in map(module.__dict__.get, module.__all__)
-    if function not in (*RECORDS, mfa.noop_mask)
+    if function not in (*RECORDS, mfa.noop_mask) and (module is mfa or function.__name__ not in mfa.__all__)
 ]
 PARAMETERS = [(function, parameter.name) for function in PUBLIC for parameter in signature_of(function)]
 
@@ -376,11 +376,11 @@ def test_everything_public_is_attacked():
     """`__all__`, where the functions are from, leaves out nothing that modules show, and all are attacked."""
     names = {info.name for info in pkgutil.iter_modules(mfa.__path__) if not info.name.startswith("_")}
     modules = [mfa, *(importlib.import_module(f"mfa.{name}") for name in names - {"libmfa"})]
-    names_of_both = {*mfa.__all__, *mfa.patterns.__all__}
+    names_of_both = {*mfa.__all__, *mfa.patterns.__all__, *mfa.quantized.__all__}
     # `__version__` is what the function library_version says.
     assert set.union(*map(public_names, modules)) - {"library_version"} == names_of_both
     assert all(
-        issubclass(record, tuple | Exception) or dataclasses.is_dataclass(record) for record in RECORDS
+        issubclass(record, tuple | Exception | dict) or dataclasses.is_dataclass(record) for record in RECORDS
     )
     with_parameters = {function for function, _ in PARAMETERS}
     for function in set(PUBLIC) - with_parameters:
