@@ -84,9 +84,9 @@ attention_backward_key(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]
     const mfa_index first_key = tile_key + 8 * simdgroup, lane_key = first_key + mfa_fragment_row(lane);
     const int column = mfa_fragment_column(lane);
 
-    mfa_owned_rows<MFA_T, MFA_KV, MFA_HEAD_DEPTH> keys;
+    mfa_owned_rows<MFA_T, MFA_K, MFA_HEAD_DEPTH> keys;
     mfa_own(keys, mfa_lane_row_of(mfa_key_rows(p, MFA_KEYS, sequence, kv_head), lane_key, key_count, lane));
-    mfa_owned_rows<MFA_T, MFA_KV, MFA_VALUE_DEPTH> values;
+    mfa_owned_rows<MFA_T, MFA_V, MFA_VALUE_DEPTH> values;
     mfa_own(values, mfa_lane_row_of(mfa_value_rows(p, MFA_KEYS, sequence, kv_head), lane_key, key_count, lane));
     mfa_visited_rows<MFA_T, MFA_T, mfa_dout_type, MFA_DO> visited;
     visited.first = (threadgroup MFA_T *)staged_queries;

@@ -37,13 +37,14 @@ static inline vec<MFA_T, 2> read_transposed(const device MFA_T *first, const dev
 /* What a lane reads of a key or value at once, where `exists`, else zeros. */
 typedef vec<MFA_T, MFA_VECTOR> piece_t;
 
-static inline piece_t read_piece(mfa_rows<MFA_KV> rows, mfa_index row, int column, bool exists) {
+template <typename S> static inline piece_t read_piece(mfa_rows<S> rows, mfa_index row, int column, bool exists) {
     return exists ? piece_t(mfa_read<MFA_VECTOR>(rows, row, column)) : piece_t(MFA_T(0));
 }
 
 /* Adds products of some columns of keys, or of values in their place, and of queries. This lane has `column` and those
    behind it of every eighth key from `key` on. */
-static inline void add_products(mfa_rows<MFA_KV> rows, mfa_index key, mfa_span keys, int column,
+template <typename S>
+static inline void add_products(mfa_rows<S> rows, mfa_index key, mfa_span keys, int column,
                                 thread vec<MFA_T, 2> (&queries)[CHUNK_FRAGMENTS],
                                 thread float2 (&scores)[KEY_FRAGMENTS]) {
 #pragma unroll
@@ -82,8 +83,8 @@ attention_decode(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]], MFA
         return;
     const int first_column = int(value_block) * MFA_DV;
     const mfa_biases biases = MFA_BIASES;
-    const mfa_rows<MFA_KV> key_rows = mfa_key_rows(p, MFA_KEYS, sequence, kv_head);
-    const mfa_rows<MFA_KV> value_rows = mfa_value_rows(p, MFA_KEYS, sequence, kv_head);
+    const mfa_rows<MFA_K> key_rows = mfa_key_rows(p, MFA_KEYS, sequence, kv_head);
+    const mfa_rows<MFA_V> value_rows = mfa_value_rows(p, MFA_KEYS, sequence, kv_head);
 
     /* This lane's row of scores; lanes beyond the last row repeat it, and write nothing. */
     const int fragment_row = mfa_fragment_row(lane), fragment_column = mfa_fragment_column(lane);

@@ -82,8 +82,8 @@ attention_forward(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]], MF
     mfa_rows<MFA_T> query_values;
     if (has_query_value)
         query_values = mfa_query_value_rows(p, MFA_QUERIES, sequence, head);
-    const mfa_rows<MFA_KV> key_rows = mfa_key_rows(p, MFA_KEYS, sequence, kv_head);
-    const mfa_rows<MFA_KV> value_rows = mfa_value_rows(p, MFA_KEYS, sequence, kv_head);
+    const mfa_rows<MFA_K> key_rows = mfa_key_rows(p, MFA_KEYS, sequence, kv_head);
+    const mfa_rows<MFA_V> value_rows = mfa_value_rows(p, MFA_KEYS, sequence, kv_head);
     const mfa_scoring scoring = mfa_scaled(p, mfa_scoring_of(p, biases, sequence, head), MFA_QUERIES, batch, kv_head);
 
     /* This lane's first row, and its columns in each fragment; further rows are 8 apart. */

@@ -9,29 +9,56 @@
 
 /* ------------------------------------------------------------------ keys and values */
 
-#define MFA_KEY_ARGUMENTS \
-    const device MFA_KV *key [[buffer(MFA_BUFFER_KEY)]], const device MFA_KV *value [[buffer(MFA_BUFFER_VALUE)]]
-#define MFA_KEYS mfa_keys_of(key, value)
+#define MFA_KEY_ARGUMENTS                                                                                         \
+    const device MFA_K *key [[buffer(MFA_BUFFER_KEY)]], const device MFA_V *value [[buffer(MFA_BUFFER_VALUE)]],   \
+        const device uchar *key_scales [[buffer(MFA_BUFFER_KEY_SCALES), function_constant(has_key_codes)]],       \
+        const device uchar *key_zero_points                                                                       \
+        [[buffer(MFA_BUFFER_KEY_ZERO_POINTS), function_constant(has_key_zero_points)]],                           \
+        const device float *key_mean [[buffer(MFA_BUFFER_KEY_MEAN), function_constant(has_key_mean)]],            \
+        const device uchar *value_scales [[buffer(MFA_BUFFER_VALUE_SCALES), function_constant(has_value_codes)]], \
+        const device uchar *value_zero_points                                                                     \
+        [[buffer(MFA_BUFFER_VALUE_ZERO_POINTS), function_constant(has_value_zero_points)]]
+#define MFA_KEYS mfa_keys_of(key, value, key_scales, key_zero_points, key_mean, value_scales, value_zero_points)
 
+/* Those that are there. */
 struct mfa_keys {
-    const device MFA_KV *key, *value;
+    const device MFA_K *key;
+    const device MFA_V *value;
+    mfa_code_terms key_terms, value_terms;
 };
 
-inline mfa_keys mfa_keys_of(const device MFA_KV *key, const device MFA_KV *value) {
+inline mfa_keys mfa_keys_of(const device MFA_K *key, const device MFA_V *value, const device uchar *key_scales,
+                            const device uchar *key_zero_points, const device float *key_mean,
+                            const device uchar *value_scales, const device uchar *value_zero_points) {
     mfa_keys keys;
     keys.key = key;
     keys.value = value;
+    if (has_key_codes)
+        keys.key_terms.scales = key_scales;
+    if (has_key_zero_points)
+        keys.key_terms.zero_points = key_zero_points;
+    if (has_key_mean)
+        keys.key_terms.mean = key_mean;
+    if (has_value_codes)
+        keys.value_terms.scales = value_scales;
+    if (has_value_zero_points)
+        keys.value_terms.zero_points = value_zero_points;
     return keys;
 }
 
-inline mfa_rows<MFA_KV> mfa_key_rows(constant mfa_metal_params &p, mfa_keys keys, mfa_sequence sequence,
-                                     mfa_index kv_head) {
-    return mfa_cache_rows_of(keys.key, p, p.key, sequence, kv_head, p.head_dim);
+inline mfa_rows<MFA_K> mfa_key_rows(constant mfa_metal_params &p, mfa_keys keys, mfa_sequence sequence,
+                                    mfa_index kv_head) {
+    mfa_rows<MFA_K> rows = mfa_cache_rows_of(keys.key, p, p.key, sequence, kv_head, p.head_dim);
+    mfa_find_coding(rows.coding, p.key_coding, key_codes, keys.key_terms, sequence, mfa_key_origin(sequence), kv_head);
+    return rows;
 }
 
-inline mfa_rows<MFA_KV> mfa_value_rows(constant mfa_metal_params &p, mfa_keys keys, mfa_sequence sequence,
-                                       mfa_index kv_head) {
-    return mfa_cache_rows_of(keys.value, p, p.value, sequence, kv_head, p.value_dim);
+inline mfa_rows<MFA_V> mfa_value_rows(constant mfa_metal_params &p, mfa_keys keys, mfa_sequence sequence,
+                                      mfa_index kv_head) {
+    mfa_rows<MFA_V> rows = mfa_cache_rows_of(keys.value, p, p.value, sequence, kv_head, p.value_dim);
+    mfa_find_coding(rows.coding, p.value_coding, value_codes, keys.value_terms, sequence, mfa_key_origin(sequence),
+                    kv_head);
+    return rows;
 }
 
 /* ------------------------------------------------------------------ queries of the forward pass */

@@ -19,7 +19,7 @@ static_assert(!MFA_RESIDENT || MFA_BD == MFA_D, "registers are not indexed at ru
 
 typedef mfa_owned_rows<MFA_T, MFA_T, MFA_HEAD_DEPTH> mfa_owned_queries;
 typedef mfa_owned_rows<mfa_dout_type, MFA_DO, MFA_VALUE_DEPTH> mfa_owned_douts;
-typedef mfa_visited_rows<MFA_T, MFA_KV, MFA_T, MFA_KV> mfa_visited_keys;
+typedef mfa_visited_rows<MFA_T, MFA_K, MFA_T, MFA_V> mfa_visited_keys;
 typedef mfa_matrices<float, KEY_MATRICES> mfa_key_products;
 
 /* Products of queries and keys become gradients of scores. `dweights` are products of dout and values. */

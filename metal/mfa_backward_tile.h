@@ -55,8 +55,7 @@ inline mfa_lane_row<S> mfa_lane_row_of(mfa_rows<S> rows, mfa_index row, mfa_inde
     if (row >= count)
         found.rows.length = 0;
     if (has_pages) {
-        found.rows.first = mfa_row_at(rows, min(row, count - 1));
-        found.rows.paging = mfa_no_paging();
+        found.rows = mfa_rows_from(found.rows, min(row, count - 1));
         found.row = 0;
     }
     return found;
@@ -64,7 +63,7 @@ inline mfa_lane_row<S> mfa_lane_row_of(mfa_rows<S> rows, mfa_index row, mfa_inde
 
 template <typename T, typename S>
 inline simdgroup_matrix<T, 8, 8> mfa_read_matrix(mfa_lane_row<S> row, int first_column) {
-    const vec<S, 2> pair = mfa_read<2>(row.rows, row.row, first_column + row.column);
+    const vec<typename mfa_storage<S>::element, 2> pair = mfa_read<2>(row.rows, row.row, first_column + row.column);
     return mfa_matrix<T>(vec<T, 2>(T(pair[0]), T(pair[1])));
 }
 

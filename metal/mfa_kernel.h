@@ -23,6 +23,8 @@ constant bool has_chunk [[function_constant(MFA_CONSTANT_CHUNK)]];
 constant bool has_block_masks [[function_constant(MFA_CONSTANT_BLOCK_MASKS)]];
 constant bool has_query_value [[function_constant(MFA_CONSTANT_QUERY_VALUE)]];
 constant uint scales_there [[function_constant(MFA_CONSTANT_SCALES)]];
+constant uint key_codes [[function_constant(MFA_CONSTANT_KEY_CODES)]];
+constant uint value_codes [[function_constant(MFA_CONSTANT_VALUE_CODES)]];
 constant bool has_rotary [[function_constant(MFA_CONSTANT_ROTARY)]];
 constant bool is_interleaved [[function_constant(MFA_CONSTANT_INTERLEAVED)]];
 constant bool has_float_cosines [[function_constant(MFA_CONSTANT_FLOAT_COSINES)]];
@@ -47,6 +49,12 @@ constant bool has_rotary_positions = (lists_there & MFA_LIST_ROTARY_POSITIONS) !
 constant bool has_query_scale = (scales_there & MFA_SCALE_QUERY) != 0;
 constant bool has_key_scale = (scales_there & MFA_SCALE_KEY) != 0;
 constant bool has_value_scale = (scales_there & MFA_SCALE_VALUE) != 0;
+
+constant bool has_key_codes = (key_codes & MFA_CODES_SCALES) != 0;
+constant bool has_key_zero_points = (key_codes & MFA_CODES_ZERO_POINTS) != 0;
+constant bool has_key_mean = (key_codes & MFA_CODES_MEAN) != 0;
+constant bool has_value_codes = (value_codes & MFA_CODES_SCALES) != 0;
+constant bool has_value_zero_points = (value_codes & MFA_CODES_ZERO_POINTS) != 0;
 
 /* Elements from an operand's first to column 0 of a row. */
 inline mfa_index mfa_place(constant mfa_metal_strides &strides, mfa_index batch, mfa_index head, mfa_index row) {

@@ -5,7 +5,8 @@
  * The host compiles each source with these macros, which the tile table (src/metal/tiles.h) and the call determine:
  *
  *   MFA_T   type of query, and in which products are computed     half, bfloat or float
- *   MFA_KV  type as which keys and values are stored
+ *   MFA_K   type as which keys are stored            as MFA_T, or of codes: char, uchar, mfa_int4 or mfa_uint4
+ *   MFA_V   type as which values are stored          likewise
  *   MFA_O   type of out
  *   MFA_DO  type of dout                           backward only
  *   MFA_G   type of the gradient that is written   backward only; of dK and dV, that of dkey
@@ -32,6 +33,14 @@
 typedef struct mfa_metal_strides {
     mfa_index batch, head, row, column;
 } mfa_metal_strides;
+
+/* What codes stand for: scale * (code - zero point) + mean. */
+typedef struct mfa_metal_coding {
+    mfa_metal_strides scales, zero_points, mean;
+    mfa_index rows, columns; /* that share a scale; 0: all */
+    mfa_index row_shift;     /* their logarithm, 63 if all share one; -1: they are no power of two */
+    mfa_u64 columns_inverse; /* 2^40 / columns that share a scale, rounded up */
+} mfa_metal_coding;
 
 typedef struct mfa_metal_params {
     mfa_index first_threadgroup; /* number of this dispatch's first threadgroup */
@@ -67,8 +76,8 @@ typedef struct mfa_metal_params {
     mfa_metal_strides query_starts, key_starts, query_lengths, key_lengths, left_padding, key_batches, page_table;
     mfa_metal_strides query_value, query_scale, key_scale, value_scale;
     mfa_metal_strides new_key, new_value, new_starts, rotary_cos, rotary_sin, rotary_positions;
-    mfa_metal_strides key_scales, key_zero_points, key_mean, value_scales, value_zero_points, delta;
-    mfa_metal_strides dout, dquery, dkey, dvalue, dbias, dsinks;
+    mfa_metal_coding key_coding, value_coding;
+    mfa_metal_strides dout, dquery, dkey, dvalue, dbias, dsinks, delta;
     mfa_metal_strides dbias_size;          /* sizes of dbias: full, or 1 where it is summed */
     mfa_metal_strides turned;              /* of MFA_BUFFER_TURNED */
     mfa_metal_strides filled, filled_size; /* the result that fill.metal fills, and its sizes */
@@ -175,8 +184,8 @@ enum { MFA_PREPARE_ROWS = 32, MFA_PREPARE_SIMDGROUPS = 4, MFA_SINKS_SIMDGROUPS =
 /* Threads that make a line of MFA_BUFFER_BLOCKS. */
 enum { MFA_BLOCKS_THREADS = 128 };
 
-/* Function constants: flags (bool) but for MFA_CONSTANT_ADDITIVE_MASK, MFA_CONSTANT_LISTS and MFA_CONSTANT_SCALES, each a
-   uint. Each has a value in each pipeline. */
+/* Function constants: flags (bool) but for MFA_CONSTANT_ADDITIVE_MASK, MFA_CONSTANT_LISTS, MFA_CONSTANT_SCALES,
+   MFA_CONSTANT_KEY_CODES and MFA_CONSTANT_VALUE_CODES, each a uint. Each has a value in each pipeline. */
 enum {
     MFA_CONSTANT_LOGSUMEXP = 0,     /* logsumexp is written, or filled */
     MFA_CONSTANT_BOOL_MASK = 1,     /* there is one */
@@ -186,7 +195,7 @@ enum {
     MFA_CONSTANT_SOFTCAP = 5,
     MFA_CONSTANT_DROPOUT = 6,
     MFA_CONSTANT_EXACT_WEIGHTS = 7, /* softmax weights stay float32; of no consequence for float inputs */
-    /* Every floating operand's and result's rows (logsumexp and masks aside) have their elements side by side (column
+    /* The rows of every operand and result (logsumexp, masks and what codes stand for aside) have their elements side by side (column
        stride 1), begin at multiples of MFA_VECTOR elements from address 0, and have a length that is a multiple of
        MFA_VECTOR. */
     MFA_CONSTANT_VECTORS = 8,
@@ -208,6 +217,8 @@ enum {
     MFA_CONSTANT_FULL_LISTS = 24,
     MFA_CONSTANT_OUT = 25, /* of prepare: out is there; else delta is read */
     MFA_CONSTANT_OWN_DELTA = 26,
+    MFA_CONSTANT_KEY_CODES = 27, /* MFA_CODES_... */
+    MFA_CONSTANT_VALUE_CODES = 28,
     MFA_CONSTANTS
 };
 
@@ -230,6 +241,18 @@ enum {
 
 /* Factors of stored values; a set is a sum. */
 enum { MFA_SCALE_QUERY = 1, MFA_SCALE_KEY = 2, MFA_SCALE_VALUE = 4 };
+
+/* What codes stand for; a set is a sum. */
+enum {
+    MFA_CODES_SCALES = 1, /* set beside any other: there are codes */
+    MFA_CODES_HALF_SCALES = 2,
+    MFA_CODES_COLUMNS = 4, /* each column has a scale of its own */
+    MFA_CODES_GROUPS = 8,  /* columns have scales by groups */
+    MFA_CODES_ZERO_POINTS = 16,
+    MFA_CODES_SIGNED_BYTES = 32, /* what zero points are; int if neither */
+    MFA_CODES_UNSIGNED_BYTES = 64,
+    MFA_CODES_MEAN = 128
+};
 
 enum { MFA_MASK_NONE = 0, MFA_MASK_FP16 = 1, MFA_MASK_BF16 = 2, MFA_MASK_FP32 = 3 };
 

@@ -44,6 +44,23 @@ inline float mfa_angle(const device uchar *table, bool is_float, constant mfa_me
     return is_float ? ((const device float *)table)[place] : float(((const device MFA_T *)table)[place]);
 }
 
+/* A column of a row, turned likewise. */
+template <typename S>
+inline float mfa_turned_column(constant mfa_metal_params &p, mfa_rotary rotary, mfa_index position,
+                               const device S *source, mfa_index stride, mfa_index column) {
+    const mfa_index pairs = has_rotary ? p.rotary_pairs : 0, place = min(position, p.rotary_rows - 1);
+    const float own = float(source[column * stride]);
+    if (column >= 2 * pairs)
+        return own;
+    const bool is_second = is_interleaved ? (column & 1) != 0 : column >= pairs;
+    const mfa_index apart = is_interleaved ? mfa_index(1) : pairs, first = is_second ? column - apart : column;
+    const mfa_index pair = is_interleaved ? first / 2 : first;
+    const float other = float(source[(is_second ? first : first + apart) * stride]);
+    const float cosine = mfa_angle(rotary.cosines, has_float_cosines, p.rotary_cos, place, pair);
+    const float sine = mfa_angle(rotary.sines, has_float_sines, p.rotary_sin, place, pair);
+    return is_second ? other * sine + own * cosine : own * cosine - other * sine;
+}
+
 /* Copies a row, turned, if there are tables, by a position, which is cut to those that they have: a simdgroup's work. */
 template <typename S>
 inline void mfa_turn_row(constant mfa_metal_params &p, mfa_rotary rotary, mfa_index position, mfa_rows<S> from,

@@ -2,7 +2,7 @@
 #ifndef MFA_ROWS_H
 #define MFA_ROWS_H
 
-#include "mfa_sequences.h"
+#include "mfa_codes.h"
 
 /* Of a sequence, with pages: which of them its rows lie in. */
 struct mfa_paging {
@@ -33,13 +33,22 @@ inline mfa_paging mfa_no_paging() {
     return paging;
 }
 
+/* The page that a row lies in, and which of the page's rows it is; without pages the row itself. */
+inline mfa_origin mfa_row_origin(mfa_paging paging, mfa_index row) {
+    mfa_origin origin;
+    origin.batch = 0;
+    origin.row = row;
+    if (has_pages && paging.is_paged) {
+        const mfa_index place = paging.first_row + row, entry = mfa_quotient(place, paging.page_rows);
+        origin.batch = mfa_rule_clamp(paging.entries[entry * paging.entry_stride], paging.last_page);
+        origin.row = place - entry * paging.page_rows;
+    }
+    return origin;
+}
+
 /* Elements from row 0 of a sequence, or from its first page's row 0 on page 0, to a row. */
-inline mfa_index mfa_row_place(mfa_paging paging, mfa_index row_stride, mfa_index row) {
-    if (!has_pages || !paging.is_paged)
-        return row * row_stride;
-    const mfa_index place = paging.first_row + row, entry = mfa_quotient(place, paging.page_rows);
-    const mfa_index page = mfa_rule_clamp(paging.entries[entry * paging.entry_stride], paging.last_page);
-    return page * paging.page_stride + (place - entry * paging.page_rows) * row_stride;
+inline mfa_index mfa_row_place(mfa_paging paging, mfa_index row_stride, mfa_origin origin) {
+    return (has_pages && paging.is_paged ? origin.batch * paging.page_stride : 0) + origin.row * row_stride;
 }
 
 /* The rows of one head. Columns from `length` on read as zero. */
@@ -48,6 +57,7 @@ template <typename S> struct mfa_rows {
     mfa_index row_stride, column_stride;
     int length;
     mfa_paging paging;
+    mfa_coding<mfa_storage<S>::are_codes> coding; /* what codes stand for */
 };
 
 /* The same of a result. Columns from `length` on are not written. */
@@ -62,7 +72,7 @@ template <typename S>
 inline mfa_rows<S> mfa_rows_of(const device S *operand, constant mfa_metal_strides &strides, mfa_origin origin,
                                mfa_index head, mfa_index length) {
     mfa_rows<S> rows;
-    rows.first = operand + mfa_place(strides, origin.batch, head, origin.row);
+    rows.first = operand + mfa_units<S>(mfa_place(strides, origin.batch, head, origin.row));
     rows.row_stride = strides.row;
     rows.column_stride = strides.column;
     rows.length = int(length);
@@ -74,7 +84,7 @@ template <typename S>
 inline mfa_result_rows<S> mfa_result_rows_of(device S *result, constant mfa_metal_strides &strides, mfa_origin origin,
                                              mfa_index head, mfa_index length) {
     mfa_result_rows<S> rows;
-    rows.first = result + mfa_place(strides, origin.batch, head, origin.row);
+    rows.first = result + mfa_units<S>(mfa_place(strides, origin.batch, head, origin.row));
     rows.row_stride = strides.row;
     rows.column_stride = strides.column;
     rows.length = int(length);
@@ -110,14 +120,23 @@ inline mfa_result_rows<S> mfa_cache_result_rows_of(device S *result, constant mf
 
 /* Column 0 of a row. */
 template <typename S> inline const device S *mfa_row_at(mfa_rows<S> rows, mfa_index row) {
-    return rows.first + mfa_row_place(rows.paging, rows.row_stride, row);
+    return rows.first + mfa_units<S>(mfa_row_place(rows.paging, rows.row_stride, mfa_row_origin(rows.paging, row)));
 }
 template <typename S> inline device S *mfa_row_at(mfa_result_rows<S> rows, mfa_index row) {
-    return rows.first + mfa_row_place(rows.paging, rows.row_stride, row);
+    return rows.first + mfa_units<S>(mfa_row_place(rows.paging, rows.row_stride, mfa_row_origin(rows.paging, row)));
 }
 
-/* Columns column .. column + COUNT - 1 of a row, where COUNT divides MFA_VECTOR and `column`. */
-template <int COUNT, typename S> inline vec<S, COUNT> mfa_read(mfa_rows<S> rows, mfa_index row, int column) {
+/* Rows that begin at one of them, which then is row 0 and has no page to be looked up. */
+template <typename S> inline mfa_rows<S> mfa_rows_from(mfa_rows<S> rows, mfa_index row) {
+    const mfa_origin origin = mfa_row_origin(rows.paging, row);
+    rows.first += mfa_units<S>(mfa_row_place(rows.paging, rows.row_stride, origin));
+    mfa_move_coding(rows.coding, origin);
+    rows.paging = mfa_no_paging();
+    return rows;
+}
+
+template <int COUNT, typename S>
+inline vec<S, COUNT> mfa_read_as(mfa_rows<S> rows, mfa_coding<false>, mfa_index row, int column) {
     const device S *start = mfa_row_at(rows, row);
     vec<S, COUNT> piece = vec<S, COUNT>(S(0));
     if (has_vectors) {
@@ -130,6 +149,30 @@ template <int COUNT, typename S> inline vec<S, COUNT> mfa_read(mfa_rows<S> rows,
                 piece[i] = start[(column + i) * rows.column_stride];
     }
     return piece;
+}
+
+template <int COUNT, typename S>
+inline vec<float, COUNT> mfa_read_as(mfa_rows<S> rows, mfa_coding<true> coding, mfa_index row, int column) {
+    const mfa_origin origin = mfa_row_origin(rows.paging, row);
+    const device S *start = rows.first + mfa_units<S>(mfa_row_place(rows.paging, rows.row_stride, origin));
+    vec<float, COUNT> piece = vec<float, COUNT>(0);
+    if (has_vectors) {
+        if (column < rows.length)
+            piece = mfa_decode<COUNT>(coding, origin, column, COUNT, mfa_unpack<COUNT>(start + mfa_units<S>(column)));
+    } else {
+#pragma unroll
+        for (int i = 0; i < COUNT; ++i)
+            if (column + i < rows.length)
+                piece[i] = mfa_code_at(start, (column + i) * rows.column_stride);
+        piece = mfa_decode<COUNT>(coding, origin, column, rows.length - column, piece);
+    }
+    return piece;
+}
+
+/* Columns column .. column + COUNT - 1 of a row, where COUNT divides MFA_VECTOR and `column`. */
+template <int COUNT, typename S>
+inline vec<typename mfa_storage<S>::element, COUNT> mfa_read(mfa_rows<S> rows, mfa_index row, int column) {
+    return mfa_read_as<COUNT>(rows, rows.coding, row, column);
 }
 
 /* Columns column and column + 1 of a row. */

@@ -111,7 +111,7 @@ template <int FRAGMENTS> inline uint mfa_hidden_keys(thread float2 (&scores)[FRA
  * SPAN: fragments whose columns interleave (decode.metal), or 1. `hidden`: see mfa_hidden_keys
  */
 template <int SPAN, int FRAGMENTS, int SUMS>
-inline void mfa_add_not_finite(mfa_rows<MFA_KV> values, mfa_index first_key, mfa_span keys, int first_column, uint lane,
+inline void mfa_add_not_finite(mfa_rows<MFA_V> values, mfa_index first_key, mfa_span keys, int first_column, uint lane,
                                uint hidden, thread float2 (&weights)[FRAGMENTS], thread float2 (&sums)[SUMS]) {
     const int row = mfa_fragment_row(lane), column = first_column + SPAN * mfa_fragment_column(lane);
 #pragma unroll
@@ -126,7 +126,8 @@ inline void mfa_add_not_finite(mfa_rows<MFA_KV> values, mfa_index first_key, mfa
             const bool is_seen = (simd_shuffle(hidden, from) >> (2 * f + (k & 1)) & 1) == 0;
 #pragma unroll
             for (int n = 0; n < SUMS; ++n) {
-                const vec<MFA_KV, 2> pair = mfa_read<2>(values, key, column + 8 * SPAN * (n / SPAN) + 2 * (n % SPAN));
+                const vec<MFA_T, 2> pair =
+                    vec<MFA_T, 2>(mfa_read<2>(values, key, column + 8 * SPAN * (n / SPAN) + 2 * (n % SPAN)));
                 for (int i = 0; i < 2; ++i)
                     if (is_seen && !isfinite(float(pair[i])))
                         sums[n][i] += weight * float(pair[i]);

@@ -7,7 +7,8 @@ static mfa_status_t add(mfai_metal_call_t *call, const mfai_problem_t *p, const 
                         int64_t elements, mfai_metal_dispatch_t **added) {
     MFAI_TRY(mfai_metal_call_add_dispatch(call, name, added));
     mfai_metal_kernel_define_operands(&(*added)->kernel, p);
-    mfai_metal_kernel_set_features(&(*added)->kernel, p, MFAI_SEQUENCES | MFAI_ROTARY);
+    mfai_metal_kernel_set_features(&(*added)->kernel, p,
+                                   MFAI_SEQUENCES | MFAI_ROTARY | MFAI_KEY_CODES | MFAI_VALUE_CODES);
     (*added)->kind = MFAI_METAL_APPENDS;
     (*added)->threads = MFA_APPEND_SIMDGROUPS * MFAI_METAL_SIMD_WIDTH;
     (*added)->threadgroups = (uint64_t)(grid.batches * grid.tiles);

@@ -65,7 +65,7 @@ static bool is_vectorised(const mfai_metal_operand_t *operand) {
     bool regular = operand->stride[3] == 1 && view->shape[3] % MFA_VECTOR == 0;
     for (int axis = 0; axis < 3; ++axis)
         regular = regular && operand->stride[axis] % MFA_VECTOR == 0;
-    return regular && operand->offset % (NSUInteger)(MFA_VECTOR * mfai_view_element(view)) == 0;
+    return regular && operand->offset % (NSUInteger)mfai_format_bytes(view->format, MFA_VECTOR) == 0;
 }
 
 static mfa_status_t open_operands(mfai_metal_device_t *device, mfai_metal_call_t *call, bool encoded,

@@ -5,7 +5,8 @@
 
 static const char *const names[] = {
     [MFAI_METAL_T] = "MFA_T",
-    [MFAI_METAL_KV] = "MFA_KV",
+    [MFAI_METAL_K] = "MFA_K",
+    [MFAI_METAL_V] = "MFA_V",
     [MFAI_METAL_O] = "MFA_O",
     [MFAI_METAL_DO] = "MFA_DO",
     [MFAI_METAL_G] = "MFA_G",
@@ -21,7 +22,9 @@ static const char *const names[] = {
 _Static_assert(sizeof names / sizeof *names == MFAI_METAL_MACROS, "a name for each macro");
 
 static const char *const types[] = {
-    [MFAI_FORMAT_FP16] = "half", [MFAI_FORMAT_BF16] = "bfloat", [MFAI_FORMAT_FP32] = "float"};
+    [MFAI_FORMAT_FP16] = "half",      [MFAI_FORMAT_BF16] = "bfloat", [MFAI_FORMAT_FP32] = "float",
+    [MFAI_FORMAT_INT8] = "char",      [MFAI_FORMAT_UINT8] = "uchar", [MFAI_FORMAT_INT4] = "mfa_int4",
+    [MFAI_FORMAT_UINT4] = "mfa_uint4"};
 
 void mfai_metal_kernel_define_type(mfai_metal_kernel_t *kernel, mfai_metal_macro_t macro, int32_t format) {
     kernel->macros[macro] = 1 + format;
@@ -43,7 +46,8 @@ void mfai_metal_kernel_define_tile(mfai_metal_kernel_t *kernel, const mfai_metal
 
 void mfai_metal_kernel_define_operands(mfai_metal_kernel_t *kernel, const mfai_problem_t *p) {
     mfai_metal_kernel_define_type(kernel, MFAI_METAL_T, p->query.format);
-    mfai_metal_kernel_define_type(kernel, MFAI_METAL_KV, p->key.format);
+    mfai_metal_kernel_define_type(kernel, MFAI_METAL_K, p->key.format);
+    mfai_metal_kernel_define_type(kernel, MFAI_METAL_V, p->value.format);
 }
 
 const char *mfai_metal_macro_name(mfai_metal_macro_t macro) { return names[macro]; }
@@ -79,6 +83,18 @@ static unsigned scales_of(const mfai_problem_t *p) {
            (p->value_scale.present ? MFA_SCALE_VALUE : 0);
 }
 
+static unsigned codes_of(const mfai_quantization_t *quantization, int64_t columns) {
+    const bool zero_points = quantization->zero_points.present;
+    const int32_t zero_point = quantization->zero_points.format;
+    return MFA_CODES_SCALES | (quantization->scales.format == MFAI_FORMAT_FP16 ? MFA_CODES_HALF_SCALES : 0) |
+           (quantization->columns == 1 ? MFA_CODES_COLUMNS : 0) |
+           (quantization->columns > 1 && quantization->columns < columns ? MFA_CODES_GROUPS : 0) |
+           (zero_points ? MFA_CODES_ZERO_POINTS : 0) |
+           (zero_points && zero_point == MFAI_FORMAT_INT8 ? MFA_CODES_SIGNED_BYTES : 0) |
+           (zero_points && zero_point == MFAI_FORMAT_UINT8 ? MFA_CODES_UNSIGNED_BYTES : 0) |
+           (quantization->mean.present ? MFA_CODES_MEAN : 0);
+}
+
 void mfai_metal_kernel_set_features(mfai_metal_kernel_t *kernel, const mfai_problem_t *p, unsigned used) {
     static const struct {
         unsigned feature, constant;
@@ -97,6 +113,10 @@ void mfai_metal_kernel_set_features(mfai_metal_kernel_t *kernel, const mfai_prob
         features & MFAI_ADDITIVE_MASK ? mask_kind(&p->additive_mask) : MFA_MASK_NONE;
     kernel->constants[MFA_CONSTANT_LISTS] = features & MFAI_SEQUENCES ? lists_of(p) : 0;
     kernel->constants[MFA_CONSTANT_SCALES] = features & MFAI_SCALES ? scales_of(p) : 0;
+    kernel->constants[MFA_CONSTANT_KEY_CODES] =
+        features & MFAI_KEY_CODES ? codes_of(&p->key_quantization, p->head_dim) : 0;
+    kernel->constants[MFA_CONSTANT_VALUE_CODES] =
+        features & MFAI_VALUE_CODES ? codes_of(&p->value_quantization, p->value_dim) : 0;
     const bool turns = features & MFAI_ROTARY;
     kernel->constants[MFA_CONSTANT_INTERLEAVED] = turns && p->is_interleaved;
     kernel->constants[MFA_CONSTANT_FLOAT_COSINES] = turns && p->rotary_cos.format == MFAI_FORMAT_FP32;

@@ -11,7 +11,8 @@ enum { MFAI_METAL_SIMD_WIDTH = 32 };
 /* The macros of mfa_params.h: those that are types, which begin at 0, and those that are numbers. */
 typedef enum {
     MFAI_METAL_T,
-    MFAI_METAL_KV,
+    MFAI_METAL_K,
+    MFAI_METAL_V,
     MFAI_METAL_O,
     MFAI_METAL_DO,
     MFAI_METAL_G,
@@ -41,10 +42,10 @@ void mfai_metal_kernel_define(mfai_metal_kernel_t *kernel, mfai_metal_macro_t ma
 /* The macros of a row of the tile table. */
 void mfai_metal_kernel_define_tile(mfai_metal_kernel_t *kernel, const mfai_metal_tile_t *tile);
 
-/* The types of queries and of keys and values. */
+/* The types of queries, keys and values. */
 void mfai_metal_kernel_define_operands(mfai_metal_kernel_t *kernel, const mfai_problem_t *problem);
 
-/* The name of a macro and, if the kernel has it, its value: "half", "bfloat", "float" or a number. */
+/* The name of a macro and, if the kernel has it, its value: a type's name or a number. */
 const char *mfai_metal_macro_name(mfai_metal_macro_t macro);
 bool mfai_metal_kernel_macro(const mfai_metal_kernel_t *kernel, mfai_metal_macro_t macro, char value[16]);
 

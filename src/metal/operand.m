@@ -8,10 +8,15 @@
 
 /* ------------------------------------------------------------------ copies */
 
-/* The sizes of a copy: a dimension along which the operand repeats is kept once. */
-static void packed_sizes(const mfai_view_t *view, int64_t size[4]) {
-    for (int axis = 0; axis < 4; ++axis)
+/* The sizes and strides of a copy: a dimension along which the operand repeats is kept once. Returns its elements. */
+static int64_t pack(const mfai_view_t *view, int64_t size[4], int64_t stride[4]) {
+    int64_t count = 1;
+    for (int axis = 3; axis >= 0; --axis) {
         size[axis] = view->stride[axis] == 0 ? 1 : view->shape[axis];
+        stride[axis] = view->stride[axis] == 0 ? 0 : count;
+        count *= size[axis];
+    }
+    return count;
 }
 
 typedef struct {
@@ -44,15 +49,10 @@ static void copy_elements(place_t to, place_t from, const int64_t size[4], size_
 }
 
 static mfa_status_t open_copy(id<MTLDevice> gpu, const char *name, mfai_metal_operand_t *operand) {
-    const mfai_view_t *view = &operand->origin;
-    const size_t element = (size_t)mfai_view_element(view);
-    int64_t size[4], count = 1;
-    packed_sizes(view, size);
-    for (int axis = 3; axis >= 0; --axis) {
-        operand->stride[axis] = view->stride[axis] == 0 ? 0 : count;
-        count *= size[axis];
-    }
-    const uint64_t bytes = (uint64_t)count * element, most = [gpu maxBufferLength];
+    const mfai_view_t view = mfai_view_as_bytes(&operand->origin);
+    const size_t element = (size_t)mfai_view_element(&view);
+    int64_t size[4], stride[4];
+    const uint64_t bytes = (uint64_t)pack(&view, size, stride) * element, most = [gpu maxBufferLength];
     if (bytes > most)
         return mfai_fail(MFA_ERROR_UNSUPPORTED,
                          "%s has %" PRIu64 " bytes, and a buffer of the Metal device at most %" PRIu64, name, bytes,
@@ -62,19 +62,21 @@ static mfa_status_t open_copy(id<MTLDevice> gpu, const char *name, mfai_metal_op
         return mfai_fail(MFA_ERROR_MEMORY_ALLOCATION, "no memory for a copy of %s, %" PRIu64 " bytes", name, bytes);
     operand->copied = true;
     if (operand->read)
-        copy_elements((place_t){[operand->buffer contents], operand -> stride}, (place_t){view->data, view->stride},
-                      size, element);
+        copy_elements((place_t){[operand->buffer contents], stride}, (place_t){view.data, view.stride}, size, element);
+    const int64_t in_a_byte = mfai_formats[operand->origin.format].bits == 4 ? 2 : 1;
+    for (int axis = 0; axis < 4; ++axis)
+        operand->stride[axis] = axis < 3 ? in_a_byte * stride[axis] : stride[axis];
     return MFA_SUCCESS;
 }
 
 void mfai_metal_operand_finish(const mfai_metal_operand_t *operand) {
     if (!operand->copied || !operand->written)
         return;
-    int64_t size[4];
-    packed_sizes(&operand->origin, size);
-    copy_elements((place_t){operand->origin.data, operand->origin.stride},
-                  (place_t){[operand->buffer contents], operand -> stride}, size,
-                  (size_t)mfai_view_element(&operand->origin));
+    const mfai_view_t view = mfai_view_as_bytes(&operand->origin);
+    int64_t size[4], stride[4];
+    pack(&view, size, stride);
+    copy_elements((place_t){view.data, view.stride}, (place_t){[operand->buffer contents], stride}, size,
+                  (size_t)mfai_view_element(&view));
 }
 
 /* ------------------------------------------------------------------ the memory itself */

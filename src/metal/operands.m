@@ -17,9 +17,9 @@ enum {
 
 #define BINDING(member, index, kinds, has_rows) \
     {offsetof(mfai_problem_t, member), offsetof(mfa_metal_params, member), index, kinds, has_rows}
-#define CODES(operand, member, index)                                                                                \
-    {offsetof(mfai_problem_t, operand##_quantization.member), offsetof(mfa_metal_params, operand##_##member), index, \
-     ATTENDS | APPENDS, false}
+#define CODES(operand, member, index)                                                                              \
+    {offsetof(mfai_problem_t, operand##_quantization.member), offsetof(mfa_metal_params, operand##_coding.member), \
+     index, ATTENDS | APPENDS, false}
 
 static const binding_t bindings[] = {
     BINDING(query, MFA_BUFFER_QUERY, ATTENDS | APPENDS, true),

@@ -22,9 +22,22 @@ static void describe_sequences(const mfai_problem_t *p, mfa_metal_params *params
     params->key_count = smaller(p->key_count, params->cache_capacity);
 }
 
+/* Shared by all that there are: in one line, or one group. */
+static void describe_codes(const mfai_quantization_t *quantization, int64_t stored_rows, mfa_metal_coding *coding) {
+    const int64_t rows = quantization->rows;
+    coding->rows = rows;
+    coding->columns = quantization->columns;
+    coding->row_shift = rows == 0 || rows >= stored_rows ? 63
+                        : (rows & (rows - 1)) == 0       ? __builtin_ctzll((uint64_t)rows)
+                                                         : -1;
+    coding->columns_inverse =
+        quantization->columns > 1 ? ((UINT64_C(1) << 40) - 1) / (uint64_t)quantization->columns + 1 : 0;
+}
+
 mfa_status_t mfai_metal_parameters(const mfai_problem_t *p, mfa_metal_params *params) {
     MFAI_TRY(mfai_check_head_dims("Metal", p));
-    if (p->features & (MFAI_KEY_CODES | MFAI_VALUE_CODES))
+    const bool has_codes = p->features & (MFAI_KEY_CODES | MFAI_VALUE_CODES);
+    if ((p->pass == MFAI_BACKWARD && has_codes) || p->features & MFAI_INT8)
         return mfai_fail(MFA_ERROR_UNSUPPORTED, "codes are not there yet on Metal");
     *params = (mfa_metal_params){.batch = p->batch,
                                  .heads = p->heads,
@@ -50,6 +63,8 @@ mfa_status_t mfai_metal_parameters(const mfai_problem_t *p, mfa_metal_params *pa
                                  .keep_factor = 1 / (1 - p->dropout_p),
                                  .dropout_threshold = mfa_rule_dropout_threshold(p->dropout_p),
                                  .dropout_key = mfa_rule_dropout_key(p->dropout_seed, p->dropout_offset)};
+    describe_codes(&p->key_quantization, p->key.shape[2], &params->key_coding);
+    describe_codes(&p->value_quantization, p->value.shape[2], &params->value_coding);
     if (p->features & MFAI_SEQUENCES)
         describe_sequences(p, params);
     return MFA_SUCCESS;

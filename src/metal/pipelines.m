@@ -102,7 +102,8 @@ static MTLFunctionConstantValues *constant_values(const mfai_metal_kernel_t *ker
     for (unsigned i = 0; i < MFA_CONSTANTS; ++i) {
         const uint32_t number = kernel->constants[i];
         const bool flag = number != 0;
-        if (i == MFA_CONSTANT_ADDITIVE_MASK || i == MFA_CONSTANT_LISTS || i == MFA_CONSTANT_SCALES)
+        if (i == MFA_CONSTANT_ADDITIVE_MASK || i == MFA_CONSTANT_LISTS || i == MFA_CONSTANT_SCALES ||
+            i == MFA_CONSTANT_KEY_CODES || i == MFA_CONSTANT_VALUE_CODES)
             [values setConstantValue:&number type:MTLDataTypeUInt atIndex:i];
         else
             [values setConstantValue:&flag type:MTLDataTypeBool atIndex:i];

@@ -14,7 +14,12 @@ BATCH = 24  # specialisations for one process of the compiler
 UNTYPED = ("backward_sinks", "blocks", "fill")  # that read no operand of MFA_T
 FUNCTION_CONSTANT = re.compile(r"constant (bool|uint) (\w+) \[\[function_constant")
 ON = {"bool": "01", "uint": "01000000"}
-EVERY_BIT = {"lists_there": "ff070000", "scales_there": "07000000"}
+EVERY_BIT = {
+    "lists_there": "ff070000",
+    "scales_there": "07000000",
+    "key_codes": "ff000000",
+    "value_codes": "ff000000",
+}
 
 
 def lint(folder, source, macro_sets, constant_sets):
