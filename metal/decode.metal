@@ -37,20 +37,35 @@ static inline vec<MFA_T, 2> read_transposed(const device MFA_T *first, const dev
 /* What a lane reads of a key or value at once, where `exists`, else zeros. */
 typedef vec<MFA_T, MFA_VECTOR> piece_t;
 
-template <typename S> static inline piece_t read_piece(mfa_rows<S> rows, mfa_index row, int column, bool exists) {
-    return exists ? piece_t(mfa_read<MFA_VECTOR>(rows, row, column)) : piece_t(MFA_T(0));
+template <typename S>
+static inline piece_t read_piece(mfa_rows<S> rows, mfa_found_row<S> row, int column, bool exists) {
+    return exists ? piece_t(mfa_read_found<MFA_VECTOR>(rows, row, column)) : piece_t(MFA_T(0));
+}
+
+/* This lane's rows of a tile: every eighth from `key` on, as far as there are any. */
+template <typename S> struct lane_rows {
+    mfa_found_row<S> rows[KEY_FRAGMENTS];
+};
+
+template <typename S> static inline lane_rows<S> find_rows(mfa_rows<S> rows, mfa_index key, mfa_span keys) {
+    lane_rows<S> found;
+#pragma unroll
+    for (int f = 0; f < KEY_FRAGMENTS; ++f)
+        if (key + 8 * f >= keys.begin && key + 8 * f < keys.end)
+            mfa_find_row(found.rows[f], rows, key + 8 * f);
+    return found;
 }
 
 /* Adds products of some columns of keys, or of values in their place, and of queries. This lane has `column` and those
    behind it of every eighth key from `key` on. */
 template <typename S>
-static inline void add_products(mfa_rows<S> rows, mfa_index key, mfa_span keys, int column,
+static inline void add_products(mfa_rows<S> rows, lane_rows<S> found, mfa_index key, mfa_span keys, int column,
                                 thread vec<MFA_T, 2> (&queries)[CHUNK_FRAGMENTS],
                                 thread float2 (&scores)[KEY_FRAGMENTS]) {
 #pragma unroll
     for (int f = 0; f < KEY_FRAGMENTS; ++f) {
         const mfa_index own_key = key + 8 * f;
-        const piece_t piece = read_piece(rows, own_key, column, own_key >= keys.begin && own_key < keys.end);
+        const piece_t piece = read_piece(rows, found.rows[f], column, own_key >= keys.begin && own_key < keys.end);
 #pragma unroll
         for (int t = 0; t < CHUNK_FRAGMENTS; ++t)
             scores[f] =
@@ -152,6 +167,8 @@ attention_decode(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]], MFA
 #pragma unroll
         for (int f = 0; f < KEY_FRAGMENTS; ++f)
             scores[f] = float2(0);
+        const lane_rows<MFA_K> own_keys = find_rows(key_rows, first_key + fragment_row, keys);
+        const lane_rows<MFA_V> own_values = find_rows(value_rows, first_key + fragment_row, keys);
 #if MFA_RESIDENT
 #pragma unroll
 #endif
@@ -166,8 +183,8 @@ attention_decode(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]], MFA
                     read_transposed(query_a, query_b, query_stride, CHUNK * c + query_column + 2 * t, head_dim);
 #endif
             }
-            add_products(key_rows, first_key + fragment_row, keys, CHUNK * c + fragment_column / 2 * MFA_VECTOR,
-                         columns, scores);
+            add_products(key_rows, own_keys, first_key + fragment_row, keys,
+                         CHUNK * c + fragment_column / 2 * MFA_VECTOR, columns, scores);
         }
         for (int column = 0; has_query_value && column < value_rows.length; column += CHUNK) {
             vec<MFA_T, 2> columns[CHUNK_FRAGMENTS];
@@ -175,8 +192,8 @@ attention_decode(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]], MFA
             for (int t = 0; t < CHUNK_FRAGMENTS; ++t)
                 columns[t] = read_transposed(query_value_a, query_value_b, p.query_value.column,
                                              column + query_column + 2 * t, p.value_dim);
-            add_products(value_rows, first_key + fragment_row, keys, column + fragment_column / 2 * MFA_VECTOR, columns,
-                         scores);
+            add_products(value_rows, own_values, first_key + fragment_row, keys,
+                         column + fragment_column / 2 * MFA_VECTOR, columns, scores);
         }
 
 #pragma unroll
@@ -197,9 +214,9 @@ attention_decode(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]], MFA
             const mfa_index own_key = first_key + 8 * f + fragment_row;
 #pragma unroll
             for (int c = 0; c < VALUE_CHUNKS; ++c) {
-                piece_t piece =
-                    read_piece(value_rows, own_key, first_column + CHUNK * c + fragment_column / 2 * MFA_VECTOR,
-                               own_key >= keys.begin && own_key < keys.end);
+                piece_t piece = read_piece(value_rows, own_values.rows[f],
+                                           first_column + CHUNK * c + fragment_column / 2 * MFA_VECTOR,
+                                           own_key >= keys.begin && own_key < keys.end);
                 not_finite = not_finite || !mfa_is_finite<MFA_VECTOR, MFA_T>(piece);
                 piece = mfa_only_finite<MFA_VECTOR, MFA_T>(piece);
 #pragma unroll

@@ -14,26 +14,27 @@ struct mfa_uint4 {
     uchar pair;
 };
 
-/* Of a type that elements are stored as: what is read of them, and how many one of the type holds. */
+/* Of a type that elements are stored as: what is read of them, how many are staged at once, and how many one of the type
+   holds. */
 template <typename S> struct mfa_storage {
     typedef S element;
-    enum { are_codes = false, count = 1, lowest = 0, highest = 0 };
+    enum { are_codes = false, piece = MFA_VECTOR, count = 1, lowest = 0, highest = 0 };
 };
 template <> struct mfa_storage<char> {
     typedef float element;
-    enum { are_codes = true, count = 1, lowest = -128, highest = 127 };
+    enum { are_codes = true, piece = MFA_CODES_VECTOR, count = 1, lowest = -128, highest = 127 };
 };
 template <> struct mfa_storage<uchar> {
     typedef float element;
-    enum { are_codes = true, count = 1, lowest = 0, highest = 255 };
+    enum { are_codes = true, piece = MFA_CODES_VECTOR, count = 1, lowest = 0, highest = 255 };
 };
 template <> struct mfa_storage<mfa_int4> {
     typedef float element;
-    enum { are_codes = true, count = 2, lowest = -8, highest = 7 };
+    enum { are_codes = true, piece = MFA_CODES_VECTOR, count = 2, lowest = -8, highest = 7 };
 };
 template <> struct mfa_storage<mfa_uint4> {
     typedef float element;
-    enum { are_codes = true, count = 2, lowest = 0, highest = 15 };
+    enum { are_codes = true, piece = MFA_CODES_VECTOR, count = 2, lowest = 0, highest = 15 };
 };
 
 /* From one element to another, both at the beginning of a byte. */
@@ -75,6 +76,44 @@ template <int COUNT> inline vec<float, COUNT> mfa_unpack(const device mfa_uint4 
     for (int i = 0; i < COUNT; ++i)
         piece[i] = mfa_unsigned_half(bits >> 4 * i);
     return piece;
+}
+
+/* MFA_CODES_VECTOR of them, likewise. */
+struct mfa_code_parts {
+    vec<float, MFA_VECTOR> parts[MFA_CODES_VECTOR / MFA_VECTOR];
+};
+
+inline mfa_code_parts mfa_unpack_parts(const device char *codes) {
+    const vec<uint, 2> words = *(const device vec<uint, 2> *)codes;
+    mfa_code_parts found;
+#pragma unroll
+    for (int i = 0; i < 8; ++i)
+        found.parts[i / 4][i % 4] = float(int(words[i / 4] << 8 * (3 - i % 4)) >> 24);
+    return found;
+}
+inline mfa_code_parts mfa_unpack_parts(const device uchar *codes) {
+    const vec<uint, 2> words = *(const device vec<uint, 2> *)codes;
+    mfa_code_parts found;
+#pragma unroll
+    for (int i = 0; i < 8; ++i)
+        found.parts[i / 4][i % 4] = float(words[i / 4] >> 8 * (i % 4) & 255);
+    return found;
+}
+inline mfa_code_parts mfa_unpack_parts(const device mfa_int4 *codes) {
+    const uint word = *(const device uint *)codes;
+    mfa_code_parts found;
+#pragma unroll
+    for (int i = 0; i < 8; ++i)
+        found.parts[i / 4][i % 4] = mfa_signed_half(word >> 4 * i);
+    return found;
+}
+inline mfa_code_parts mfa_unpack_parts(const device mfa_uint4 *codes) {
+    const uint word = *(const device uint *)codes;
+    mfa_code_parts found;
+#pragma unroll
+    for (int i = 0; i < 8; ++i)
+        found.parts[i / 4][i % 4] = mfa_unsigned_half(word >> 4 * i);
+    return found;
 }
 
 /* ------------------------------------------------------------------ what codes stand for */
@@ -158,24 +197,47 @@ inline float mfa_zero_point_at(mfa_coding<true> coding, mfa_code_place place) {
     return float(((const device int *)coding.terms.zero_points)[place.zero_point]);
 }
 
-/* What codes of columns from `column` on stand for, the first `count` of them. Groups of columns have whole pieces. */
+/* Of a row, or of a group of its columns: what all have in common. */
+struct mfa_code_line {
+    mfa_code_place place;
+    float scale, zero_point; /* but where columns have their own */
+};
+
+inline mfa_code_line mfa_code_line_at(mfa_coding<true> coding, mfa_code_place place) {
+    mfa_code_line line;
+    line.place = place;
+    line.scale = mfa_scale_at(coding, place);
+    line.zero_point = mfa_zero_point_at(coding, place);
+    return line;
+}
+
+/* Found once for all pieces of the row, if it can be. */
+inline mfa_code_line mfa_code_line_of(mfa_coding<true> coding, mfa_origin origin) {
+    mfa_code_line line;
+    line.place = mfa_code_row(coding, origin);
+    if ((coding.kind & (MFA_CODES_COLUMNS | MFA_CODES_GROUPS)) == 0)
+        line = mfa_code_line_at(coding, line.place);
+    return line;
+}
+
+/* For columns from `column` on; groups have whole pieces. */
+inline mfa_code_line mfa_code_group(mfa_coding<true> coding, mfa_code_line line, int column) {
+    if ((coding.kind & MFA_CODES_GROUPS) != 0)
+        return mfa_code_line_at(coding, mfa_code_column(coding, line.place, column));
+    return line;
+}
+
+/* What codes of columns from `column` on stand for, the first `count` of them. */
 template <int COUNT>
-inline vec<float, COUNT> mfa_decode(mfa_coding<true> coding, mfa_origin origin, int column, int count,
+inline vec<float, COUNT> mfa_decode(mfa_coding<true> coding, mfa_code_line line, int column, int count,
                                     vec<float, COUNT> codes) {
-    if (count <= 0)
-        return codes;
-    const mfa_code_place row = mfa_code_row(coding, origin);
-    mfa_code_place place = mfa_code_column(coding, row, column);
-    float scale = mfa_scale_at(coding, place), zero_point = mfa_zero_point_at(coding, place);
+    const mfa_code_place row = line.place;
 #pragma unroll
     for (int i = 0; i < COUNT; ++i)
         if (i < count) {
-            if ((coding.kind & MFA_CODES_COLUMNS) != 0 && i > 0) {
-                place = mfa_code_column(coding, row, column + i);
-                scale = mfa_scale_at(coding, place);
-                zero_point = mfa_zero_point_at(coding, place);
-            }
-            codes[i] = scale * (codes[i] - zero_point);
+            if ((coding.kind & MFA_CODES_COLUMNS) != 0)
+                line = mfa_code_line_at(coding, mfa_code_column(coding, row, column + i));
+            codes[i] = line.scale * (codes[i] - line.zero_point);
             if ((coding.kind & MFA_CODES_MEAN) != 0)
                 codes[i] += coding.terms.mean[(column + i) * coding.strides->mean.column];
         }

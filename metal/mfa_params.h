@@ -197,7 +197,7 @@ enum {
     MFA_CONSTANT_EXACT_WEIGHTS = 7, /* softmax weights stay float32; of no consequence for float inputs */
     /* The rows of every operand and result (logsumexp, masks and what codes stand for aside) have their elements side by side (column
        stride 1), begin at multiples of MFA_VECTOR elements from address 0, and have a length that is a multiple of
-       MFA_VECTOR. */
+       MFA_VECTOR; of codes, MFA_CODES_VECTOR. */
     MFA_CONSTANT_VECTORS = 8,
     MFA_CONSTANT_DKEY = 9, /* dkey is wanted, and dvalue: of the kernel that can write both */
     MFA_CONSTANT_DVALUE = 10,
@@ -222,7 +222,7 @@ enum {
     MFA_CONSTANTS
 };
 
-enum { MFA_VECTOR = 4 };
+enum { MFA_VECTOR = 4, MFA_CODES_VECTOR = 8 };
 
 /* What says how long sequences are and where they lie; a set is a sum. */
 enum {

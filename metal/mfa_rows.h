@@ -135,9 +135,27 @@ template <typename S> inline mfa_rows<S> mfa_rows_from(mfa_rows<S> rows, mfa_ind
     return rows;
 }
 
+/* A row that pieces are read of, one after the other: of codes, what all of them need. */
+template <typename S, bool ARE_CODES = mfa_storage<S>::are_codes != 0> struct mfa_found_row {
+    mfa_index row;
+};
+template <typename S> struct mfa_found_row<S, true> {
+    const device S *start;
+    mfa_code_line line;
+};
+
+template <typename S> inline void mfa_find_row(thread mfa_found_row<S, false> &found, mfa_rows<S>, mfa_index row) {
+    found.row = row;
+}
+template <typename S> inline void mfa_find_row(thread mfa_found_row<S, true> &found, mfa_rows<S> rows, mfa_index row) {
+    const mfa_origin origin = mfa_row_origin(rows.paging, row);
+    found.start = rows.first + mfa_units<S>(mfa_row_place(rows.paging, rows.row_stride, origin));
+    found.line = mfa_code_line_of(rows.coding, origin);
+}
+
 template <int COUNT, typename S>
-inline vec<S, COUNT> mfa_read_as(mfa_rows<S> rows, mfa_coding<false>, mfa_index row, int column) {
-    const device S *start = mfa_row_at(rows, row);
+inline vec<S, COUNT> mfa_read_found(mfa_rows<S> rows, mfa_found_row<S, false> found, int column) {
+    const device S *start = mfa_row_at(rows, found.row);
     vec<S, COUNT> piece = vec<S, COUNT>(S(0));
     if (has_vectors) {
         if (column < rows.length)
@@ -152,27 +170,56 @@ inline vec<S, COUNT> mfa_read_as(mfa_rows<S> rows, mfa_coding<false>, mfa_index 
 }
 
 template <int COUNT, typename S>
-inline vec<float, COUNT> mfa_read_as(mfa_rows<S> rows, mfa_coding<true> coding, mfa_index row, int column) {
-    const mfa_origin origin = mfa_row_origin(rows.paging, row);
-    const device S *start = rows.first + mfa_units<S>(mfa_row_place(rows.paging, rows.row_stride, origin));
+inline vec<float, COUNT> mfa_read_found(mfa_rows<S> rows, mfa_found_row<S, true> found, int column) {
     vec<float, COUNT> piece = vec<float, COUNT>(0);
+    if (column >= rows.length)
+        return piece;
     if (has_vectors) {
-        if (column < rows.length)
-            piece = mfa_decode<COUNT>(coding, origin, column, COUNT, mfa_unpack<COUNT>(start + mfa_units<S>(column)));
+        piece = mfa_unpack<COUNT>(found.start + mfa_units<S>(column));
     } else {
 #pragma unroll
         for (int i = 0; i < COUNT; ++i)
             if (column + i < rows.length)
-                piece[i] = mfa_code_at(start, (column + i) * rows.column_stride);
-        piece = mfa_decode<COUNT>(coding, origin, column, rows.length - column, piece);
+                piece[i] = mfa_code_at(found.start, (column + i) * rows.column_stride);
     }
-    return piece;
+    return mfa_decode<COUNT>(rows.coding, mfa_code_group(rows.coding, found.line, column), column,
+                             has_vectors ? COUNT : rows.length - column, piece);
 }
 
 /* Columns column .. column + COUNT - 1 of a row, where COUNT divides MFA_VECTOR and `column`. */
 template <int COUNT, typename S>
 inline vec<typename mfa_storage<S>::element, COUNT> mfa_read(mfa_rows<S> rows, mfa_index row, int column) {
-    return mfa_read_as<COUNT>(rows, rows.coding, row, column);
+    mfa_found_row<S> found;
+    mfa_find_row(found, rows, row);
+    return mfa_read_found<COUNT>(rows, found, column);
+}
+
+/* As many as are staged at once. */
+template <typename S> struct mfa_parts {
+    enum { count = mfa_storage<S>::piece / MFA_VECTOR };
+    vec<typename mfa_storage<S>::element, MFA_VECTOR> parts[count];
+};
+
+template <typename S> inline mfa_parts<S> mfa_read_parts(mfa_rows<S> rows, mfa_found_row<S, false> found, int column) {
+    mfa_parts<S> piece;
+    piece.parts[0] = mfa_read_found<MFA_VECTOR>(rows, found, column);
+    return piece;
+}
+template <typename S> inline mfa_parts<S> mfa_read_parts(mfa_rows<S> rows, mfa_found_row<S, true> found, int column) {
+    mfa_parts<S> piece;
+    if (has_vectors && column < rows.length) {
+        const mfa_code_line line = mfa_code_group(rows.coding, found.line, column);
+        const mfa_code_parts codes = mfa_unpack_parts(found.start + mfa_units<S>(column));
+#pragma unroll
+        for (int i = 0; i < mfa_parts<S>::count; ++i)
+            piece.parts[i] =
+                mfa_decode<MFA_VECTOR>(rows.coding, line, column + i * MFA_VECTOR, MFA_VECTOR, codes.parts[i]);
+    } else {
+#pragma unroll
+        for (int i = 0; i < mfa_parts<S>::count; ++i)
+            piece.parts[i] = mfa_read_found<MFA_VECTOR>(rows, found, column + i * MFA_VECTOR);
+    }
+    return piece;
 }
 
 /* Columns column and column + 1 of a row. */
@@ -217,22 +264,35 @@ template <typename V> constexpr int mfa_lead(int columns) { return columns + 16 
 template <int ROWS, int COLUMNS, bool TRANSPOSED, bool FINITE, int THREADS, typename V, typename S>
 inline bool mfa_stage(threadgroup V *tile, mfa_rows<S> rows, mfa_index first_row, int begin, int end, int first_column,
                       uint thread_number) {
-    constexpr int across = COLUMNS / MFA_VECTOR, lead = mfa_lead<V>(TRANSPOSED ? ROWS : COLUMNS);
+    constexpr int size = mfa_storage<S>::piece, across = COLUMNS / size,
+                  lead = mfa_lead<V>(TRANSPOSED ? ROWS : COLUMNS);
+    static_assert(COLUMNS % size == 0, "whole pieces");
     bool found = false;
-    for (int piece = int(thread_number); piece < ROWS * across; piece += THREADS) {
-        const int row = piece / across, column = piece % across * MFA_VECTOR;
-        vec<V, MFA_VECTOR> elements = vec<V, MFA_VECTOR>(V(0));
-        if (row >= begin && row < end)
-            elements = vec<V, MFA_VECTOR>(mfa_read<MFA_VECTOR>(rows, first_row + row, first_column + column));
-        if (FINITE && !mfa_is_finite<MFA_VECTOR, V>(elements)) {
-            found = true;
-            elements = mfa_only_finite<MFA_VECTOR, V>(elements);
+    for (int number = int(thread_number); number < ROWS * across; number += THREADS) {
+        const int row = number / across, first = number % across * size;
+        mfa_parts<S> piece;
+        const bool exists = row >= begin && row < end;
+        if (exists) {
+            mfa_found_row<S> at;
+            mfa_find_row(at, rows, first_row + row);
+            piece = mfa_read_parts(rows, at, first_column + first);
         }
-        if (TRANSPOSED) {
-            for (int i = 0; i < MFA_VECTOR; ++i)
-                tile[(column + i) * lead + row] = elements[i];
-        } else {
-            *(threadgroup vec<V, MFA_VECTOR> *)(tile + row * lead + column) = elements;
+#pragma unroll
+        for (int part = 0; part < mfa_parts<S>::count; ++part) {
+            const int column = first + part * MFA_VECTOR;
+            vec<V, MFA_VECTOR> elements = vec<V, MFA_VECTOR>(V(0));
+            if (exists)
+                elements = vec<V, MFA_VECTOR>(piece.parts[part]);
+            if (FINITE && !mfa_is_finite<MFA_VECTOR, V>(elements)) {
+                found = true;
+                elements = mfa_only_finite<MFA_VECTOR, V>(elements);
+            }
+            if (TRANSPOSED) {
+                for (int i = 0; i < MFA_VECTOR; ++i)
+                    tile[(column + i) * lead + row] = elements[i];
+            } else {
+                *(threadgroup vec<V, MFA_VECTOR> *)(tile + row * lead + column) = elements;
+            }
         }
     }
     return found;

@@ -62,10 +62,11 @@ static bool is_vectorised(const mfai_metal_operand_t *operand) {
     const mfai_view_t *view = &operand->origin;
     if (mfai_view_is_empty(view))
         return true;
-    bool regular = operand->stride[3] == 1 && view->shape[3] % MFA_VECTOR == 0;
+    const int64_t vector = mfai_view_has_codes(view) ? MFA_CODES_VECTOR : MFA_VECTOR;
+    bool regular = operand->stride[3] == 1 && view->shape[3] % vector == 0;
     for (int axis = 0; axis < 3; ++axis)
-        regular = regular && operand->stride[axis] % MFA_VECTOR == 0;
-    return regular && operand->offset % (NSUInteger)mfai_format_bytes(view->format, MFA_VECTOR) == 0;
+        regular = regular && operand->stride[axis] % vector == 0;
+    return regular && operand->offset % (NSUInteger)mfai_format_bytes(view->format, vector) == 0;
 }
 
 static mfa_status_t open_operands(mfai_metal_device_t *device, mfai_metal_call_t *call, bool encoded,
