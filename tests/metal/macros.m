@@ -82,12 +82,25 @@ static void print_backward(const mfai_metal_device_t *device, mfai_problem_t p, 
     print_kernels(&call, pass);
 }
 
+/* Keys and values each in two of the formats that codes have. */
+static void print_codes(const mfai_metal_device_t *device, mfai_problem_t p, mfai_metal_pass_t pass) {
+    static const int32_t codes[][2] = {{MFA_PRECISION_INT8, MFA_PRECISION_UINT4},
+                                       {MFA_PRECISION_INT4, MFA_PRECISION_UINT8}};
+    for (size_t i = 0; i < sizeof codes / sizeof *codes; ++i) {
+        p.key = view(codes[i][0]);
+        p.value = view(codes[i][1]);
+        print_forward(device, &p, pass);
+    }
+}
+
 static void print_row(const row_t *row, int32_t precision) {
     const mfai_metal_device_t device = {.family = row->family};
     for (int out = 0; out < 3; ++out) {
         const mfai_problem_t p = problem_of(row, precision, precisions[out]);
         if (row->pass == MFAI_METAL_FORWARD || row->pass == MFAI_METAL_DECODE) {
             print_forward(&device, &p, row->pass);
+            if (out == 0)
+                print_codes(&device, p, row->pass);
             continue;
         }
         for (int dout = 0; dout < 3; ++dout)

@@ -25,6 +25,8 @@ typedef struct {
     bool block_lists, block_table, block_masks;
     bool rotary, interleaved, float_tables;
     unsigned lists, scales;           /* MFA_LIST_..., MFA_SCALE_... */
+    int32_t key, value;               /* formats of codes; 0: as query */
+    unsigned codes;                   /* MFA_CODES_..., of both */
     bool dkey, dvalue, delta, no_out; /* no_out: delta is read */
 } variant_t;
 
@@ -84,6 +86,19 @@ static mfai_view_t list(const variant_t *v, unsigned which) { return view(v->lis
 
 static mfai_view_t scale(const variant_t *v, unsigned which) { return view(v->scales & which, MFA_PRECISION_FP32); }
 
+static mfai_quantization_t quantization(const variant_t *v, int32_t format, bool is_key) {
+    mfai_quantization_t q = {0};
+    if (format == 0)
+        return q;
+    q.columns = v->codes & MFA_CODES_COLUMNS ? 1 : v->codes & MFA_CODES_GROUPS ? 32 : 0;
+    q.scales = view(true, v->codes & MFA_CODES_HALF_SCALES ? MFA_PRECISION_FP16 : MFA_PRECISION_FP32);
+    q.zero_points = view(v->codes & MFA_CODES_ZERO_POINTS, v->codes & MFA_CODES_SIGNED_BYTES     ? MFA_PRECISION_INT8
+                                                           : v->codes & MFA_CODES_UNSIGNED_BYTES ? MFA_PRECISION_UINT8
+                                                                                                 : MFA_PRECISION_INT32);
+    q.mean = view(is_key && v->codes & MFA_CODES_MEAN, MFA_PRECISION_FP32);
+    return q;
+}
+
 static mfai_problem_t problem_of(const variant_t *v) {
     mfai_problem_t p = {.batch = 1,
                         .heads = HEADS,
@@ -94,8 +109,10 @@ static mfai_problem_t problem_of(const variant_t *v) {
                         .head_dim = v->head_dim,
                         .value_dim = v->value_dim,
                         .query = view(true, v->precision),
-                        .key = view(true, v->precision),
-                        .value = view(true, v->precision),
+                        .key = view(true, v->key != 0 ? v->key : v->precision),
+                        .value = view(true, v->value != 0 ? v->value : v->precision),
+                        .key_quantization = quantization(v, v->key, true),
+                        .value_quantization = quantization(v, v->value, false),
                         .out = view(true, v->out),
                         .logsumexp = view(v->logsumexp, MFA_PRECISION_FP32),
                         .bool_mask = view(v->bool_mask, MFA_PRECISION_BOOL),
@@ -169,9 +186,11 @@ static void take_variant(compiler_t *compiler, variant_t v) {
     if (mfai_metal_forward_make(&compiler->device, &forward, &call) != MFA_SUCCESS)
         abort();
     take_call(compiler, &call);
-    if (mfai_metal_backward_make(&compiler->device, &backward, &call) != MFA_SUCCESS)
-        abort();
-    take_call(compiler, &call);
+    if (v.key == 0 && v.value == 0) {
+        if (mfai_metal_backward_make(&compiler->device, &backward, &call) != MFA_SUCCESS)
+            abort();
+        take_call(compiler, &call);
+    }
     forward.query_count = 1;
     if (mfai_metal_forward_make(&compiler->device, &forward, &call) != MFA_SUCCESS)
         abort();
@@ -263,6 +282,27 @@ static void take_features(compiler_t *compiler) {
         take_variant(compiler, v[i]);
 }
 
+/* Each format of codes, and what they may stand for. */
+static void take_codes(compiler_t *compiler) {
+    static const int32_t formats[][2] = {{MFA_PRECISION_INT8, 0},
+                                         {0, MFA_PRECISION_UINT8},
+                                         {MFA_PRECISION_INT4, MFA_PRECISION_UINT4},
+                                         {MFA_PRECISION_UINT4, MFA_PRECISION_INT4},
+                                         {MFA_PRECISION_UINT8, MFA_PRECISION_INT8}};
+    static const unsigned codes[] = {0, MFA_CODES_HALF_SCALES | MFA_CODES_GROUPS, MFA_CODES_COLUMNS | MFA_CODES_MEAN,
+                                     MFA_CODES_ZERO_POINTS | MFA_CODES_SIGNED_BYTES,
+                                     MFA_CODES_ZERO_POINTS | MFA_CODES_UNSIGNED_BYTES};
+    for (size_t i = 0; i < sizeof formats / sizeof *formats; ++i)
+        for (size_t j = 0; j < sizeof codes / sizeof *codes; ++j) {
+            variant_t v = plain(MFA_PRECISION_FP16, USUAL_DIM, USUAL_DIM);
+            v.key = formats[i][0];
+            v.value = formats[i][1];
+            v.codes = codes[j];
+            v.lists = MFA_LIST_APPEND | MFA_LIST_KEY_LENGTHS;
+            take_variant(compiler, v);
+        }
+}
+
 int main(int argc, char **argv) {
     @autoreleasepool {
         compiler_t compiler = {.runs = mfai_metal_is_available(NULL), .stride = 1};
@@ -280,6 +320,7 @@ int main(int argc, char **argv) {
             take_table(&compiler);
             take_types(&compiler);
             take_features(&compiler);
+            take_codes(&compiler);
         }
         printf("%lu of %lu specialisations%s, %lu failed\n", compiler.taken, (unsigned long)[compiler.seen count],
                compiler.runs ? " and their pipelines" : "", compiler.failed);
