@@ -14,6 +14,7 @@ from support.c_programs import each_program, run_here, run_on_arm
         "cancellation",
         "concurrency",
         "holes",
+        "quantise",
         "sequences",
         "signals",
         "stress",
