@@ -66,9 +66,8 @@ typedef struct {
 } pages_t;
 
 static pages_t pages_of(const mfai_view_t *view, int64_t h) {
-    const int64_t size = mfai_view_element(view);
-    return (pages_t){.head = view->data + h * view->stride[1] * size,
-                     .page_bytes = view->stride[0] * size,
+    return (pages_t){.head = view->data + mfai_view_offset(view, h * view->stride[1]),
+                     .page_bytes = mfai_view_offset(view, view->stride[0]),
                      .step = mfai_view_step(view),
                      .page_rows = view->layout->page_rows,
                      .page_entry = view->layout->page_entry};

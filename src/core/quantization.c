@@ -45,16 +45,20 @@ typedef struct {
     int32_t lowest, highest; /* of zero points */
 } checked_t;
 
-/* As unsigned numbers, bits of positive finite floats are those up to the largest, without 0. */
+/* Bits of positive finite floats are numbers from 1 to the largest's: none of the differences is negative. */
 static bool are_positive(const char *first, int32_t format, int64_t stride, int64_t count) {
-    bool wrong = false;
+    uint32_t signs = 0;
     if (format == MFAI_FORMAT_FP16)
-        for (int64_t i = 0; i < count; ++i)
-            wrong |= (uint16_t)(((const uint16_t *)(const void *)first)[i * stride] - 1) >= 0x7bff;
+        for (int64_t i = 0; i < count; ++i) {
+            const uint32_t bits = ((const uint16_t *)(const void *)first)[i * stride];
+            signs |= (bits - 1) | (0x7bff - bits);
+        }
     else
-        for (int64_t i = 0; i < count; ++i)
-            wrong |= ((const uint32_t *)(const void *)first)[i * stride] - 1 >= 0x7f7fffff;
-    return !wrong;
+        for (int64_t i = 0; i < count; ++i) {
+            const uint32_t bits = ((const uint32_t *)(const void *)first)[i * stride];
+            signs |= (bits - 1) | (0x7f7fffff - bits);
+        }
+    return signs >> 31 == 0;
 }
 
 static int32_t whole_at(const char *first, int32_t format, int64_t at) {
@@ -69,11 +73,23 @@ static int32_t whole_at(const char *first, int32_t format, int64_t at) {
 }
 
 static bool are_codes(const checked_t *checked, const char *first, int64_t stride, int64_t count) {
+    const int32_t format = checked->view->format, lowest = checked->lowest, highest = checked->highest;
+    if (mfai_formats[format].bits == 8 && mfai_format_lowest(format) >= lowest &&
+        mfai_format_highest(format) <= highest)
+        return true;
     bool wrong = false;
-    for (int64_t i = 0; i < count; ++i) {
-        const int32_t found = whole_at(first, checked->view->format, i * stride);
-        wrong |= found < checked->lowest || found > checked->highest;
+#define LOOK(type)                                                             \
+    for (int64_t i = 0; i < count; ++i) {                                      \
+        const int32_t found = ((const type *)(const void *)first)[i * stride]; \
+        wrong |= found < lowest || found > highest;                            \
     }
+    if (format == MFAI_FORMAT_INT8)
+        LOOK(int8_t)
+    else if (format == MFAI_FORMAT_UINT8)
+        LOOK(uint8_t)
+    else
+        LOOK(int32_t)
+#undef LOOK
     return !wrong;
 }
 
@@ -122,11 +138,14 @@ static mfa_status_t check_lines(const checked_t *checked, int64_t batch, int64_t
     const int inner = lines > view->shape[3] ? 2 : 3, outer = 5 - inner;
     const int64_t counts[4] = {1, distinct(view, 1, view->shape[1]), distinct(view, 2, lines),
                                distinct(view, 3, view->shape[3])};
-    for (int64_t h = 0; h < counts[1]; ++h)
+    const bool dense = view->stride[3] == 1 && view->stride[2] == view->shape[3];
+    for (int64_t h = 0; h < counts[1]; ++h) {
+        const char *const head = view->data + mfai_view_offset(view, batch * view->stride[0] + h * view->stride[1] +
+                                                                         first_line * view->stride[2]);
+        if (dense && are_right(checked, head, 1, lines * view->shape[3]))
+            continue;
         for (int64_t i = 0; i < counts[outer]; ++i) {
-            const char *const first =
-                view->data + mfai_view_offset(view, batch * view->stride[0] + h * view->stride[1] +
-                                                        first_line * view->stride[2] + i * view->stride[outer]);
+            const char *const first = head + mfai_view_offset(view, i * view->stride[outer]);
             if (are_right(checked, first, view->stride[inner], counts[inner]))
                 continue;
             int64_t j = 0;
@@ -136,6 +155,7 @@ static mfa_status_t check_lines(const checked_t *checked, int64_t batch, int64_t
             const int64_t at[4] = {batch, h, line, column};
             return refuse(checked, at, first + mfai_view_offset(view, j * view->stride[inner]));
         }
+    }
     return MFA_SUCCESS;
 }
 
@@ -167,7 +187,7 @@ static mfa_status_t check_view(const checked_t *checked, const mfai_quantization
                                const mfai_problem_t *p) {
     const bool listed = p->features & MFAI_SEQUENCES;
     if (!checked->view->present || mfai_view_is_on_device(checked->view) || (listed && p->lengths == NULL) ||
-        p->key_count == 0)
+        p->key_count == 0 || mfai_view_is_empty(checked->view))
         return MFA_SUCCESS;
     const int64_t batches = listed ? p->batch : distinct(checked->view, 0, p->batch);
     for (int64_t b = 0; b < batches; ++b)
