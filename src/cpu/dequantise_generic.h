@@ -11,10 +11,27 @@
         call(MFAI_FORMAT_UINT8); \
     }
 
-/* As CODE_BASE says; zero in place of codes that are not there, from the n-th lane on. */
-INLINE vf load_codes(const char *row, const int32_t format, int64_t at, int n, uint32_t bits) {
-    const char *codes = row + mfai_format_bytes(format, at);
-    return format == MFAI_FORMAT_UINT4 ? vf_load_nibbles_n(codes, n, bits) : vf_load_bytes_n(codes, n, bits);
+/* A row of codes from some column on, and what it is scaled by there. */
+typedef struct {
+    const char *codes;
+    const float *scale, *zero, *mean;
+    uint32_t bits;
+} code_row_t;
+
+/* Row j, from a column on that begins a byte. */
+INLINE code_row_t code_row(const mfai_cpu_scaled_t kind, const int32_t format, const char *row,
+                           const mfai_cpu_scales_t *scales, int64_t j, int64_t column) {
+    const int64_t line = kind == MFAI_SCALED_ROWS ? j : scales->line[j];
+    const int64_t at = line + (kind == MFAI_SCALED_ROWS     ? 0
+                               : kind == MFAI_SCALED_GROUPS ? column / MFAI_CPU_SCALE_COLUMNS
+                                                            : column);
+    return (code_row_t){row + mfai_format_bytes(format, column), scales->scales + at, scales->zeros + at,
+                        scales->mean + column, scales->bits};
+}
+
+/* As CODE_BASE says; of codes that are not there, from the n-th lane on, as if they were 0. */
+INLINE vf load_codes(const char *row, const int32_t format, uint64_t at, int n, uint32_t bits) {
+    return format == MFAI_FORMAT_UINT4 ? vf_load_nibbles_n(row + at / 2, n, bits) : vf_load_bytes_n(row + at, n, bits);
 }
 
 /* Zero in place of lanes from the n-th on. */
@@ -23,24 +40,23 @@ INLINE vf first_lanes(vf x, int n) {
     return vf_select_less(vf_load(numbers), vf_set1((float)n), x, vf_zero());
 }
 
-INLINE vf load_real_lanes(const mfai_cpu_scaled_t kind, const int32_t format, const char *row, int64_t at, int n,
-                          const mfai_cpu_scales_t *scales, int64_t j) {
-    const vf code = load_codes(row, format, at, n, scales->bits);
+INLINE vf load_real_lanes(const mfai_cpu_scaled_t kind, const bool has_mean, const int32_t format,
+                          const code_row_t *row, uint64_t at, int n) {
+    const vf code = load_codes(row->codes, format, at, n, row->bits);
     if (kind == MFAI_SCALED_ROWS)
-        return vf_sub(code, vf_set1(scales->zeros[j]));
-    const float *scale = scales->scales + scales->line[j], *zero = scales->zeros + scales->line[j];
-    const vf mean = vf_load(scales->mean + at);
-    if (kind == MFAI_SCALED_COLUMNS)
-        return vf_fma(vf_load(scale + at), vf_sub(code, vf_load(zero + at)), mean);
-    const int64_t group = at / MFAI_CPU_SCALE_COLUMNS;
-    return vf_fma(vf_set1(scale[group]), vf_sub(code, vf_set1(zero[group])), mean);
+        return vf_sub(code, vf_set1(*row->zero));
+    const bool each = kind == MFAI_SCALED_COLUMNS;
+    const uint64_t group = at / MFAI_CPU_SCALE_COLUMNS;
+    const vf shifted = vf_sub(code, each ? vf_load(row->zero + at) : vf_set1(row->zero[group]));
+    const vf scale = each ? vf_load(row->scale + at) : vf_set1(row->scale[group]);
+    return has_mean ? vf_fma(scale, shifted, vf_load(row->mean + at)) : vf_mul(scale, shifted);
 }
 
-/* Elements at .. at + n - 1 of row j as floats, zero in the other lanes; of kind MFAI_SCALED_ROWS, but for the row's
-   scale. */
-INLINE vf load_real(const mfai_cpu_scaled_t kind, const int32_t format, const char *row, int64_t at, int n,
-                    const mfai_cpu_scales_t *scales, int64_t j) {
-    const vf real = load_real_lanes(kind, format, row, at, n, scales, j);
+/* Elements at .. at + n - 1 behind the row's first as floats, zero in the other lanes; of kind MFAI_SCALED_ROWS, but for
+   the row's scale. A group of columns that `at` divides begins with the row's first. */
+INLINE vf load_real(const mfai_cpu_scaled_t kind, const bool has_mean, const int32_t format, const code_row_t *row,
+                    uint64_t at, int n) {
+    const vf real = load_real_lanes(kind, has_mean, format, row, at, n);
     return n >= VL ? real : first_lanes(real, n);
 }
 
@@ -50,9 +66,10 @@ enum { REAL_FORMAT = WORD_DEPTH == 1 ? MFAI_FORMAT_FP32 : MFAI_FORMAT_BF16 };
 INLINE void dequantise_row(const mfai_cpu_scaled_t kind, const int32_t format, const char *row, int64_t columns,
                            const mfai_cpu_scales_t *scales, int64_t j, char *to) {
     const vf factor = vf_set1(kind == MFAI_SCALED_ROWS ? scales->scales[j] : 1);
+    const code_row_t codes = code_row(kind, format, row, scales, j, 0);
     for (int64_t at = 0; at < columns; at += VL) {
         const int n = columns - at < VL ? (int)(columns - at) : VL;
-        const vf real = load_real(kind, format, row, at, n, scales, j);
+        const vf real = load_real(kind, true, format, &codes, (uint64_t)at, n);
         store_converted(to, REAL_FORMAT, at, kind == MFAI_SCALED_ROWS ? vf_mul(real, factor) : real, n);
     }
 }

@@ -12,36 +12,6 @@ enum {
     DIRECT_VALUE_VECS = 4,
 };
 
-/* As load_words, of row j. */
-INLINE vf direct_key_words(const mfai_cpu_scaled_t kind, const int32_t format, const char *row, int64_t at,
-                           int64_t columns, const mfai_cpu_scales_t *scales, int64_t j) {
-    if (kind == MFAI_UNSCALED)
-        return load_words(row, format, at, columns);
-#if WORD_DEPTH == 1
-    return load_real(kind, format, row, at, columns - at < VL ? (int)(columns - at) : VL, scales, j);
-#else
-    const int64_t first = 2 * at, second = first + VL;
-    const int n = (int)(columns - first < 2 * VL ? columns - first : 2 * VL);
-    const vf low = load_real(kind, format, row, first, n < VL ? n : VL, scales, j);
-    return JOIN_ROWS(low, n > VL ? load_real(kind, format, row, second, n - VL, scales, j) : vf_zero());
-#endif
-}
-
-/* As load_value_words, of the rows from j on; `there` says which of them are. */
-INLINE vf direct_value_words(const mfai_cpu_scaled_t kind, const int32_t format, const char *even, const char *odd,
-                             int64_t column, int n, const mfai_cpu_scales_t *scales, int64_t j, mfa_span there) {
-    if (kind == MFAI_UNSCALED)
-        return load_value_words(even, odd, format, column, n);
-#if WORD_DEPTH == 1
-    (void)there;
-    return load_real(kind, format, even, column, n, scales, j);
-#else
-    const vf first = j < there.begin ? vf_zero() : load_real(kind, format, even, column, n, scales, j);
-    const vf second = j + 1 < there.end ? load_real(kind, format, odd, column, n, scales, j + 1) : vf_zero();
-    return PAIR_ROWS(first, second);
-#endif
-}
-
 /* Adds products with words of key k, from the word `at` on. */
 INLINE void direct_multiply(const int rows, left_t query, vf key, int64_t at, const int k, vf sum[VL]) {
 #pragma GCC unroll 4
@@ -51,11 +21,9 @@ INLINE void direct_multiply(const int rows, left_t query, vf key, int64_t at, co
     }
 }
 
-/* DIRECT_KEYS keys, from row j on, of which n are there, times `rows` queries: products[row * DIRECT_KEYS + key].
-   `coming` is what to prefetch for each. */
-INLINE void direct_products(const int rows, const mfai_cpu_scaled_t kind, const int32_t format, left_t query,
-                            const char *const keys[DIRECT_KEYS], const char *const coming[DIRECT_KEYS], int64_t dim,
-                            const mfai_cpu_scales_t *scales, int64_t j, int n, float *products) {
+/* DIRECT_KEYS keys times `rows` queries: products[row * DIRECT_KEYS + key]. `coming` is what to prefetch for each. */
+INLINE void direct_products(const int rows, const int32_t format, left_t query, const char *const keys[DIRECT_KEYS],
+                            const char *const coming[DIRECT_KEYS], int64_t dim, float *products) {
     const int64_t words = words_of(dim);
     vf sum[VL];
 #pragma GCC unroll 16
@@ -64,20 +32,56 @@ INLINE void direct_products(const int rows, const mfai_cpu_scaled_t kind, const 
 #pragma GCC unroll 4
     for (int k = 0; k < DIRECT_KEYS; ++k) { /* one key after the other, for the hardware's prefetchers */
         __builtin_prefetch(coming[k] + mfai_format_bytes(format, dim) - 1); /* its line more, if it begins inside one */
-        if (kind != MFAI_UNSCALED)
-            for (int64_t byte = 0; byte < mfai_format_bytes(format, dim); byte += 64)
-                __builtin_prefetch(coming[k] + byte);
-        const int64_t row = j + (k < n ? k : 0);
-        int64_t at = 0;
-        for (; (at + VL) * WORD_DEPTH <= dim; at += VL) {
-            if (kind == MFAI_UNSCALED)
-                __builtin_prefetch(coming[k] + at * (int64_t)mfai_format_bytes(format, 1) * WORD_DEPTH);
-            const vf key = direct_key_words(kind, format, keys[k], at, (at + VL) * WORD_DEPTH, scales, row);
+        for (int64_t at = 0; at < words; at += VL) {
+            const vf key = load_words(keys[k], format, at, dim);
+            __builtin_prefetch(coming[k] + at * (int64_t)mfai_format_bytes(format, 1) * WORD_DEPTH);
             direct_multiply(rows, query, key, at, k, sum);
         }
-        if (at < words)
-            direct_multiply(rows, query, direct_key_words(kind, format, keys[k], at, dim, scales, row), at, k, sum);
     }
+    vf_store(products, vf_sum_each(sum));
+}
+
+/* As load_words, of codes. */
+INLINE vf code_words(const mfai_cpu_scaled_t kind, const int32_t format, const code_row_t *row, int64_t at,
+                     int64_t columns) {
+#if WORD_DEPTH == 1
+    return load_real(kind, true, format, row, (uint64_t)at, columns - at < VL ? (int)(columns - at) : VL);
+#else
+    const int64_t first = 2 * at, second = first + VL;
+    const vf low = load_real(kind, true, format, row, (uint64_t)first, columns < second ? (int)(columns - first) : VL);
+    if (columns <= second)
+        return JOIN_ROWS(low, vf_zero());
+    const int n = columns - second < VL ? (int)(columns - second) : VL;
+    return JOIN_ROWS(low, load_real(kind, true, format, row, (uint64_t)second, n));
+#endif
+}
+
+/* Likewise of codes, the rows from j on, of which n are there. These are so short that all keys go side by side, and
+   words of queries are loaded once. */
+INLINE void direct_code_products(const int rows, const mfai_cpu_scaled_t kind, const int32_t format, left_t query,
+                                 const char *const keys[DIRECT_KEYS], const char *const coming[DIRECT_KEYS],
+                                 int64_t dim, const mfai_cpu_scales_t *scales, int64_t j, int n, float *products) {
+    const int64_t whole = dim / (VL * WORD_DEPTH) * VL, bytes = mfai_format_bytes(format, dim);
+    vf sum[VL];
+#pragma GCC unroll 16
+    for (int i = 0; i < VL; ++i)
+        sum[i] = vf_zero();
+    code_row_t row[DIRECT_KEYS];
+#pragma GCC unroll 4
+    for (int k = 0; k < DIRECT_KEYS; ++k) {
+        row[k] = code_row(kind, format, keys[k], scales, j + (k < n ? k : 0), 0);
+        for (int64_t byte = 0; byte < bytes; byte += 64)
+            __builtin_prefetch(coming[k] + byte);
+        __builtin_prefetch(coming[k] + bytes - 1);
+    }
+    for (int64_t at = 0; at < whole; at += VL)
+#pragma GCC unroll 4
+        for (int k = 0; k < DIRECT_KEYS; ++k)
+            direct_multiply(rows, query, code_words(kind, format, &row[k], at, (at + VL) * WORD_DEPTH), at, k, sum);
+    if (whole * WORD_DEPTH < dim)
+#pragma GCC unroll 4
+        for (int k = 0; k < DIRECT_KEYS; ++k)
+            direct_multiply(rows, query, code_words(kind, format, &row[k], whole, dim), whole, k, sum);
     vf_store(products, vf_sum_each(sum));
 }
 
@@ -111,10 +115,17 @@ INLINE void direct_scores_for(const int rows, const mfai_cpu_scaled_t kind, cons
             ++run;
         run = direct_keys(run, step, j, n, some, coming);
         float products[VL];
-        direct_products(rows, kind, format, query, some, coming, dim, scales, j, n, products);
-        for (int r = 0; r < rows; ++r)
-            for (int k = 0; k < n; ++k)
-                scores.first[r * scores.stride + j + k] = products[r * DIRECT_KEYS + k];
+        if (kind == MFAI_UNSCALED)
+            direct_products(rows, format, query, some, coming, dim, products);
+        else
+            direct_code_products(rows, kind, format, query, some, coming, dim, scales, j, n, products);
+        for (int r = 0; r < rows; ++r) {
+            float *to = scores.first + r * scores.stride + j;
+            if (n == DIRECT_KEYS)
+                memcpy(to, products + r * DIRECT_KEYS, DIRECT_KEYS * sizeof *to);
+            else
+                memcpy(to, products + r * DIRECT_KEYS, (size_t)n * sizeof *to);
+        }
     }
 }
 
@@ -199,12 +210,11 @@ INLINE const char *direct_value(const bool alone, const mfai_rows_run_t **run, i
    `run`; `alone` if all do, and `whole` if none of the columns is missing. Where words hold two keys and the first or
    last lacks its partner, zeros stand in: nothing unseen is read, and an infinity does not meet the partner's weight,
    0. */
-INLINE void direct_add(const int rows, const int vecs, const bool whole, const bool alone, const mfai_cpu_scaled_t kind,
-                       const int32_t format, const mfai_spaced_rows_t *values, const mfai_cpu_scales_t *scales,
-                       const mfai_rows_run_t *run, coming_t *coming, int64_t column, left_t weights, mfa_span seen,
-                       sums_t out) {
+INLINE void direct_add(const int rows, const int vecs, const bool whole, const bool alone, const int32_t format,
+                       const mfai_spaced_rows_t *values, const mfai_rows_run_t *run, coming_t *coming, int64_t column,
+                       left_t weights, mfa_span seen, sums_t out) {
     const int64_t step = values->step, columns = values->columns;
-    const int64_t bytes = mfai_format_bytes(format, vecs * VL);
+    const int64_t bytes = vecs * VL * mfai_format_bytes(format, 1);
     vf sum[DIRECT_ROWS][DIRECT_VALUE_VECS];
 #pragma GCC unroll 4
     for (int r = 0; r < rows; ++r)
@@ -225,8 +235,7 @@ INLINE void direct_add(const int rows, const int vecs, const bool whole, const b
 #pragma GCC unroll 4
         for (int v = 0; v < vecs; ++v) {
             const int64_t at = column + v * VL;
-            value[v] = direct_value_words(kind, format, even, odd, at,
-                                          whole || columns - at >= VL ? VL : (int)(columns - at), scales, first, seen);
+            value[v] = load_value_words(even, odd, format, at, whole || columns - at >= VL ? VL : (int)(columns - at));
         }
         for (int d = 0; d < WORD_DEPTH && alone; ++d)
             prefetch_coming(coming, bytes);
@@ -248,27 +257,23 @@ INLINE void direct_add(const int rows, const int vecs, const bool whole, const b
 }
 
 /* Of a few keys: all columns. */
-INLINE void direct_add_columns(const int rows, const bool alone, const mfai_cpu_scaled_t kind, const int32_t format,
-                               const mfai_spaced_rows_t *values, const mfai_cpu_scales_t *scales,
+INLINE void direct_add_columns(const int rows, const bool alone, const int32_t format, const mfai_spaced_rows_t *values,
                                const mfai_rows_run_t *run, left_t weights, mfa_span some, sums_t out) {
     const int64_t columns = values->columns;
-    coming_t coming = {run->first + some.begin * values->step + run->ahead, 0, mfai_format_bytes(format, columns),
+    coming_t coming = {run->first + some.begin * values->step + run->ahead, 0, columns * mfai_format_bytes(format, 1),
                        values->step};
     int64_t column = 0;
     for (; column + DIRECT_VALUE_VECS * VL <= columns; column += DIRECT_VALUE_VECS * VL)
-        direct_add(rows, DIRECT_VALUE_VECS, true, alone, kind, format, values, scales, run, &coming, column, weights,
-                   some, out);
-    if (kind == MFAI_UNSCALED && column + (DIRECT_VALUE_VECS - 1) * VL < columns)
-        direct_add(rows, DIRECT_VALUE_VECS, false, alone, kind, format, values, scales, run, &coming, column, weights,
-                   some, out);
+        direct_add(rows, DIRECT_VALUE_VECS, true, alone, format, values, run, &coming, column, weights, some, out);
+    if (column + (DIRECT_VALUE_VECS - 1) * VL < columns)
+        direct_add(rows, DIRECT_VALUE_VECS, false, alone, format, values, run, &coming, column, weights, some, out);
     else
         for (; column < columns; column += VL)
-            direct_add(rows, 1, false, alone, kind, format, values, scales, run, &coming, column, weights, some, out);
+            direct_add(rows, 1, false, alone, format, values, run, &coming, column, weights, some, out);
 }
 
 /* Which keys share a sum does not depend on runs, nor do bits on where rows lie. */
-INLINE void direct_values_for(const int rows, const mfai_cpu_scaled_t kind, const int32_t format,
-                              const mfai_spaced_rows_t *values, const mfai_cpu_scales_t *scales, left_t weights,
+INLINE void direct_values_for(const int rows, const int32_t format, const mfai_spaced_rows_t *values, left_t weights,
                               mfa_span seen, sums_t out) {
     const mfai_rows_run_t *run = values->run;
     for (int64_t j = seen.begin; j < seen.end; j = j / DIRECT_VALUE_KEYS * DIRECT_VALUE_KEYS + DIRECT_VALUE_KEYS) {
@@ -276,31 +281,106 @@ INLINE void direct_values_for(const int rows, const mfai_cpu_scaled_t kind, cons
             ++run;
         const int64_t end = (j / DIRECT_VALUE_KEYS + 1) * DIRECT_VALUE_KEYS;
         const mfa_span some = mfa_span_of(j, end < seen.end ? end : seen.end);
-        /* Codes fill fewer lines, whose order matters less. */
-        if (kind == MFAI_UNSCALED && some.end <= run->end)
-            direct_add_columns(rows, true, kind, format, values, scales, run, weights, some, out);
+        if (some.end <= run->end)
+            direct_add_columns(rows, true, format, values, run, weights, some, out);
         else
-            direct_add_columns(rows, false, kind, format, values, scales, run, weights, some, out);
+            direct_add_columns(rows, false, format, values, run, weights, some, out);
     }
 }
 
+/* As direct_add, of codes: the rows that are seen have these addresses. */
+INLINE void direct_code_add(const int rows, const int vecs, const mfai_cpu_scaled_t kind, const int32_t format,
+                            const char *const row[DIRECT_VALUE_KEYS], const mfai_cpu_scales_t *scales, int64_t column,
+                            int n, left_t weights, mfa_span seen, sums_t out) {
+    vf sum[DIRECT_ROWS][DIRECT_VALUE_VECS];
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < vecs; ++v)
+            sum[r][v] = vf_zero();
+    for (int64_t w = seen.begin / WORD_DEPTH; w * WORD_DEPTH < seen.end; ++w) {
+        vf value[DIRECT_VALUE_VECS];
+#if WORD_DEPTH == 1
+        const code_row_t codes = code_row(kind, format, row[w - seen.begin], scales, w, column);
+#pragma GCC unroll 4
+        for (int v = 0; v < vecs; ++v)
+            value[v] = load_real(kind, false, format, &codes, (uint64_t)(v * VL), n);
+#else
+        /* One that is not seen lends its place to its partner, times 0. */
+        const int64_t first = 2 * w < seen.begin ? seen.begin : 2 * w, last = 2 * w + 1 < seen.end ? 2 * w + 1 : 2 * w;
+        const code_row_t even = code_row(kind, format, row[first - seen.begin], scales, first, column);
+        const code_row_t odd = code_row(kind, format, row[last - seen.begin], scales, last, column);
+#pragma GCC unroll 4
+        for (int v = 0; v < vecs; ++v)
+            value[v] = PAIR_ROWS(load_real(kind, false, format, &even, (uint64_t)(v * VL), n),
+                                 load_real(kind, false, format, &odd, (uint64_t)(v * VL), n));
+#endif
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; ++r) {
+            const vf weight = vf_set1(weights.first[r * weights.stride + w]);
+#pragma GCC unroll 4
+            for (int v = 0; v < vecs; ++v)
+                sum[r][v] = WORD_FMA(weight, value[v], sum[r][v]);
+        }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < vecs; ++v) {
+            float *to = out.first + r * out.stride + column + v * VL;
+            vf_store(to, vf_add(vf_load(to), sum[r][v]));
+        }
+}
+
+INLINE void direct_code_values_for(const int rows, const mfai_cpu_scaled_t kind, const int32_t format,
+                                   const mfai_spaced_rows_t *values, const mfai_cpu_scales_t *scales, left_t weights,
+                                   mfa_span seen, sums_t out) {
+    const mfai_rows_run_t *run = values->run;
+    const int64_t columns = values->columns, bytes = mfai_format_bytes(format, columns);
+    for (int64_t j = seen.begin; j < seen.end; j = j / DIRECT_VALUE_KEYS * DIRECT_VALUE_KEYS + DIRECT_VALUE_KEYS) {
+        const int64_t end = (j / DIRECT_VALUE_KEYS + 1) * DIRECT_VALUE_KEYS;
+        const mfa_span some = mfa_span_of(j, end < seen.end ? end : seen.end);
+        const char *row[DIRECT_VALUE_KEYS];
+        for (int64_t i = some.begin; i < some.end; ++i) {
+            row[i - j] = direct_value(false, &run, values->step, i);
+            for (int64_t byte = 0; byte < bytes; byte += 64)
+                __builtin_prefetch(row[i - j] + run->ahead + byte);
+        }
+        int64_t column = 0;
+        for (; column + DIRECT_VALUE_VECS * VL <= columns; column += DIRECT_VALUE_VECS * VL)
+            direct_code_add(rows, DIRECT_VALUE_VECS, kind, format, row, scales, column, VL, weights, some, out);
+        for (; column + VL <= columns; column += VL)
+            direct_code_add(rows, 1, kind, format, row, scales, column, VL, weights, some, out);
+        if (column < columns)
+            direct_code_add(rows, 1, kind, format, row, scales, column, (int)(columns - column), weights, some, out);
+    }
+}
+
+/* Kind and format as constants, too. */
+#define DIRECT_VALUES(rows)                                          \
+    if (kind == MFAI_UNSCALED)                                       \
+        direct_values_for(rows, format, values, weights, seen, out); \
+    else                                                             \
+        direct_code_values_for(rows, kind, format, values, scales, weights, seen, out);
 INLINE void direct_values_as(const mfai_cpu_scaled_t kind, const int32_t format, int rows,
                              const mfai_spaced_rows_t *values, const mfai_cpu_scales_t *scales, left_t weights,
                              mfa_span seen, sums_t out) {
     switch (rows) {
     case 1:
-        direct_values_for(1, kind, format, values, scales, weights, seen, out);
+        DIRECT_VALUES(1)
         return;
     case 2:
-        direct_values_for(2, kind, format, values, scales, weights, seen, out);
+        DIRECT_VALUES(2)
         return;
     case 3:
-        direct_values_for(3, kind, format, values, scales, weights, seen, out);
+        DIRECT_VALUES(3)
         return;
     default:
-        direct_values_for(DIRECT_ROWS, kind, format, values, scales, weights, seen, out);
+        DIRECT_VALUES(DIRECT_ROWS)
     }
 }
+
+#undef DIRECT_VALUES
 
 INLINE void direct_code_values(const int32_t format, int rows, const mfai_spaced_rows_t *values,
                                const mfai_cpu_scales_t *scales, left_t weights, mfa_span seen, sums_t out) {

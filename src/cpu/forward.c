@@ -38,8 +38,11 @@ static int64_t share_of(int64_t tasks, double share) { return mfai_max(1, (int64
 static const mfai_cpu_kernels_t *choose_kernel(const mfai_cpu_isa_t *isa, const mfai_problem_t *p) {
     if (p->features & MFAI_INT8)
         return isa->int8;
-    const bool pairs =
-        isa->bfloat16 != NULL && p->query.format == MFAI_FORMAT_BF16 && !(p->features & MFAI_EXACT_WEIGHTS);
+    /* Codes become floats on their way to pairs, which few rows do not pay for. */
+    const bool few_of_codes =
+        p->features & (MFAI_KEY_CODES | MFAI_VALUE_CODES) && p->group * p->query_count <= DIRECT_MOST_ROWS;
+    const bool pairs = isa->bfloat16 != NULL && p->query.format == MFAI_FORMAT_BF16 &&
+                       !(p->features & MFAI_EXACT_WEIGHTS) && !few_of_codes;
     return pairs ? isa->bfloat16 : isa->float32;
 }
 

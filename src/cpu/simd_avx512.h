@@ -69,13 +69,16 @@ INLINE vf vf_load_bytes_n(const void *p, int n, uint32_t bits) {
     const __m128i bytes = n >= VL ? _mm_loadu_si128(p) : _mm_maskz_loadu_epi8(lanes_below(n), p);
     return _mm512_castsi512_ps(_mm512_xor_si512(_mm512_cvtepu8_epi32(bytes), _mm512_set1_epi32((int)bits)));
 }
-/* Of 64 bits that hold a byte, the product has its low nibble at the bottom of the low half, and its high one alone in
-   the high half. */
 INLINE vf vf_load_nibbles_n(const void *p, int n, uint32_t bits) {
-    const __m128i bytes = n >= VL ? _mm_loadl_epi64(p) : _mm_maskz_loadu_epi8(lanes_below((n + 1) / 2), p);
-    const __m512i both = _mm512_mul_epu32(_mm512_cvtepu8_epi64(bytes), _mm512_set1_epi64((1 << 28) + 1));
-    return _mm512_castsi512_ps(
-        _mm512_xor_si512(_mm512_and_si512(both, _mm512_set1_epi32(15)), _mm512_set1_epi32((int)bits)));
+    uint64_t some = 0;
+    memcpy(&some, p, n < VL ? (size_t)(n + 1) / 2 : sizeof some);
+    /* Each byte at the bottom of two lanes, and zeros above it. */
+    const __m512i bytes = _mm512_shuffle_epi8(_mm512_set1_epi64((int64_t)some),
+                                              _mm512_set_epi32(-249, -249, -250, -250, -251, -251, -252, -252, -253,
+                                                               -253, -254, -254, -255, -255, -256, -256));
+    const __m512i nibbles =
+        _mm512_and_si512(_mm512_srlv_epi32(bytes, _mm512_set1_epi64((int64_t)4 << 32)), _mm512_set1_epi32(15));
+    return _mm512_castsi512_ps(_mm512_xor_si512(nibbles, _mm512_set1_epi32((int)bits)));
 }
 
 INLINE vf vf_load_halves_n(const void *p, int n) {
