@@ -53,10 +53,12 @@ def additive_mask(*, mask=None, bias=None, **_):
 
 
 def expected(
-    query, key, value, *, layout="bshd", intermediate_precision=None, out=None, out_dtype=None, **features
+    query, key, value, *, layout="bshd", intermediate_precision=None, out=None, out_dtype=None,
+    operand_rounding=0.0, **features,
 ):  # fmt: skip
     """tolerance.Reference, in (B, H, N, D), of mfa.attention with the same arguments."""
     dtypes = {
+        "operand_rounding": operand_rounding,
         "weight_dtype": FLOAT32 if intermediate_precision == "float32" else query.dtype,
         "out_dtype": out.dtype if out is not None else out_dtype or query.dtype,
     }

@@ -42,9 +42,10 @@ class Reference(NamedTuple):
     logsumexp_bound: np.ndarray
 
 
-def reference(query, key, value, *, weight_dtype, out_dtype, **features):
+def reference(query, key, value, *, weight_dtype, out_dtype, operand_rounding=0.0, **features):
     """The oracle's answer for (B, H, N, D) float64 operands and its `features`, with bounds for a kernel that
-    rounds the weights to `weight_dtype` before they multiply the values, and writes `out_dtype`.
+    rounds the weights to `weight_dtype` before they multiply the values, and writes `out_dtype`. Each key and
+    value may be off by `operand_rounding`, relative.
     """
     # Values and their magnitudes share one pass: the second half is sum_j weight_j |v_j|.
     both = np.concatenate([value, np.abs(value)], axis=-1)
@@ -52,8 +53,9 @@ def reference(query, key, value, *, weight_dtype, out_dtype, **features):
     out, weighted_magnitude = np.split(both_out, 2, axis=-1)
     key_length = key.shape[2]
 
-    score_error = score_errors(query, key, **features).max(axis=-1, initial=0.0)
+    score_error = score_errors(query, key, operand_rounding, **features).max(axis=-1, initial=0.0)
     relative = weight_error(score_error) + 2 * summation(key_length) + weight_rounding(weight_dtype)
+    relative = relative + operand_rounding
 
     with np.errstate(invalid="ignore"):
         out_bound = relative[..., None] * weighted_magnitude + written(out, out_dtype)
@@ -112,8 +114,8 @@ def for_each_head(array, query):
 
 
 def score_errors(
-    query, key, *, softmax_scale=None, alibi_slopes=None, additive_mask=None, causal=False, offset=0,
-    window=(-1, -1), bool_mask=None, **without_error,
+    query, key, operand_rounding=0.0, *, softmax_scale=None, alibi_slopes=None, additive_mask=None,
+    causal=False, offset=0, window=(-1, -1), bool_mask=None, **without_error,
 ):  # fmt: skip
     """(B, H, Nq, Nkv): how far off each visible score may be; 0 where the key is hidden.
 
@@ -135,7 +137,8 @@ def score_errors(
     visible = oracle.visible_keys(
         shape, causal=causal, offset=offset, window=window, bool_mask=bool_mask, additive_mask=additive_mask
     )
-    return (summation(head_dim) + ELEMENTARY_ROUNDINGS * FLOAT32) * np.where(visible, terms, 0.0)
+    relative = summation(head_dim) + ELEMENTARY_ROUNDINGS * FLOAT32 + operand_rounding
+    return relative * np.where(visible, terms, 0.0)
 
 
 def assert_within(actual, expected, bound, what="out"):
