@@ -33,8 +33,8 @@ static mfa_status_t check_params(const char *of, const mfa_quantization_params_t
     return MFA_SUCCESS;
 }
 
-static float real_of(const mfa_quantization_params_t *params, int32_t code) {
-    return params->scale * (float)(code - params->zero_point);
+static double real_of(const mfa_quantization_params_t *params, int32_t code) {
+    return params->scale * (double)(code - params->zero_point);
 }
 
 /* The end of a range has a code if rounding it gives one. */
@@ -143,7 +143,7 @@ float mfa_estimate_quantization_error(mfa_buffer_t original_fp32, mfa_buffer_t q
     const void *const codes = mfa_buffer_contents(quantized);
     double sum = 0;
     for (int64_t i = 0; i < count; ++i) {
-        const double error = (double)elements[i] - real_of(params, code_at(codes, format_of(params), i));
+        const double error = elements[i] - real_of(params, code_at(codes, format_of(params), i));
         sum += error * error;
     }
     return count > 0 ? (float)sqrt(sum / (double)count) : 0;

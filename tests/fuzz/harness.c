@@ -95,10 +95,29 @@ static bool names_an_argument(const char *message) {
         "sequences",
         "pages",
         "blocks",
+        "key_quantization",
+        "value_quantization",
+        "compute_mode",
+        "inputs_fp32",
+        "outputs",
+        "params",
+        "key_params",
+        "value_params",
+        "precision",
+        "scale",
+        "zero_point",
+        "range_min",
+        "range_max",
+        "grad_output",
+        "grad_query",
+        "grad_key",
+        "grad_value",
+        "d_values",
+        "delta",
     };
     for (size_t i = 0; i < sizeof names / sizeof *names; ++i) {
         const size_t length = strlen(names[i]);
-        if (strncmp(message, names[i], length) == 0 && strchr(" .:,", message[length]) != NULL)
+        if (strncmp(message, names[i], length) == 0 && strchr(" .:,[", message[length]) != NULL)
             return true;
     }
     return false;

@@ -200,10 +200,11 @@ static const mfa_tensor_t *operand(const call_t *c, int i) { return *problem_slo
 /* Whether the descriptor reaches an operand. */
 static bool is_described(const call_t *c, int i, bool backward) {
     const mfa_attention_desc_t *d = &c->problem.forward;
-    return i < QUERY_STARTS ? is_of_call(i, backward)
-           : i < PAGE_TABLE ? d->sequences != NULL
-           : i > PAGE_TABLE ? d->blocks != NULL
-                            : d->pages != NULL;
+    return i < QUERY_STARTS  ? is_of_call(i, backward)
+           : i < PAGE_TABLE  ? d->sequences != NULL
+           : i >= KEY_SCALES ? false /* its calls have no codes */
+           : i > PAGE_TABLE  ? d->blocks != NULL
+                             : d->pages != NULL;
 }
 
 /* Whether it may read the lists, as a plan does: each in memory, and of no more entries than a test has time for. */
@@ -465,7 +466,7 @@ static void expect_right(const call_t *c, bool backward) {
     const bool needs = (d->flags & 1) || d->window_left >= 0 || d->window_right >= 0 || d->chunk > 0 ||
                        operand(c, ALIBI_SLOPES) != NULL;
     EXPECT(d->chunk >= 0, "chunk is accepted");
-    EXPECT(d->flags < 4 && d->reserved == 0 && (!backward || c->problem.backward.flags == 0),
+    EXPECT(d->flags < 4 && d->reserved == 0 && (!backward || c->problem.backward.flags <= MFA_BACKWARD_ZERO_CLIPPED),
            "unknown flags are accepted");
     EXPECT(d->alignment >= needs && d->alignment <= 2, "alignment %d is accepted", d->alignment);
     EXPECT(d->window_left >= -1 && d->window_right >= -1, "a negative window is accepted");
@@ -539,7 +540,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     c.context = context_of(0, 1);
     c.target = where & 1 ? &c : NULL;
     EXPECT(mfa_buffer_from_ptr(context_of(0, 3), c.arena, ARENA, &c.foreign) == MFA_SUCCESS, "no buffer");
-    problem_read(&r, 1 << 12, &c.problem);
+    problem_read(&r, 1 << 12, false, &c.problem);
     problem_bind(&c.problem, c.context);
     mfa_buffer_t bound[OPERANDS];
     for (int i = 0; i < OPERANDS; ++i)

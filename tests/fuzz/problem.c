@@ -12,7 +12,8 @@ const char *const operand_names[OPERANDS] = {
     "dquery",          "dkey",          "dvalue",        "dbias",       "dsinks",
     "query_starts",    "key_starts",    "query_lengths", "key_lengths", "left_padding",
     "key_batches",     "page_table",    "kv_num_blocks", "kv_indices",  "full_kv_num_blocks",
-    "full_kv_indices", "block_mask"};
+    "full_kv_indices", "block_mask",    "key scales",    "key zeros",   "key mean",
+    "value scales",    "value zeros"};
 
 int precision_size(int32_t precision) {
     return precision == MFA_PRECISION_FP32 || precision == MFA_PRECISION_INT32  ? 4
@@ -24,14 +25,18 @@ static bool is_output(int operand) { return ((FORWARD_WRITES | BACKWARD_WRITES) 
 
 static const int32_t floating[] = {MFA_PRECISION_FP32, MFA_PRECISION_FP16, MFA_PRECISION_BF16};
 
+static bool is_packed(int32_t precision) { return precision == MFA_PRECISION_INT4 || precision == MFA_PRECISION_UINT4; }
+
 /* ------------------------------------------------------------ elements */
 
 static unsigned char *element(const operand_t *o, const int64_t at[4]) {
-    int64_t offset = (int64_t)o->first;
+    int64_t offset = 0;
     for (int axis = 0; axis < 4; ++axis)
         if (o->tensor.shape[axis] > 1)
             offset += at[axis] * o->tensor.stride[axis] * precision_size(o->tensor.precision);
-    return o->memory + offset;
+    if (is_packed(o->tensor.precision)) /* two in a byte, of which the second is no further */
+        offset = (offset - at[3] % 2) / 2;
+    return o->memory + (int64_t)o->first + offset;
 }
 
 /* Steps through all elements, from {0}; false after the last. */
@@ -67,6 +72,10 @@ static double load(int32_t precision, const void *from) {
     }
     if (precision == MFA_PRECISION_BOOL)
         return *(const unsigned char *)from != 0;
+    if (precision == MFA_PRECISION_INT8)
+        return *(const int8_t *)from;
+    if (precision == MFA_PRECISION_UINT8)
+        return *(const uint8_t *)from;
     uint16_t half;
     memcpy(&half, from, sizeof half);
     const uint32_t bits = (uint32_t)half << 16;
@@ -95,7 +104,11 @@ static void store(int32_t precision, void *to, double value) {
 double operand_at(const operand_t *o, int64_t b, int64_t h, int64_t i, int64_t j) {
     const int64_t *n = o->tensor.shape;
     const int64_t at[4] = {n[0] > 1 ? b : 0, n[1] > 1 ? h : 0, n[2] > 1 ? i : 0, n[3] > 1 ? j : 0};
-    return load(o->tensor.precision, element(o, at));
+    const unsigned char *from = element(o, at);
+    if (!is_packed(o->tensor.precision))
+        return load(o->tensor.precision, from);
+    const int code = *from >> at[3] % 2 * 4 & 15;
+    return o->tensor.precision == MFA_PRECISION_INT4 && code > 7 ? code - 16 : code;
 }
 
 /* -------------------------------------------------------------- layout */
@@ -103,12 +116,17 @@ double operand_at(const operand_t *o, int64_t b, int64_t h, int64_t i, int64_t j
 /* Axes in any order, apart by more than they need, backwards, and, for inputs, repeated. */
 static void read_layout(reader_t *r, int operand, operand_t *o) {
     mfa_tensor_t *t = &o->tensor;
+    const int64_t columns = t->shape[3];
+    const bool packed = is_packed(t->precision); /* rows are laid out as bytes */
     const int size = precision_size(t->precision);
     int order[4] = {3, 2, 1, 0};
-    const int permutation = read_below(r, 24), gap = read_below(r, 16), backwards = read_below(r, 64);
-    const int repeated = is_output(operand) || operand > DSINKS ? 0 : read_below(r, 256);
-    for (int i = 3, left = permutation; i > 0; left /= i + 1, --i) {
-        const int with = i - left % (i + 1), swapped = order[i];
+    const int permutation = read_below(r, 24), gap = read_below(r, 16) & (packed ? 14 : 15);
+    const int backwards = read_below(r, 64) & (packed ? ~8 : ~0);
+    const int repeated = (is_output(operand) || operand > DSINKS ? 0 : read_below(r, 256)) & (packed ? ~8 : ~0);
+    if (packed)
+        t->shape[3] = (columns + 1) / 2;
+    for (int i = 3, left = permutation; i > packed; left /= i + 1, --i) {
+        const int with = i - left % (i + 1 - packed), swapped = order[i];
         order[i] = order[with];
         order[with] = swapped;
     }
@@ -126,6 +144,8 @@ static void read_layout(reader_t *r, int operand, operand_t *o) {
             reach = high - low + 1;
         }
     }
+    for (int axis = 0; axis < 3 && packed; ++axis)
+        t->stride[axis] *= 2;
     for (int axis = 0; axis < 4; ++axis)
         if (t->shape[axis] <= 1 && backwards == 63)
             t->stride[axis] = INT64_MIN; /* the stride of a single element is never followed */
@@ -137,6 +157,7 @@ static void read_layout(reader_t *r, int operand, operand_t *o) {
     o->before = malloc(o->bytes > 0 ? o->bytes : 1);
     memset(o->memory, 0xff, o->bytes);
     t->data = o->memory + (o->bytes > 0 ? o->first : 0);
+    t->shape[3] = columns;
 }
 
 /* -------------------------------------------------------------- values */
@@ -377,6 +398,93 @@ static void read_blocks(reader_t *r, problem_t *p, int64_t rows, int64_t keys) {
             }
 }
 
+/* ------------------------------------------------------------------- codes */
+
+static void set_whole(operand_t *o, const int64_t at[4], int32_t value) {
+    memcpy(element(o, at), &value, (size_t)precision_size(o->tensor.precision)); /* the low bytes come first */
+}
+
+/* An operand whose elements are set one by one. */
+static operand_t *lay_out(reader_t *r, problem_t *p, int operand, int32_t precision, const int64_t shape[4]) {
+    operand_t *o = &p->operands[operand];
+    free(o->memory), free(o->before);
+    o->present = true;
+    o->tensor = (mfa_tensor_t)MFA_TENSOR_INIT;
+    o->tensor.precision = precision;
+    memcpy(o->tensor.shape, shape, sizeof o->tensor.shape);
+    read_layout(r, operand, o);
+    *problem_slot(p, operand) = &o->tensor;
+    return o;
+}
+
+#define FOR_EACH_ELEMENT(o, at) for (int64_t at[4] = {0}, more = element_count(o) > 0; more; more = next_element(o, at))
+
+static int64_t shared(int64_t count, int64_t by) { return by == 0 ? 1 : (count + by - 1) / by; }
+
+static void read_scales(reader_t *r, operand_t *o) {
+    const int kind = read_below(r, 4);
+    uint64_t seed = read_bits(r, 1);
+    FOR_EACH_ELEMENT(o, at) {
+        const double x = fabs(next_uniform(&seed)) / 64 + 0x1p-12;
+        store(o->tensor.precision, element(o, at), kind == 0 ? 0.0078125 : kind == 1 ? x * 100 : x);
+    }
+}
+
+static void read_zero_points(reader_t *r, operand_t *o, int32_t least, int32_t most) {
+    uint64_t seed = read_bits(r, 1);
+    if (o->tensor.precision == MFA_PRECISION_INT8 && most > 127)
+        most = 127;
+    if (o->tensor.precision == MFA_PRECISION_UINT8 && least < 0)
+        least = 0;
+    FOR_EACH_ELEMENT(o, at)
+    set_whole(o, at, least + (int32_t)(next_random(&seed) % (uint64_t)(most - least + 1)));
+}
+
+/* Keys, or values, become codes; `scales` and those behind it say what these stand for. */
+static void read_codes(reader_t *r, problem_t *p, int operand, int scales, mfa_quantization_t *quantization) {
+    static const int32_t formats[] = {MFA_PRECISION_INT8, MFA_PRECISION_UINT8, MFA_PRECISION_INT4, MFA_PRECISION_UINT4};
+    static const int32_t wholes[] = {MFA_PRECISION_INT32, MFA_PRECISION_INT8, MFA_PRECISION_UINT8};
+    static const int64_t rows[] = {1, 0, 32, 2, 3, 64}, columns[] = {0, 1, 32, 64};
+    int64_t n[4];
+    memcpy(n, p->operands[operand].tensor.shape, sizeof n);
+    const int32_t format = READ_PICK(r, formats);
+    quantization->rows = READ_PICK(r, rows);
+    quantization->columns = READ_PICK(r, columns);
+    const int single = read_below(r, 4);
+    const int64_t shape[4] = {single & 1 ? 1 : n[0], single & 2 ? 1 : n[1], shared(n[2], quantization->rows),
+                              shared(n[3], quantization->columns)};
+    operand_t *o = lay_out(r, p, operand, format, n);
+    uint64_t seed = read_bits(r, 1);
+    FOR_EACH_ELEMENT(o, at)
+    *element(o, at) = (unsigned char)next_random(&seed);
+    read_scales(r, lay_out(r, p, scales, read_chance(r, 4) ? MFA_PRECISION_FP16 : MFA_PRECISION_FP32, shape));
+    const bool is_signed = format == MFA_PRECISION_INT8 || format == MFA_PRECISION_INT4;
+    const int32_t levels = is_packed(format) ? 16 : 256, least = is_signed ? -levels / 2 : 0;
+    if (!is_signed || read_chance(r, 2))
+        read_zero_points(r, lay_out(r, p, scales + 1, READ_PICK(r, wholes), shape), least, least + levels - 1);
+}
+
+static void read_both_codes(reader_t *r, problem_t *p) {
+    const int which = read_below(r, 16);
+    mfa_attention_desc_t *d = &p->forward;
+    if (which & 1) {
+        read_codes(r, p, KEY, KEY_SCALES, &p->key_quantization);
+        d->key_quantization = &p->key_quantization;
+        const int64_t *k = p->operands[KEY].tensor.shape;
+        if (which & 4)
+            add(r, p, KEY_MEAN, MFA_PRECISION_FP32,
+                SHAPE(read_chance(r, 2) ? p->sequence_count : 1, read_chance(r, 2) ? k[1] : 1, 1, k[3]));
+    }
+    if (which & 2) {
+        read_codes(r, p, VALUE, VALUE_SCALES, &p->value_quantization);
+        d->value_quantization = &p->value_quantization;
+    }
+    if ((which & 3) == 3 && which & 8 && d->intermediate_precision != MFA_PRECISION_FP32)
+        d->compute_mode = MFA_COMPUTE_INT8;
+    if ((which & 3) != 0 && p->has_backward)
+        p->backward.flags = read_chance(r, 2) ? MFA_BACKWARD_ZERO_CLIPPED : 0;
+}
+
 /* Behind all else, so that what older inputs say stays. */
 static void read_parts(reader_t *r, problem_t *p) {
     const int64_t *q = p->operands[QUERY].tensor.shape, *k = p->operands[KEY].tensor.shape;
@@ -412,12 +520,14 @@ static void read_parts(reader_t *r, problem_t *p) {
         p->forward.chunk = read_size(r, 1, k[2] + 2);
 }
 
-void problem_read(reader_t *r, int64_t work, problem_t *p) {
+void problem_read(reader_t *r, int64_t work, bool with_codes, problem_t *p) {
     *p = (problem_t){.forward = MFA_ATTENTION_DESC_INIT,
                      .backward = MFA_ATTENTION_BACKWARD_DESC_INIT,
                      .sequences = MFA_SEQUENCES_INIT,
                      .pages = MFA_PAGES_INIT,
-                     .blocks = MFA_BLOCKS_INIT};
+                     .blocks = MFA_BLOCKS_INIT,
+                     .key_quantization = MFA_QUANTIZATION_INIT,
+                     .value_quantization = MFA_QUANTIZATION_INIT};
     mfa_attention_desc_t *d = &p->forward;
     const int features = read_below(r, 256);
     const int32_t precision = READ_PICK(r, floating);
@@ -446,6 +556,8 @@ void problem_read(reader_t *r, int64_t work, problem_t *p) {
     if (p->has_backward)
         read_backward(r, p, features);
     read_parts(r, p);
+    if (with_codes)
+        read_both_codes(r, p);
 }
 
 void problem_free(problem_t *p) {
@@ -487,7 +599,12 @@ const mfa_tensor_t **problem_slot(problem_t *p, int operand) {
                                                   &l->kv_indices,
                                                   &l->full_kv_num_blocks,
                                                   &l->full_kv_indices,
-                                                  &l->block_mask};
+                                                  &l->block_mask,
+                                                  &p->key_quantization.scales,
+                                                  &p->key_quantization.zero_points,
+                                                  &p->key_quantization.mean,
+                                                  &p->value_quantization.scales,
+                                                  &p->value_quantization.zero_points};
     return slots[operand];
 }
 
@@ -568,6 +685,11 @@ void problem_print(const problem_t *p) {
             d->window_right, d->dropout_p, d->dropout_seed, d->dropout_offset);
     fprintf(stderr, "chunk %" PRId64 ", most_keys %" PRId64 ", blocks %" PRId64 " x %" PRId64 "%s\n", d->chunk,
             p->sequences.most_keys, p->blocks.block_rows, p->blocks.block_keys, d->blocks != NULL ? "" : " (unused)");
+    fprintf(stderr,
+            "compute_mode %d, backward flags %u, keys share scales by %" PRId64 " x %" PRId64 ", values by %" PRId64
+            " x %" PRId64 "\n",
+            d->compute_mode, p->backward.flags, p->key_quantization.rows, p->key_quantization.columns,
+            p->value_quantization.rows, p->value_quantization.columns);
     for (int64_t b = 0; b < p->sequence_count; ++b) {
         const sequence_t *s = &p->sequence[b];
         fprintf(stderr,

@@ -36,6 +36,11 @@ enum {
     FULL_KV_NUM_BLOCKS,
     FULL_KV_INDICES,
     BLOCK_MASK,
+    KEY_SCALES, /* what codes stand for, from here on */
+    KEY_ZERO_POINTS,
+    KEY_MEAN,
+    VALUE_SCALES,
+    VALUE_ZERO_POINTS,
     OPERANDS
 };
 
@@ -67,6 +72,7 @@ typedef struct {
     mfa_sequences_t sequences;
     mfa_pages_t pages;
     mfa_blocks_t blocks;
+    mfa_quantization_t key_quantization, value_quantization;
     int64_t lines, columns; /* of blocks */
     unsigned char *kinds;   /* (B, H, lines, columns): 0 hidden, 1 visible, 2 full; NULL: there are no blocks */
     mfa_attention_desc_t forward;
@@ -74,8 +80,8 @@ typedef struct {
     bool has_backward;
 } problem_t;
 
-/* `work` bounds B * H * Nq * Nkv * (D + Dv). */
-void problem_read(reader_t *r, int64_t work, problem_t *problem);
+/* `work` bounds B * H * Nq * Nkv * (D + Dv). Keys and values may have codes if `with_codes`. */
+void problem_read(reader_t *r, int64_t work, bool with_codes, problem_t *problem);
 void problem_free(problem_t *problem);
 
 /* Points operands that are to be in a buffer to one of this context over their memory; unbind destroys the buffers. */
@@ -89,6 +95,11 @@ int precision_size(int32_t precision);
 
 /* An element as a double; a size of 1 serves every index. */
 double operand_at(const operand_t *operand, int64_t b, int64_t h, int64_t i, int64_t j);
+
+static inline bool has_codes(const operand_t *o) {
+    return o->tensor.precision == MFA_PRECISION_INT8 || o->tensor.precision == MFA_PRECISION_UINT8 ||
+           o->tensor.precision == MFA_PRECISION_INT4 || o->tensor.precision == MFA_PRECISION_UINT4;
+}
 
 /* Fills the memory of `written` operands, a set of bits, with NaN, and notes the memory of all. */
 void problem_before(problem_t *problem, unsigned written);

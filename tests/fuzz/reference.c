@@ -9,7 +9,8 @@
 #define UNIT 0x1p-24  /* relative rounding of float32 */
 #define TINY 0x1p-126 /* its least normal number; dot-product instructions may take less for zero */
 #define ROUNDING (8 * UNIT)
-#define BEYOND 1e36 /* sums of which float32 may overflow on the way are not compared */
+#define HALF_STEP 0.51 /* of codes, with what a float32 adds */
+#define BEYOND 1e36    /* sums of which float32 may overflow on the way are not compared */
 
 /* n roundings add up to 6 sqrt(n) of them but for a chance of 3e-8 (Higham and Mary, 2019), and to n in any case. */
 static double summation(int64_t n) { return fmin((double)n, 6 * sqrt((double)(n > 1 ? n : 1))) * UNIT; }
@@ -91,9 +92,40 @@ static double query_at(const walk_t *w, int operand, int64_t h, int64_t i, int64
     return operand_at(&w->of[operand], at.b, h, at.row, d);
 }
 
-static double key_at(const walk_t *w, int operand, int64_t h, int64_t j, int64_t d) {
+static double stored_at(const walk_t *w, int operand, int64_t h, int64_t j, int64_t d) {
     const place_t at = key_place(w, j);
     return operand_at(&w->of[operand], at.b, h / w->group, at.row, d);
+}
+
+/* Of an operand that says what codes stand for, the element for column d of key j. */
+static double shared_at(const walk_t *w, int operand, const mfa_quantization_t *by, int64_t h, int64_t j, int64_t d) {
+    const place_t at = key_place(w, j);
+    return operand_at(&w->of[operand], at.b, h / w->group, by->rows > 0 ? at.row / by->rows : 0,
+                      by->columns > 0 ? d / by->columns : 0);
+}
+
+/* What a key or value stands for, and of what size the terms of that are. */
+typedef struct {
+    double value, size, off; /* off: how far it may be from what is computed with */
+    double scale, code;      /* code: without regard to signs, with the zero point */
+} element_t;
+
+static element_t element_of(const walk_t *w, int operand, int64_t h, int64_t j, int64_t d) {
+    const double stored = stored_at(w, operand, h, j, d);
+    if (!has_codes(&w->of[operand]))
+        return (element_t){stored, fabs(stored), 0, 0, 0};
+    const bool is_key = operand == KEY;
+    const int scales = is_key ? KEY_SCALES : VALUE_SCALES;
+    const mfa_quantization_t *by = is_key ? &w->p->key_quantization : &w->p->value_quantization;
+    const double zero = w->of[scales + 1].present ? shared_at(w, scales + 1, by, h, j, d) : 0;
+    const double mean = is_key && w->of[KEY_MEAN].present
+                            ? operand_at(&w->of[KEY_MEAN], w->sequence - w->p->sequence, h / w->group, 0, d)
+                            : 0;
+    element_t e = {.scale = shared_at(w, scales, by, h, j, d), .code = fabs(stored) + fabs(zero)};
+    e.value = e.scale * (stored - zero) + mean;
+    e.size = e.scale * e.code + fabs(mean);
+    e.off = 2 * fmax(UNIT, unit_of(w->of[QUERY].tensor.precision)) * e.size;
+    return e;
 }
 
 static walk_t walk_begin(const problem_t *p) {
@@ -142,17 +174,25 @@ static bool is_visible(const walk_t *w, int64_t b, int64_t h, int64_t i, int64_t
 
 /* The score of a visible key, how far off it may be, and its derivative by q . k. */
 static void score_key(walk_t *w, int64_t b, int64_t h, int64_t i, int64_t j) {
-    double product = 0, terms = 0, sizes = 0, biases = 0;
+    double product = 0, terms = 0, sizes = 0, biases = 0, off = 0;
+    double most_query = 0, most_scale = 0, codes = 0;
     for (int64_t d = 0; d < w->dim; ++d) {
-        const double q = query_at(w, QUERY, h, i, d), k = key_at(w, KEY, h, j, d);
-        product += q * k;
-        terms += fabs(q * k);
-        sizes += fabs(q) + fabs(k);
+        const double q = query_at(w, QUERY, h, i, d);
+        const element_t k = element_of(w, KEY, h, j, d);
+        product += q * k.value;
+        terms += fabs(q) * k.size;
+        sizes += fabs(q) + k.size;
+        off += fabs(q) * k.off;
+        most_query = fmax(most_query, fabs(q));
+        most_scale = fmax(most_scale, k.scale);
+        codes += k.code;
     }
+    if (w->p->forward.compute_mode == MFA_COMPUTE_INT8)
+        off += HALF_STEP / 127 * most_query * most_scale * codes;
     double score = w->scale * product;
     w->slope[j] = w->scale;
     w->error[j] = (summation(w->dim) + ROUNDING) * fabs(w->scale) * terms +
-                  TINY * (1 + fabs(w->scale)) * ((double)w->dim + sizes);
+                  TINY * (1 + fabs(w->scale)) * ((double)w->dim + sizes) + fabs(w->scale) * off;
     w->slope_error[j] = 0;
     if (w->softcap > 0) {
         const double bent = tanh(score / w->softcap), moved = w->error[j] / w->softcap;
@@ -228,11 +268,13 @@ static void forward_row(walk_t *w, reference_t *r, int64_t b, int64_t h, int64_t
                                                ROUNDING * (1 + (isfinite(row.logsumexp) ? fabs(row.logsumexp) : 0));
     }
     for (int64_t d = 0; d < w->value_dim; ++d) {
-        double sum = 0, magnitude = 0, largest = 0;
+        double sum = 0, magnitude = 0, largest = 0, off = 0;
+        double most_weight = 0, most_scale = 0, codes = 0;
         double infinity = 0; /* sum of what is not finite; NaN if any of it may be met by a weight of 0 */
         bool has_nonfinite = false, reaches = false;
         for (int64_t j = 0; j < w->keys; ++j) {
-            const double x = key_at(w, VALUE, h, j, d);
+            const element_t element = element_of(w, VALUE, h, j, d);
+            const double x = element.value;
             if (!isfinite(x)) {
                 const bool is_met = w->weight[j] > 1e-6 && w->keep[j] > 0;
                 has_nonfinite = true;
@@ -240,13 +282,19 @@ static void forward_row(walk_t *w, reference_t *r, int64_t b, int64_t h, int64_t
                 infinity += is_met ? x : NAN;
                 continue;
             }
-            largest = fmax(largest, fabs(x));
+            largest = fmax(largest, element.size);
             sum += w->weight[j] * w->keep[j] * x;
-            magnitude += w->weight[j] * w->keep[j] * fabs(x);
+            magnitude += w->weight[j] * w->keep[j] * element.size;
+            off += w->weight[j] * w->keep[j] * element.off;
+            most_weight = fmax(most_weight, w->weight[j] * w->keep[j]);
+            most_scale = fmax(most_scale, element.scale);
+            codes += element.code;
         }
+        if (w->p->forward.compute_mode == MFA_COMPUTE_INT8)
+            off += (1 + relative) * HALF_STEP / 255 * most_weight * most_scale * codes;
         const int64_t at = packed(out, place.b, h, place.row, d);
         r->of[OUT].value[at] = row.is_finite ? sum : NAN;
-        r->of[OUT].bound[at] = relative * magnitude + written(sum, out->tensor.precision) +
+        r->of[OUT].bound[at] = relative * magnitude + off + written(sum, out->tensor.precision) +
                                (double)w->keys * (w->kept * w->lost * largest + TINY);
         if (!row.is_comparable || !(magnitude * row.sum < BEYOND) || !row.is_finite)
             r->of[OUT].bound[at] = unknown;
@@ -266,14 +314,17 @@ typedef struct {
 /* dropout(dout . v_j) */
 static sum_t dweight(const walk_t *w, int64_t h, int64_t i, int64_t j) {
     sum_t s = {0, 0, 0};
-    double sizes = 0;
+    double sizes = 0, off = 0;
     for (int64_t d = 0; d < w->value_dim; ++d) {
-        const double x = query_at(w, DOUT, h, i, d), v = key_at(w, VALUE, h, j, d);
-        s.value += w->keep[j] * x * v;
-        s.magnitude += w->keep[j] * fabs(x * v);
-        sizes += fabs(x) + fabs(v);
+        const double x = query_at(w, DOUT, h, i, d);
+        const element_t v = element_of(w, VALUE, h, j, d);
+        s.value += w->keep[j] * x * v.value;
+        s.magnitude += w->keep[j] * fabs(x) * v.size;
+        off += w->keep[j] * fabs(x) * v.off;
+        sizes += fabs(x) + v.size;
     }
-    s.error = (summation(w->value_dim) + ROUNDING) * s.magnitude + w->keep[j] * TINY * ((double)w->value_dim + sizes);
+    s.error =
+        off + (summation(w->value_dim) + ROUNDING) * s.magnitude + w->keep[j] * TINY * ((double)w->value_dim + sizes);
     return s;
 }
 
@@ -302,6 +353,18 @@ static void accumulate(const walk_t *w, reference_t *r, int gradient, const int6
     r->of[gradient].bound[where] += error + (summation(count) + ROUNDING) * fabs(term);
 }
 
+/* Whether a code's gradient is 0 because it is at an end of the range. */
+static bool is_clipped(const walk_t *w, int operand, int64_t h, int64_t j, int64_t d) {
+    if (!has_codes(&w->of[operand]) || !(w->p->backward.flags & MFA_BACKWARD_ZERO_CLIPPED))
+        return false;
+    const int32_t precision = w->of[operand].tensor.precision;
+    const double levels = precision == MFA_PRECISION_INT4 || precision == MFA_PRECISION_UINT4 ? 16 : 256;
+    const bool is_signed = precision == MFA_PRECISION_INT4 || precision == MFA_PRECISION_INT8;
+    const bool is_symmetric = !w->of[operand == KEY ? KEY_ZERO_POINTS : VALUE_ZERO_POINTS].present;
+    const double lowest = is_signed ? -levels / 2 : 0, code = stored_at(w, operand, h, j, d);
+    return code <= lowest + is_symmetric || code >= lowest + levels - 1;
+}
+
 static void backward_key(const walk_t *w, reference_t *r, const row_t *row, sum_t total, int64_t b, int64_t h,
                          int64_t i, int64_t j) {
     const int64_t kv = h / w->group, many = w->group * w->rows;
@@ -320,18 +383,23 @@ static void backward_key(const walk_t *w, reference_t *r, const row_t *row, sum_
         error * fabs(w->slope[j]) + (fabs(dscore) + error) * w->slope_error[j] + lost + seen * TINY * largest;
     const double rounded = product_error + w->weight_unit * (fabs(product) + product_error);
     for (int64_t d = 0; d < w->dim; ++d) {
-        const double q = query_at(w, QUERY, h, i, d), k = key_at(w, KEY, h, j, d);
-        accumulate(w, r, DQUERY, (const int64_t[]){query.b, h, query.row, d}, product * k,
-                   rounded * fabs(k) + TINY * (2 + fabs(k)), w->keys);
-        accumulate(w, r, DKEY, (const int64_t[]){key.b, kv, key.row, d}, product * q,
-                   rounded * fabs(q) + TINY * (2 + fabs(q)), many);
+        const double q = query_at(w, QUERY, h, i, d);
+        const element_t k = element_of(w, KEY, h, j, d);
+        accumulate(w, r, DQUERY, (const int64_t[]){query.b, h, query.row, d}, product * k.value,
+                   (rounded + ROUNDING * fabs(product)) * k.size + (fabs(product) + rounded) * k.off +
+                       TINY * (2 + k.size),
+                   w->keys);
+        if (!is_clipped(w, KEY, h, j, d))
+            accumulate(w, r, DKEY, (const int64_t[]){key.b, kv, key.row, d}, product * q,
+                       rounded * fabs(q) + TINY * (2 + fabs(q)), many);
     }
     const double kept = weight * w->keep[j];
     const double kept_error = w->keep[j] * (relative * weight + lost) + w->weight_unit * kept;
     for (int64_t d = 0; d < w->value_dim; ++d) {
         const double x = query_at(w, DOUT, h, i, d);
-        accumulate(w, r, DVALUE, (const int64_t[]){key.b, kv, key.row, d}, kept * x,
-                   kept_error * fabs(x) + TINY * (2 + fabs(x)), many);
+        if (!is_clipped(w, VALUE, h, j, d))
+            accumulate(w, r, DVALUE, (const int64_t[]){key.b, kv, key.row, d}, kept * x,
+                       kept_error * fabs(x) + TINY * (2 + fabs(x)), many);
     }
     accumulate(w, r, DBIAS, (const int64_t[]){b, h, i, j}, dscore, error, w->batch * w->heads * w->rows * w->keys);
 }
@@ -393,8 +461,8 @@ void reference_make(const problem_t *p, reference_t *r) {
     walk_t w = walk_begin(p);
     for_each_row(&w, r, forward_row);
     if (p->has_backward) {
-        w.is_comparable &=
-            is_finite(&w.of[QUERY]) && is_finite(&w.of[KEY]) && is_finite(&w.of[VALUE]) && is_finite(&w.of[DOUT]);
+        w.is_comparable &= is_finite(&w.of[QUERY]) && is_finite(&w.of[KEY]) && is_finite(&w.of[KEY_MEAN]) &&
+                           is_finite(&w.of[VALUE]) && is_finite(&w.of[DOUT]);
         for_each_row(&w, r, backward_row);
     }
     for (int i = DQUERY; i < OPERANDS; ++i)

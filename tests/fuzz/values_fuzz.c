@@ -57,7 +57,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     const int instruction_set = read_below(&reader, INSTRUCTION_SETS);
     problem_t problem;
     reference_t reference;
-    problem_read(&reader, 1 << 16, &problem);
+    problem_read(&reader, 1 << 16, true, &problem);
     reference_make(&problem, &reference);
     run_twice(&problem, &reference, instruction_set, false);
     if (problem.has_backward)

@@ -138,7 +138,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         version_bytes[i] = (uint8_t)read_bits(&all, 1);
     reader_t r = {version_bytes, version_bytes + sizeof version_bytes};
     problem_t problem;
-    problem_read(&all, 1 << 12, &problem);
+    problem_read(&all, 1 << 12, false, &problem);
     /* What the oldest descriptor cannot say. */
     problem.forward.dropout_p = 0;
     problem.forward.chunk = 0;
