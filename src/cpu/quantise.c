@@ -66,28 +66,27 @@ static void store_mean(const mfai_cpu_quantise_job_t *job) {
                    job->means + head * job->width + d, sizeof(float));
 }
 
-/* Column d of one head of means, of the tasks whose it is. */
-static float mean_of(const mfai_cpu_quantise_job_t *job, int64_t head, int64_t d) {
-    const int64_t heads = job->call->input.shape[1];
-    double sum = 0, count = 0;
-    for (int64_t task = 0; task < job->tasks; ++task) {
-        const int64_t number = task / job->blocks;
-        if (mfai_cpu_shared_head(&job->call->quantization.mean, number / heads, number % heads) != head)
-            continue;
-        sum += job->sums[task * 2 * job->width + d];
-        count += job->sums[(task * 2 + 1) * job->width + d];
-    }
-    return count > 0 ? (float)(sum / count) : 0;
-}
-
+/* Adds up the sums of the tasks that share a mean, in their order, and divides them. */
 static void find_means(const mfai_cpu_kernels_t *kernel, mfai_cpu_quantise_job_t *job) {
     const mfai_view_t *mean = &job->call->quantization.mean;
     if (!mean->present)
         return;
     mfai_parallel_for(job->threads, job->tasks, kernel->quantise_sum, job);
-    for (int64_t head = 0; head < mean->shape[0] * mean->shape[1]; ++head)
-        for (int64_t d = 0; d < mean->shape[3]; ++d)
-            job->means[head * job->width + d] = mean_of(job, head, d);
+    const int64_t heads = job->call->input.shape[1];
+    for (int64_t task = 0; task < job->tasks; ++task) {
+        const int64_t b = task / job->blocks / heads, h = task / job->blocks % heads;
+        const int64_t first = ((mean->shape[0] == 1 ? 0 : b) * heads + (mean->shape[1] == 1 ? 0 : h)) * job->blocks;
+        double *const total = job->sums + first * 2 * job->width, *const sums = job->sums + task * 2 * job->width;
+        for (int64_t i = 0; task != first && i < 2 * job->width; ++i)
+            total[i] += sums[i];
+    }
+    for (int64_t b = 0; job->tasks > 0 && b < mean->shape[0]; ++b)
+        for (int64_t h = 0; h < mean->shape[1]; ++h) {
+            const double *sums = job->sums + (b * heads + h) * job->blocks * 2 * job->width;
+            float *means = job->means + (b * mean->shape[1] + h) * job->width;
+            for (int64_t d = 0; d < mean->shape[3]; ++d)
+                means[d] = sums[job->width + d] > 0 ? (float)(sums[d] / sums[job->width + d]) : 0;
+        }
 }
 
 /* Elements of line `line`, counted over all heads, of scales or zero points. */
