@@ -61,7 +61,7 @@ INLINE vf load_real(const mfai_cpu_scaled_t kind, const bool has_mean, const int
 }
 
 /* What words are made of: floats, or pairs of bfloat16. */
-enum { REAL_FORMAT = WORD_DEPTH == 1 ? MFAI_FORMAT_FP32 : MFAI_FORMAT_BF16 };
+enum { REAL_FORMAT = WORD_DEPTH == 2 ? MFAI_FORMAT_BF16 : MFAI_FORMAT_FP32 };
 
 INLINE void dequantise_row(const mfai_cpu_scaled_t kind, const int32_t format, const char *row, int64_t columns,
                            const mfai_cpu_scales_t *scales, int64_t j, char *to) {

@@ -263,8 +263,6 @@ static void order_by_blocks(mfai_cpu_forward_job_t *job, int64_t *order) {
 
 static mfa_status_t make_plan(const mfai_cpu_device_t *device, const mfai_problem_t *p, forward_plan_t *plan) {
     MFAI_TRY(mfai_check_head_dims("CPU", p));
-    if (p->features & MFAI_INT8 && mfai_cpu_int8_most_keys(p, MOST_BLOCK_KEYS) != MOST_BLOCK_KEYS)
-        return mfai_fail(MFA_ERROR_UNSUPPORTED, "int8 products of columns whose scales vary by row are not there yet");
     *plan = (forward_plan_t){.most_splits = 1};
     plan->kernel = choose_kernel(device->isa, p);
     mfai_cpu_forward_job_t *job = &plan->job;

@@ -18,7 +18,7 @@
 typedef struct {
     const mfai_cpu_forward_job_t *job;
     const mfai_walk_t *walk;
-    bool direct;
+    bool direct, direct_codes; /* the latter in integers */
     mfa_span keys;
     int64_t kv_head, first_row;
     float scale; /* times a product, in a score pass */
@@ -420,6 +420,7 @@ static void forward_task(void *argument, int64_t task, int slot) {
                 .job = job,
                 .walk = &walk,
                 .direct = part->direct && WORD_DEPTH != 4,
+                .direct_codes = part->direct && WORD_DEPTH == 4 && job->int8.in_place,
                 .keys = keys,
                 .kv_head = kv_head,
                 .scale = scale,

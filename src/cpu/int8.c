@@ -46,6 +46,7 @@ mfai_cpu_int8_t mfai_cpu_int8_plan(const mfai_problem_t *p, int64_t chunk_rows, 
     mfai_cpu_int8_t at = {.key = find_key_side(p), .value = find_value_side(p)};
     const int64_t columns = mfai_round_up(mfai_max(p->head_dim, p->value_dim), 64), rows = chunk_rows * at.key.groups;
     const bool remade = at.key.remade || at.value.remade;
+    at.in_place = !remade;
     at.query_scales = mfai_cpu_take(size, chunk_rows);
     at.query_means = mfai_cpu_take(size, chunk_rows);
     at.query_sums = mfai_cpu_take(size, rows);
@@ -62,5 +63,6 @@ mfai_cpu_int8_t mfai_cpu_int8_plan(const mfai_problem_t *p, int64_t chunk_rows, 
     at.value_row_zeros = mfai_cpu_take(size, at.value.has_zeros ? block_keys * at.value.groups / 4 : 0);
     at.weights = mfai_cpu_take(size, tile_rows * MFAI_CPU_INT8_KEYS / 4);
     at.bytes = mfai_cpu_take(size, (remade ? block_keys : 4) * columns / 4);
+    at.reals = mfai_cpu_take(size, remade ? block_keys * columns : 0);
     return at;
 }

@@ -63,3 +63,30 @@ INLINE void store_signed_bytes(int8_t *to, vf x) {
     const __m128i halves = round_to_halves(x);
     _mm_storel_epi64((void *)to, _mm_packs_epi16(halves, halves));
 }
+
+INLINE vw vw_sum_each(const vw rows[VL]) {
+    const __m256i a = _mm256_hadd_epi32(_mm256_hadd_epi32(rows[0], rows[1]), _mm256_hadd_epi32(rows[2], rows[3]));
+    const __m256i b = _mm256_hadd_epi32(_mm256_hadd_epi32(rows[4], rows[5]), _mm256_hadd_epi32(rows[6], rows[7]));
+    return _mm256_add_epi32(_mm256_permute2x128_si256(a, b, 0x20), _mm256_permute2x128_si256(a, b, 0x31));
+}
+
+/* In each half of a vector: words[v] has columns 16 * half + 4 * v to 4 * v + 3. */
+INLINE void interleave_rows(const vf rows[4], vf words[4]) {
+    __m256i row[4];
+#pragma GCC unroll 4
+    for (int r = 0; r < 4; ++r)
+        row[r] = _mm256_castps_si256(rows[r]);
+    const __m256i low = _mm256_unpacklo_epi8(row[0], row[1]), high = _mm256_unpackhi_epi8(row[0], row[1]);
+    const __m256i other_low = _mm256_unpacklo_epi8(row[2], row[3]), other_high = _mm256_unpackhi_epi8(row[2], row[3]);
+    words[0] = _mm256_castsi256_ps(_mm256_unpacklo_epi16(low, other_low));
+    words[1] = _mm256_castsi256_ps(_mm256_unpackhi_epi16(low, other_low));
+    words[2] = _mm256_castsi256_ps(_mm256_unpacklo_epi16(high, other_high));
+    words[3] = _mm256_castsi256_ps(_mm256_unpackhi_epi16(high, other_high));
+}
+INLINE void order_columns(vw words[4]) {
+    const __m256i a = words[0], b = words[2];
+    words[0] = _mm256_permute2x128_si256(a, words[1], 0x20);
+    words[2] = _mm256_permute2x128_si256(a, words[1], 0x31);
+    words[1] = _mm256_permute2x128_si256(b, words[3], 0x20);
+    words[3] = _mm256_permute2x128_si256(b, words[3], 0x31);
+}

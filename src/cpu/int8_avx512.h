@@ -42,3 +42,43 @@ INLINE void store_unsigned_bytes(uint8_t *to, vf x) {
 INLINE void store_signed_bytes(int8_t *to, vf x) {
     _mm_storeu_si128((void *)to, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x)));
 }
+
+/* As vf_sum_each. */
+INLINE vw vw_sum_each(const vw rows[VL]) {
+    __m512i a[8], b[4];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i)
+        a[i] = _mm512_add_epi32(_mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]),
+                                _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]));
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i)
+        b[i] = _mm512_add_epi32(_mm512_unpacklo_epi64(a[2 * i], a[2 * i + 1]),
+                                _mm512_unpackhi_epi64(a[2 * i], a[2 * i + 1]));
+    const __m512i c = _mm512_add_epi32(_mm512_shuffle_i32x4(b[0], b[1], 0x88), _mm512_shuffle_i32x4(b[0], b[1], 0xdd));
+    const __m512i d = _mm512_add_epi32(_mm512_shuffle_i32x4(b[2], b[3], 0x88), _mm512_shuffle_i32x4(b[2], b[3], 0xdd));
+    return _mm512_add_epi32(_mm512_shuffle_i32x4(c, d, 0x88), _mm512_shuffle_i32x4(c, d, 0xdd));
+}
+
+/* In each quarter of a vector: words[v] has columns 16 * quarter + 4 * v to 4 * v + 3. */
+INLINE void interleave_rows(const vf rows[4], vf words[4]) {
+    __m512i row[4];
+#pragma GCC unroll 4
+    for (int r = 0; r < 4; ++r)
+        row[r] = _mm512_castps_si512(rows[r]);
+    const __m512i low = _mm512_unpacklo_epi8(row[0], row[1]), high = _mm512_unpackhi_epi8(row[0], row[1]);
+    const __m512i other_low = _mm512_unpacklo_epi8(row[2], row[3]), other_high = _mm512_unpackhi_epi8(row[2], row[3]);
+    words[0] = _mm512_castsi512_ps(_mm512_unpacklo_epi16(low, other_low));
+    words[1] = _mm512_castsi512_ps(_mm512_unpackhi_epi16(low, other_low));
+    words[2] = _mm512_castsi512_ps(_mm512_unpacklo_epi16(high, other_high));
+    words[3] = _mm512_castsi512_ps(_mm512_unpackhi_epi16(high, other_high));
+}
+INLINE void order_columns(vw words[4]) {
+    const __m512i a = _mm512_shuffle_i32x4(words[0], words[1], 0x44),
+                  b = _mm512_shuffle_i32x4(words[0], words[1], 0xee);
+    const __m512i c = _mm512_shuffle_i32x4(words[2], words[3], 0x44),
+                  d = _mm512_shuffle_i32x4(words[2], words[3], 0xee);
+    words[0] = _mm512_shuffle_i32x4(a, c, 0x88);
+    words[1] = _mm512_shuffle_i32x4(a, c, 0xdd);
+    words[2] = _mm512_shuffle_i32x4(b, d, 0x88);
+    words[3] = _mm512_shuffle_i32x4(b, d, 0xdd);
+}

@@ -29,6 +29,14 @@ typedef struct {
     const float *key_scales, *key_zeros; /* key_zeros: NULL if they are in row_starts */
 } score_terms_t;
 
+/* Of one row, for the keys from `key` on. */
+INLINE void add_score_sums(vf x, const score_terms_t *terms, int row, int64_t key, float *to) {
+    if (terms->key_zeros != NULL)
+        x = vf_fma(vf_load(terms->key_zeros + key), vf_set1(-terms->row_sums[row]), x);
+    const vf before = terms->row_means != NULL ? vf_set1(terms->row_means[row]) : vf_load(to);
+    vf_store(to, vf_fma(vf_mul(x, vf_load(terms->key_scales + key)), vf_set1(terms->row_factors[row]), before));
+}
+
 INLINE void score_tile(const int rows, const int vecs, left_t query, const lane32 *keys, int64_t depth,
                        const score_terms_t *terms, sums_t scores) {
     vw sum[ROW_TILE][PANEL_VECS];
@@ -39,18 +47,10 @@ INLINE void score_tile(const int rows, const int vecs, left_t query, const lane3
             sum[r][v] = vw_set1((uint32_t)terms->row_starts[r]);
     multiply_codes(true, rows, vecs, query, keys, depth, sum);
 #pragma GCC unroll 4
-    for (int v = 0; v < vecs; ++v) {
-        const vf scale = vf_load(terms->key_scales + v * VL);
+    for (int v = 0; v < vecs; ++v)
 #pragma GCC unroll 32
-        for (int r = 0; r < rows; ++r) {
-            float *to = scores.first + r * scores.stride + v * VL;
-            vf x = vf_from_int(sum[r][v]);
-            if (terms->key_zeros != NULL)
-                x = vf_fma(vf_load(terms->key_zeros + v * VL), vf_set1(-terms->row_sums[r]), x);
-            const vf before = terms->row_means != NULL ? vf_set1(terms->row_means[r]) : vf_load(to);
-            vf_store(to, vf_fma(vf_mul(x, scale), vf_set1(terms->row_factors[r]), before));
-        }
-    }
+        for (int r = 0; r < rows; ++r)
+            add_score_sums(vf_from_int(sum[r][v]), terms, r, v * VL, scores.first + r * scores.stride + v * VL);
 }
 
 /* From sums of codes to sums of values: out = out * correction + weight_scale * factor * (sum - zero * weight_sum). */
@@ -58,6 +58,16 @@ typedef struct {
     const float *corrections, *weight_scales, *weight_sums; /* of rows; weight_sums: NULL if there are no zeros */
     const float *zeros, *factors;                           /* of columns; factors: NULL if they come later */
 } value_terms_t;
+
+/* Of one row, for the columns from `column` on. */
+INLINE void add_value_sums(vw sum, const value_terms_t *terms, int row, int64_t column, float *to) {
+    vf x = vf_from_int(sum);
+    if (terms->weight_sums != NULL)
+        x = vf_fma(vf_load(terms->zeros + column), vf_set1(-terms->weight_sums[row]), x);
+    if (terms->factors != NULL)
+        x = vf_mul(x, vf_load(terms->factors + column));
+    vf_store(to, vf_fma(x, vf_set1(terms->weight_scales[row]), vf_mul(vf_load(to), vf_set1(terms->corrections[row]))));
+}
 
 INLINE void value_tile(const int rows, const int vecs, left_t weights, const lane32 *values, int64_t depth,
                        const value_terms_t *terms, sums_t out) {
@@ -71,16 +81,8 @@ INLINE void value_tile(const int rows, const int vecs, left_t weights, const lan
 #pragma GCC unroll 4
     for (int v = 0; v < vecs; ++v)
 #pragma GCC unroll 32
-        for (int r = 0; r < rows; ++r) {
-            float *to = out.first + r * out.stride + v * VL;
-            vf x = vf_from_int(sum[r][v]);
-            if (terms->weight_sums != NULL)
-                x = vf_fma(vf_load(terms->zeros + v * VL), vf_set1(-terms->weight_sums[r]), x);
-            if (terms->factors != NULL)
-                x = vf_mul(x, vf_load(terms->factors + v * VL));
-            vf_store(to,
-                     vf_fma(x, vf_set1(terms->weight_scales[r]), vf_mul(vf_load(to), vf_set1(terms->corrections[r]))));
-        }
+        for (int r = 0; r < rows; ++r)
+            add_value_sums(sum[r][v], terms, r, v * VL, out.first + r * out.stride + v * VL);
 }
 
 #define TILE_ROWS(tile, n)                                          \

@@ -58,3 +58,18 @@ INLINE void store_signed_bytes(int8_t *to, vf x) {
 }
 /* The low byte of a whole number does not depend on how its sign is read. */
 INLINE void store_unsigned_bytes(uint8_t *to, vf x) { store_signed_bytes((int8_t *)to, x); }
+
+INLINE vw vw_sum_each(const vw rows[VL]) {
+    return vpaddq_u32(vpaddq_u32(rows[0], rows[1]), vpaddq_u32(rows[2], rows[3]));
+}
+
+INLINE void interleave_rows(const vf rows[4], vf words[4]) {
+    const uint8x16x2_t first = vzipq_u8(vreinterpretq_u8_f32(rows[0]), vreinterpretq_u8_f32(rows[1]));
+    const uint8x16x2_t last = vzipq_u8(vreinterpretq_u8_f32(rows[2]), vreinterpretq_u8_f32(rows[3]));
+    for (int i = 0; i < 2; ++i) {
+        const uint16x8x2_t both = vzipq_u16(vreinterpretq_u16_u8(first.val[i]), vreinterpretq_u16_u8(last.val[i]));
+        words[2 * i] = vreinterpretq_f32_u16(both.val[0]);
+        words[2 * i + 1] = vreinterpretq_f32_u16(both.val[1]);
+    }
+}
+INLINE void order_columns(vw words[4]) { (void)words; }

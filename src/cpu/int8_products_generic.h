@@ -25,7 +25,8 @@ static void find_columns(const mfai_quantization_t *quantization, const mfai_cpu
 static void begin_head(const mfai_cpu_forward_job_t *job, const mfai_walk_t *walk, int64_t kv_head, float *scratch) {
     const mfai_problem_t *p = job->problem;
     const mfai_cpu_int8_t *at = &job->int8;
-    find_columns(&p->key_quantization, &at->key, mfai_cpu_int8_key_offset(p->key.format), walk, kv_head, p->head_dim,
+    const int32_t key_format = at->key.remade ? MFAI_FORMAT_INT8 : p->key.format;
+    find_columns(&p->key_quantization, &at->key, mfai_cpu_int8_key_offset(key_format), walk, kv_head, p->head_dim,
                  scratch + at->key_factors, scratch + at->key_zeros);
     find_columns(&p->value_quantization, &at->value, mfai_cpu_int8_value_offset(p->value.format), walk, kv_head,
                  p->value_dim, scratch + at->value_factors, scratch + at->value_zeros);
@@ -35,7 +36,7 @@ static void begin_head(const mfai_cpu_forward_job_t *job, const mfai_walk_t *wal
     float *means = scratch + at->mean;
     memset(means, 0, (size_t)mfai_round_up(p->head_dim, VL) * sizeof *means);
     if (mean->present)
-        load_terms(mean, mfai_view_row(mean, walk->batch, kv_head, 0), mean->stride[3], p->head_dim, means);
+        read_numbers(mfai_view_row(mean, walk->batch, kv_head, 0), mean->format, mean->stride[3], p->head_dim, means);
 }
 
 INLINE float load_query(const int32_t format, const char *source, int64_t columns, const float *means, float *row) {
@@ -81,7 +82,8 @@ static void pack_some_queries(const mfai_cpu_forward_job_t *job, const mfai_walk
 }
 
 static void pack_query_rows(const mfai_cpu_forward_job_t *job, const mfai_walk_t *walk, mfa_span rows, float *scratch) {
-    pack_some_queries(job, walk, rows, 0, scratch);
+    if (!job->int8.key.remade)
+        pack_some_queries(job, walk, rows, 0, scratch);
 }
 
 /* Terms of the block's rows in a group of columns, with zeros behind the last. */
@@ -133,18 +135,57 @@ static void find_value_terms(const block_t *block) {
     }
 }
 
-static mfai_rows_t find_code_rows(const block_t *block, const mfai_view_t *codes) {
+/* The block's rows as codes of their own, with one scale for each column. Means stay out: they would take up most of
+   what a code can say. */
+static mfai_rows_t remake_rows(const block_t *block, const mfai_view_t *codes, const mfai_quantization_t *quantization,
+                               float *code_room, float *scales) {
+    const mfai_cpu_forward_job_t *job = block->job;
+    mfai_quantization_t without_mean = *quantization;
+    without_mean.mean.present = false;
+    mfai_rows_room_t room = block->room;
+    room.copy = (char *)(block->scratch + job->int8.reals);
+    mfai_rows_t rows = find_real_rows(codes, &without_mean, block->walk->batch, block->kv_head, block->keys.begin,
+                                      key_count(block), &room, job->shape.block_keys, code_room);
+    const int64_t columns = codes->shape[3], step = mfai_round_up(columns, VL);
+    int8_t *bytes = (int8_t *)(block->scratch + job->int8.bytes);
+    for (int64_t c = 0; c < columns; c += VL) {
+        const int n = columns - c < VL ? (int)(columns - c) : VL;
+        vf most = vf_set1(0x1p-100f); /* so that its inverse is finite */
+        for (int64_t j = 0; j < rows.count; ++j)
+            most = vf_max(vf_abs(load_converted(rows.row[j], MFAI_FORMAT_FP32, c, n)), most);
+        vf_store(scales + c, vf_mul(most, vf_set1(1.0f / 127)));
+        const vf inverse = vf_div(vf_set1(127), most);
+        for (int64_t j = 0; j < rows.count; ++j)
+            store_signed_bytes(bytes + j * step + c,
+                               vf_mul(load_converted(rows.row[j], MFAI_FORMAT_FP32, c, n), inverse));
+    }
+    for (int64_t j = 0; j < rows.count; ++j)
+        room.table[j] = (const char *)(bytes + j * step);
+    rows.format = MFAI_FORMAT_INT8;
+    return rows;
+}
+
+/* Rows to pack; `scales` get those of columns if these are made here. */
+static mfai_rows_t find_code_rows(const block_t *block, const mfai_cpu_int8_side_t *side, const mfai_view_t *codes,
+                                  const mfai_quantization_t *quantization, float *code_room, float *scales) {
+    if (side->remade)
+        return remake_rows(block, codes, quantization, code_room, scales);
     return mfai_rows_find(codes, block->walk->batch, block->kv_head, block->keys.begin, key_count(block), &block->room);
 }
 
 static void pack_block(const block_t *block) {
     const mfai_cpu_forward_job_t *job = block->job;
-    const mfai_rows_t keys = find_code_rows(block, &job->problem->key);
-    pack_keys(&keys, job->shape.query_words, block->key_panels);
+    const mfai_problem_t *p = job->problem;
     find_key_terms(block);
-    const mfai_rows_t values = find_code_rows(block, &job->problem->value);
-    pack_values(&values, (char *)(block->scratch + job->int8.bytes), block->value_panels);
     find_value_terms(block);
+    if (block->direct_codes)
+        return;
+    const mfai_rows_t keys = find_code_rows(block, &job->int8.key, &p->key, &p->key_quantization, block->key_codes,
+                                            block->scratch + job->int8.key_factors);
+    pack_keys(&keys, job->shape.query_words, block->key_panels);
+    const mfai_rows_t values = find_code_rows(block, &job->int8.value, &p->value, &p->value_quantization,
+                                              block->value_codes, block->scratch + job->int8.value_factors);
+    pack_values(&values, (char *)(block->scratch + job->int8.bytes), block->value_panels);
 }
 
 /* Where a group of columns begins and ends. */
@@ -153,26 +194,64 @@ static mfa_span group_columns(const mfai_cpu_int8_side_t *side, int64_t group, i
     return mfa_span_of(group * side->group_columns, end < columns ? end : columns);
 }
 
+/* Of rows of the block from r on and keys from `key` on, in a group of columns. */
+static score_terms_t score_terms(const block_t *block, int r, int64_t group, int64_t key) {
+    const mfai_cpu_int8_t *at = &block->job->int8;
+    const float *scratch = block->scratch;
+    const int64_t row = block->at + r, in_group = group * block->job->shape.chunk_rows + row;
+    key += group * block->stride;
+    return (score_terms_t){
+        .row_starts = (const int32_t *)(const void *)(scratch + at->query_starts + in_group),
+        .row_factors = scratch + at->query_scales + row,
+        .row_means = group == 0 ? scratch + at->query_means + row : NULL,
+        .row_sums = scratch + at->query_sums + in_group,
+        .key_scales = scratch + at->key_row_scales + key,
+        .key_zeros = at->key.row_zeros ? scratch + at->key_row_zeros + key : NULL,
+    };
+}
+
+static mfai_spaced_rows_t space_rows(const block_t *block, const mfai_view_t *view, mfa_span rows) {
+    const mfai_walk_t *walk = block->walk;
+    return mfai_rows_space(view, walk->batch, block->kv_head, block->keys.begin, rows, walk->extent.key_count,
+                           &block->room);
+}
+
+static void multiply_direct(const block_t *block, mfa_span seen) {
+    const mfai_problem_t *p = block->job->problem;
+    const int64_t words = block->job->shape.query_words;
+    const mfai_spaced_rows_t keys = space_rows(block, &p->key, seen);
+    const sums_t sums = {block->key_panels, block->stride}; /* nothing is packed there */
+    for (int first = 0; first < block->rows; first += DIRECT_ROWS)
+        for (int64_t g = 0; g < block->job->int8.key.groups; ++g) {
+            const int rows = block->rows - first < DIRECT_ROWS ? block->rows - first : DIRECT_ROWS;
+            const score_terms_t terms = score_terms(block, first, g, 0);
+            direct_scores(rows, &keys, group_columns(&block->job->int8.key, g, p->head_dim),
+                          (left_t){block->query + first * words, words}, terms.row_starts, seen, sums);
+            for (int r = 0; r < rows; ++r)
+                for (int64_t j = seen.begin / VL * VL; j < seen.end; j += VL)
+                    add_score_sums(vf_load(sums.first + r * sums.stride + j), &terms, r, j,
+                                   block->scores + (first + r) * block->stride + j);
+        }
+}
+
 static void multiply_scores(const block_t *block, mfa_span seen) {
     const mfai_cpu_forward_job_t *job = block->job;
-    const mfai_cpu_int8_t *at = &job->int8;
-    const float *scratch = block->scratch;
+    const mfai_cpu_int8_side_t *side = &job->int8.key;
     const int64_t words = job->shape.query_words;
+    if (block->direct_codes) {
+        multiply_direct(block, seen);
+        return;
+    }
+    if (side->remade)
+        pack_some_queries(job, block->walk, mfa_span_of(block->first_row, block->first_row + block->rows), block->at,
+                          block->scratch);
     for (int64_t panel = seen.begin / PANEL; panel * PANEL < seen.end; ++panel) {
         const bool full = panel_is_full(panel, key_count(block));
         for (int r = 0; r < block->rows; r += ROW_TILE)
-            for (int64_t g = 0; g < at->key.groups; ++g) {
-                const mfa_span columns = group_columns(&at->key, g, job->problem->head_dim);
-                const int64_t first = columns.begin / WORD_DEPTH, row = block->at + r;
-                const int64_t in_group = g * job->shape.chunk_rows + row, key = g * block->stride + panel * PANEL;
-                const score_terms_t terms = {
-                    .row_starts = (const int32_t *)(const void *)(scratch + at->query_starts + in_group),
-                    .row_factors = scratch + at->query_scales + row,
-                    .row_means = g == 0 ? scratch + at->query_means + row : NULL,
-                    .row_sums = scratch + at->query_sums + in_group,
-                    .key_scales = scratch + at->key_row_scales + key,
-                    .key_zeros = at->key.row_zeros ? scratch + at->key_row_zeros + key : NULL,
-                };
+            for (int64_t g = 0; g < side->groups; ++g) {
+                const mfa_span columns = group_columns(side, g, job->problem->head_dim);
+                const int64_t first = columns.begin / WORD_DEPTH;
+                const score_terms_t terms = score_terms(block, r, g, panel * PANEL);
                 multiply_queries(block->rows - r < ROW_TILE ? block->rows - r : ROW_TILE, full,
                                  (left_t){block->query + r * words + first, words},
                                  block->key_panels + panel * PANEL * words + first * (full ? PANEL : VL),
@@ -200,12 +279,33 @@ static void multiply_group(const block_t *block, int64_t group, int first, int r
     }
 }
 
+/* Likewise, of values where they lie, `seen` of them. */
+static void multiply_group_direct(const block_t *block, const mfai_spaced_rows_t *values, int64_t group, int first,
+                                  int rows, mfa_span words, mfa_span seen, const value_terms_t *terms) {
+    const int64_t width = block->job->shape.value_width, stride = MFAI_CPU_INT8_KEYS / WORD_DEPTH;
+    const lane32 *weights = block->scratch + block->job->int8.weights;
+    const mfa_span columns = group_columns(&block->job->int8.value, group, block->job->problem->value_dim);
+    for (int r = 0; r < rows; r += DIRECT_ROWS) {
+        value_terms_t of_rows = *terms;
+        of_rows.corrections += r;
+        of_rows.weight_scales += r;
+        if (of_rows.weight_sums != NULL)
+            of_rows.weight_sums += r;
+        direct_values(rows - r < DIRECT_ROWS ? rows - r : DIRECT_ROWS, values, columns,
+                      (left_t){weights + r * stride, stride}, words, seen, &of_rows,
+                      (sums_t){block->out + (first + r) * width, width});
+    }
+}
+
 /* out = out * correction + weights . values, for the keys that rows of the tile see. */
 static void multiply_values(const block_t *block, int first, int rows, mfa_span seen, const float *correction) {
     const mfai_cpu_int8_t *at = &block->job->int8;
     uint8_t *bytes = (uint8_t *)(block->scratch + at->weights);
     float corrections[ROW_TILE], scales[ROW_TILE], sums[ROW_TILE];
     memcpy(corrections, correction, (size_t)rows * sizeof *corrections);
+    mfai_spaced_rows_t in_place = {0};
+    if (block->direct_codes)
+        in_place = space_rows(block, &block->job->problem->value, seen);
     for (int64_t key = seen.begin / VL * VL, end; key < seen.end; key = end) {
         end = (key / MFAI_CPU_INT8_KEYS + 1) * MFAI_CPU_INT8_KEYS;
         end = end < seen.end ? end : seen.end;
@@ -223,8 +323,13 @@ static void multiply_values(const block_t *block, int first, int rows, mfa_span 
             const value_terms_t terms = {.corrections = corrections,
                                          .weight_scales = scales,
                                          .weight_sums = at->value.has_zeros ? sums : NULL,
-                                         .zeros = block->scratch + at->value_zeros};
-            multiply_group(block, g, first, rows, mfa_span_of(key / WORD_DEPTH, words_of(end)), &terms);
+                                         .zeros = block->scratch + at->value_zeros,
+                                         .factors = at->value.remade ? block->scratch + at->value_factors : NULL};
+            const mfa_span words = mfa_span_of(key / WORD_DEPTH, words_of(end));
+            if (block->direct_codes)
+                multiply_group_direct(block, &in_place, g, first, rows, words, seen, &terms);
+            else
+                multiply_group(block, g, first, rows, words, &terms);
         }
         fill_floats(corrections, rows, 1);
     }
@@ -234,7 +339,7 @@ static void multiply_values(const block_t *block, int first, int rows, mfa_span 
 static void scale_sums(const mfai_cpu_forward_job_t *job, float *scratch, int64_t rows) {
     const int64_t width = job->shape.value_width;
     const float *factors = scratch + job->int8.value_factors;
-    if (job->int8.value.row_scales)
+    if (job->int8.value.row_scales || job->int8.value.remade)
         return;
     for (int64_t r = 0; r < rows; ++r) {
         float *out = scratch + job->scratch.out + r * width;

@@ -8,6 +8,8 @@
  *   load_bytes_n              the first n of 4 * VL bytes, zero elsewhere, no other memory touched
  *   load_nibbles_n            likewise n codes of 4 bits, each in a byte of its own; behind the last there may be anything
  *   interleave_bytes(rows, n) word i holds byte i of each of four rows, the first in its lowest bits, for the first n
+ *   interleave_rows           likewise of 4 * VL bytes of each row, in an order of columns that order_columns puts right
+ *   vw_sum_each               lane i is the sum of rows[i]
  *   store_unsigned_bytes      VL floats, 0 to 255, rounded to nearest even; store_signed_bytes: -128 to 127
  */
 INLINE vw vw_zero(void) { return vw_set1(0); }
@@ -72,3 +74,20 @@ INLINE void store_signed_bytes(int8_t *to, vf x) {
     for (int i = 0; i < VL; ++i)
         to[i] = (int8_t)round_lane(x.lane[i]);
 }
+
+INLINE vw vw_sum_each(const vw rows[VL]) {
+    vw sums;
+    for (int i = 0; i < VL; ++i)
+        sums.lane[i] = (uint32_t)vw_sum(rows[i]);
+    return sums;
+}
+
+INLINE void interleave_rows(const vf rows[4], vf words[4]) {
+    uint8_t from[4][4 * VL], to[4 * VL][4];
+    memcpy(from, rows, sizeof from);
+    for (int i = 0; i < 4 * VL; ++i)
+        for (int r = 0; r < 4; ++r)
+            to[i][r] = from[r][i];
+    memcpy(words, to, sizeof to);
+}
+INLINE void order_columns(vw words[4]) { (void)words; }
