@@ -156,7 +156,7 @@ static void quantise_sum(void *argument, int64_t task, int slot) {
 }
 
 /* As unsigned numbers, bits of floats that are not negative are in the floats' order. */
-static void raise(float *cell, float most) {
+static void raise_to(float *cell, float most) {
     uint32_t *bits = (uint32_t *)(void *)cell, wanted = mfai_f32_to_bits(most);
     uint32_t found = __atomic_load_n(bits, __ATOMIC_RELAXED);
     while (found < wanted &&
@@ -173,7 +173,7 @@ static void put_ranges(const quantised_rows_t *some, const float *columns, float
     }
     narrow_groups(columns, job->width, shared, job->groups, some->most);
     for (int64_t g = 0; g < job->groups; ++g)
-        raise(cells + g, some->most[g]);
+        raise_to(cells + g, some->most[g]);
 }
 
 /* Ranges of all scales of the rows, and whether an element is not finite. */
