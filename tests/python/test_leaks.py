@@ -68,6 +68,21 @@ def tensors():
     mfa.attention(tensor, tensor, tensor)
     mfa.attention_backward(tensor, tensor, tensor, tensor, tensor, lse)
 
+def codes():
+    key, value = mfa.quantize(one, smooth=True), mfa.quantize(one, "uint4", "channel")
+    out, sums = mfa.attention(one, key, value, return_lse=True)
+    mfa.attention_backward(out, one, key, value, out, sums, delta=sums.copy(), zero_clipped=True)
+
+def code_errors():
+    key = mfa.quantize(one)
+    for wrong in {"key": key, "layout": "bhsd"}, {"value": key, "compute_mode": "int8"}, {"query": key}:
+        refused(**wrong)
+    try:
+        mfa.quantize(one, scale=np.zeros((1, 2, 2, 1), np.float32))
+    except ValueError:
+        return
+    raise AssertionError("not refused")
+
 def exported():
     fresh = producers[case](one)
     mfa.attention(fresh, one, one)
@@ -90,6 +105,8 @@ rounds = {
     "gradient copies": lambda: mfa.attention_backward(odd, odd, one, one, odd, lse, wanted=("dq", "dv")),
     "gradient errors": gradient_errors,
     "errors": errors,
+    "codes": codes,
+    "code errors": code_errors,
     "contexts": contexts,
     "buffers": buffers,
     "torch": tensors,
@@ -156,6 +173,8 @@ def leaks(growth):
         "gradient copies",
         "gradient errors",
         "errors",
+        "codes",
+        "code errors",
         "contexts",
         "buffers",
         "torch",
