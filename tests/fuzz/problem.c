@@ -479,7 +479,9 @@ static void read_both_codes(reader_t *r, problem_t *p) {
         read_codes(r, p, VALUE, VALUE_SCALES, &p->value_quantization);
         d->value_quantization = &p->value_quantization;
     }
-    if ((which & 3) == 3 && which & 8 && d->intermediate_precision != MFA_PRECISION_FP32)
+    /* Those of columns that differ from row to row, or page to page, are made anew, to an error of their own. */
+    const bool by_rows = p->key_quantization.columns == 0 && p->value_quantization.columns == 0;
+    if ((which & 3) == 3 && which & 8 && d->intermediate_precision != MFA_PRECISION_FP32 && by_rows)
         d->compute_mode = MFA_COMPUTE_INT8;
     if ((which & 3) != 0 && p->has_backward)
         p->backward.flags = read_chance(r, 2) ? MFA_BACKWARD_ZERO_CLIPPED : 0;

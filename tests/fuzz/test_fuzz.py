@@ -11,7 +11,7 @@ from support.tools import missing, require_tool
 FOLDER = ROOT / "tests/fuzz"
 TARGETS = sorted(path.stem.removesuffix("_fuzz") for path in FOLDER.glob("*_fuzz.c"))
 # Inputs of each target, some seconds' worth, the same under any load; `make fuzz SECONDS=` for more.
-RUNS = {"flat": 8000, "handles": 16000, "hostile": 10000, "values": 500, "versions": 10000}
+RUNS = {"flat": 8000, "handles": 16000, "hostile": 10000, "quantized": 8000, "values": 500, "versions": 10000}
 PLANTED = [
     ("values", "wrong value", r"out\[.*\] is .*, expected"),
     ("values", "one thread differs", "has other bits with 1 thread than with 3"),
@@ -21,6 +21,7 @@ PLANTED = [
     ("hostile", "write on failure", "wrote to memory of out"),
     ("hostile", "stale message", "and no message"),
     ("flat", "refuse what is right", "status 0 of a call that is wrong"),
+    ("quantized", "refuse what is right", "status 0 of a call that is wrong"),
     ("handles", "write beyond a struct", "heap-buffer-overflow"),
     ("versions", "take any version", "status 0, expected"),
 ]
