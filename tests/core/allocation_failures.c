@@ -84,6 +84,8 @@ static float written[OUTPUTS][HEADS * KEYS * DIM], forward_out[OUTPUTS][HEADS * 
 static mfa_context_t context;
 static mfa_tensor_t q, k, d, results[OUTPUTS];
 static mfa_buffer_t buffers[3 + OUTPUTS]; /* of query, key, dout and the results */
+static mfa_buffer_t coded;                /* codes of keys */
+static const mfa_quantization_params_t params = {0.01f, 0, MFA_PRECISION_INT8};
 static mfa_attention_desc_t forward;
 static mfa_attention_backward_desc_t backward;
 static int32_t page[1], length[1]; /* all keys are in one page, or in one but for one that is appended */
@@ -243,6 +245,70 @@ static mfa_status_t do_append(void) {
     return status;
 }
 
+/* One scale for all keys. */
+static mfa_status_t do_quantize(void) {
+    static int8_t bytes[sizeof key / sizeof *key];
+    float scale = 0;
+    memset(bytes, PATTERN, sizeof bytes);
+    mfa_tensor_t codes = k, scales = tensor(&scale, 1, 1);
+    codes.precision = MFA_PRECISION_INT8;
+    codes.data = bytes;
+    scales.shape[1] = 1;
+    mfa_quantization_t quantization = MFA_QUANTIZATION_INIT;
+    quantization.scales = &scales;
+    mfa_quantize_desc_t desc = MFA_QUANTIZE_DESC_INIT;
+    desc.input = &k;
+    desc.codes = &codes;
+    desc.quantization = &quantization;
+    const mfa_status_t status = F(mfa_quantize)(context, &desc);
+    bool is_pattern = true;
+    for (size_t i = 0; i < sizeof bytes; ++i)
+        is_pattern &= bytes[i] == PATTERN;
+    check(is_pattern == (status != MFA_SUCCESS) && (scale == 0) == is_pattern, "mfa_quantize", "codes");
+    return status;
+}
+
+static mfa_status_t do_create_quantized(void) {
+    mfa_buffer_t made = NULL;
+    const mfa_status_t status =
+        F(mfa_create_quantized_buffer)(context, 100, params.precision, params.scale, params.zero_point, &made);
+    return give_back(status, made);
+}
+
+static mfa_status_t do_quantize_batch(void) {
+    return F(mfa_quantize_tensor_batch)(context, &buffers[1], &coded, &params, 1);
+}
+
+static mfa_status_t do_ask_quantized(void) {
+    const mfa_shape_t shape = {1, {100}};
+    const bool right = F(mfa_validate_quantization_params)(&params, -1, 1) == MFA_SUCCESS &&
+                       F(mfa_calculate_memory_reduction)(&shape, MFA_PRECISION_FP32, MFA_PRECISION_INT8) == 4 &&
+                       F(mfa_estimate_quantization_error)(buffers[1], coded, &params) >= 0;
+    return right ? MFA_SUCCESS : MFA_ERROR_EXECUTION_FAILED;
+}
+
+static mfa_status_t do_mixed(void) {
+    return F(mfa_attention_forward_mixed)(context, buffers[0], coded, coded, buffers[3], 1, QUERIES, KEYS, HEADS, DIM,
+                                          0.5f, false, 2, MFA_PRECISION_INT8, MFA_PRECISION_INT8, 2, 0, 0, 0, 0);
+}
+
+static mfa_status_t do_quantized(void) {
+    return F(mfa_attention_forward_quantized)(context, buffers[0], coded, coded, buffers[3], buffers[4], 1, QUERIES,
+                                              KEYS, HEADS, DIM, 0.5f, false, &params, &params);
+}
+
+static mfa_status_t do_quantized_query(void) {
+    return F(mfa_attention_backward_query_quantized)(context, buffers[0], coded, coded, buffers[3], buffers[2],
+                                                     buffers[4], buffers[5], buffers[6], 1, QUERIES, KEYS, HEADS, DIM,
+                                                     0.5f, false, &params, &params);
+}
+
+static mfa_status_t do_quantized_keys(void) {
+    return F(mfa_attention_backward_kv_quantized)(context, buffers[0], coded, coded, buffers[2], buffers[4], buffers[5],
+                                                  buffers[6], buffers[7], 1, QUERIES, KEYS, HEADS, DIM, 0.5f, false,
+                                                  &params, &params);
+}
+
 static mfa_status_t do_forward_plan(void) {
     mfa_plan_t plan = MFA_PLAN_INIT;
     return F(mfa_attention_forward_plan)(context, &forward, &plan);
@@ -285,6 +351,15 @@ static const case_t cases[] = {
     {"mfa_attention_backward_encode", do_backward_encode, MFA_ERROR_UNSUPPORTED, 0, -1},
     {"mfa_attention_forward_plan", do_forward_plan, MFA_SUCCESS, 0, -1},
     {"mfa_attention_backward_plan", do_backward_plan, MFA_SUCCESS, 0, -1},
+    {"mfa_quantize", do_quantize, MFA_SUCCESS, 0, -1},
+    {"mfa_create_quantized_buffer", do_create_quantized, MFA_SUCCESS, 0, -1},
+    {"mfa_quantize_tensor_batch", do_quantize_batch, MFA_SUCCESS, 0, -1},
+    {"mfa_validate_quantization_params mfa_calculate_memory_reduction mfa_estimate_quantization_error",
+     do_ask_quantized, MFA_SUCCESS, 0, -1},
+    {"mfa_attention_forward_mixed", do_mixed, MFA_SUCCESS, 0, -1},
+    {"mfa_attention_forward_quantized", do_quantized, MFA_SUCCESS, 0, -1},
+    {"mfa_attention_backward_query_quantized", do_quantized_query, MFA_SUCCESS, 0, -1},
+    {"mfa_attention_backward_kv_quantized", do_quantized_keys, MFA_SUCCESS, 0, -1},
     {"mfa_create_buffer", do_wrong_call, MFA_ERROR_INVALID_ARGS, 0, -1},
 };
 enum { CASES = sizeof cases / sizeof *cases };
@@ -378,6 +453,9 @@ static void set_up(const char *path) {
     options.backend = MFA_BACKEND_CPU;
     options.num_threads = 3;
     check(F(mfa_create_context_with_options)(&options, &context) == MFA_SUCCESS, "set up", "context");
+    check(F(mfa_create_quantized_buffer)(context, sizeof key / sizeof *key, params.precision, params.scale,
+                                         params.zero_point, &coded) == MFA_SUCCESS,
+          "set up", "codes");
     q = tensor(query, QUERIES, DIM), k = tensor(key, KEYS, DIM), d = tensor(dout, QUERIES, DIM);
     void *const memory[3] = {query, key, dout};
     const size_t sizes[3] = {sizeof query, sizeof key, sizeof dout};
