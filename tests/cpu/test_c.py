@@ -29,7 +29,18 @@ def test_program(tmp_path_factory, tmp_path, sanitizer, program):
 @pytest.mark.parametrize(("processor", "instance"), [("max", "neoni8mm"), ("cortex-a72", "neon")])
 @pytest.mark.parametrize(
     "program",
-    ["precision", "half", "backward", "dropout", "float_mode", "holes", "sequences", "append", "scoring"],
+    [
+        "precision",
+        "half",
+        "backward",
+        "dropout",
+        "float_mode",
+        "holes",
+        "sequences",
+        "append",
+        "scoring",
+        "quantise",
+    ],
 )
 def test_program_on_arm(tmp_path_factory, tmp_path, processor, instance, program):
     source = Path(__file__).with_name(f"{program}_test.c")
