@@ -97,6 +97,7 @@ static bool names_an_argument(const char *message) {
         "blocks",
         "key_quantization",
         "value_quantization",
+        "quantization",
         "compute_mode",
         "inputs_fp32",
         "outputs",

@@ -8,8 +8,12 @@
 
 #include "problem.h"
 
-/* The first release of the descriptor ended here. */
-enum { OLDEST_DESC = offsetof(mfa_attention_desc_t, dropout_p), MOST_BYTES = 65536 };
+/* The first releases of the descriptors ended here. */
+enum {
+    OLDEST_DESC = offsetof(mfa_attention_desc_t, dropout_p),
+    OLDEST_BACKWARD = offsetof(mfa_attention_backward_desc_t, delta),
+    MOST_BYTES = 65536
+};
 
 typedef struct {
     uint32_t size;
@@ -58,7 +62,7 @@ static mfa_status_t call_by_version(problem_t *p, reader_t *r, bool backward, mf
         operand = (operand + 1) % OPERANDS;
     *expected = verdict(desc, OLDEST_DESC, verdict(tensor, sizeof(mfa_tensor_t), MFA_SUCCESS));
     if (backward)
-        *expected = verdict(outer, sizeof(mfa_attention_backward_desc_t), *expected);
+        *expected = verdict(outer, OLDEST_BACKWARD, *expected);
 
     void *new_tensor = in_version(&p->operands[operand].tensor, sizeof(mfa_tensor_t), tensor, r);
     *problem_slot(p, operand) = new_tensor;
@@ -131,6 +135,52 @@ static void options_by_version(reader_t *r) {
     free(given);
 }
 
+static mfa_tensor_t rows_of(int32_t precision, void *data, int64_t rows, int64_t columns) {
+    mfa_tensor_t t = MFA_TENSOR_INIT;
+    t.precision = precision;
+    t.data = data;
+    const int64_t shape[4] = {1, 1, rows, columns}, stride[4] = {0, 0, columns, 1};
+    memcpy(t.shape, shape, sizeof shape);
+    memcpy(t.stride, stride, sizeof stride);
+    return t;
+}
+
+/* The structs that say what codes stand for: in a call that makes some, and in one that reads them. */
+static void quantise_by_version(reader_t *r) {
+    enum { ROWS = 3, COLUMNS = 4 };
+    float numbers[ROWS * COLUMNS], scales[ROWS] = {0}, out[ROWS * COLUMNS];
+    int8_t codes[ROWS * COLUMNS] = {0};
+    for (int i = 0; i < ROWS * COLUMNS; ++i)
+        numbers[i] = (float)(i - 5);
+    const mfa_tensor_t input = rows_of(MFA_PRECISION_FP32, numbers, ROWS, COLUMNS);
+    const mfa_tensor_t result = rows_of(MFA_PRECISION_FP32, out, ROWS, COLUMNS);
+    const mfa_tensor_t stored = rows_of(MFA_PRECISION_INT8, codes, ROWS, COLUMNS);
+    const mfa_tensor_t by_row = rows_of(MFA_PRECISION_FP32, scales, ROWS, 1);
+    mfa_quantization_t quantization = MFA_QUANTIZATION_INIT;
+    quantization.rows = 1, quantization.scales = &by_row;
+    mfa_quantize_desc_t desc = MFA_QUANTIZE_DESC_INIT;
+    desc.input = &input, desc.codes = &stored;
+    const version_t inner = read_version(r, sizeof quantization), outer = read_version(r, sizeof desc);
+    void *given = in_version(&quantization, sizeof quantization, inner, r);
+    desc.quantization = given;
+    void *given_desc = in_version(&desc, sizeof desc, outer, r);
+    forget_message();
+    const mfa_status_t status = checked("quantize", mfa_quantize(context_of(0, 1), given_desc));
+    const mfa_status_t expected = verdict(inner, sizeof quantization, MFA_SUCCESS);
+    EXPECT(status == verdict(outer, sizeof desc, expected), "quantisation of %u and %u bytes gave status %d",
+           outer.size, inner.size, status);
+    EXPECT((status == MFA_SUCCESS) == (codes[ROWS * COLUMNS - 1] == 127), "codes are not what the status says");
+    for (int i = 0; i < ROWS; ++i)
+        scales[i] = 0.5f;
+    mfa_attention_desc_t forward = MFA_ATTENTION_DESC_INIT;
+    forward.query = forward.value = &input, forward.key = &stored, forward.out = &result;
+    forward.key_quantization = given;
+    forget_message();
+    const mfa_status_t ran = checked("forward", mfa_attention_forward_desc(context_of(0, 1), &forward));
+    EXPECT(ran == expected, "codes of %u bytes gave status %d", inner.size, ran);
+    free(given), free(given_desc);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     reader_t all = {data, data + size};
     uint8_t version_bytes[24] = {0};
@@ -155,6 +205,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     compare(&problem, &r, backward);
     plan_by_version(&problem, &r);
     options_by_version(&r);
+    quantise_by_version(&all);
     problem_free(&problem);
     return 0;
 }
