@@ -28,6 +28,7 @@ static_assert(!MFA_RESIDENT || MFA_BD == MFA_D, "registers are not indexed at ru
 
 constant bool has_dkey [[function_constant(MFA_CONSTANT_DKEY)]];
 constant bool has_dvalue [[function_constant(MFA_CONSTANT_DVALUE)]];
+constant bool zeroes_clipped [[function_constant(MFA_CONSTANT_ZERO_CLIPPED)]];
 
 typedef mfa_matrices<float, ROW_MATRICES> row_products;
 
@@ -54,6 +55,31 @@ static inline void differentiate_as(constant mfa_metal_params &p, mfa_head_terms
                                              dweights.m[j].thread_elements()[i], rows[row], pair);
             products.m[j].thread_elements()[i] = found.weight;
             dweights.m[j].thread_elements()[i] = found.gradient;
+        }
+}
+
+/* Zeroes the gradients of a row's codes that are at an end of the range that quantising has, which leaves out the lowest
+   of signed codes without zero points. */
+template <int DEPTH>
+static inline void zero_clipped(mfa_coding<false>, mfa_rows<MFA_T>, mfa_index, mfa_index, int, int,
+                                thread mfa_matrices<float, DEPTH> &) {}
+template <typename S, int DEPTH>
+static inline void zero_clipped(mfa_coding<true> coding, mfa_rows<S> rows, mfa_index row, mfa_index count, int block,
+                                int column, thread mfa_matrices<float, DEPTH> &sums) {
+    if (!zeroes_clipped || row >= count)
+        return;
+    const bool is_symmetric = mfa_storage<S>::lowest < 0 && (coding.kind & MFA_CODES_ZERO_POINTS) == 0;
+    const float lowest = mfa_storage<S>::lowest + (is_symmetric ? 1 : 0), highest = mfa_storage<S>::highest;
+    const device S *codes = mfa_row_at(rows, row);
+#pragma clang loop unroll(full)
+    for (int i = 0; i < DEPTH; ++i)
+        for (int e = 0; e < 2; ++e) {
+            const int place = (block * DEPTH + i) * 8 + column + e;
+            if (place >= rows.length)
+                continue;
+            const float code = mfa_code_at(codes, place * rows.column_stride);
+            if (code <= lowest || code >= highest)
+                sums.m[i].thread_elements()[e] = 0;
         }
 }
 
@@ -84,10 +110,12 @@ attention_backward_key(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]
     const mfa_index first_key = tile_key + 8 * simdgroup, lane_key = first_key + mfa_fragment_row(lane);
     const int column = mfa_fragment_column(lane);
 
+    const mfa_rows<MFA_K> key_rows = mfa_key_rows(p, MFA_KEYS, sequence, kv_head);
+    const mfa_rows<MFA_V> value_rows = mfa_value_rows(p, MFA_KEYS, sequence, kv_head);
     mfa_owned_rows<MFA_T, MFA_K, MFA_HEAD_DEPTH> keys;
-    mfa_own(keys, mfa_lane_row_of(mfa_key_rows(p, MFA_KEYS, sequence, kv_head), lane_key, key_count, lane));
+    mfa_own(keys, mfa_lane_row_of(key_rows, lane_key, key_count, lane));
     mfa_owned_rows<MFA_T, MFA_V, MFA_VALUE_DEPTH> values;
-    mfa_own(values, mfa_lane_row_of(mfa_value_rows(p, MFA_KEYS, sequence, kv_head), lane_key, key_count, lane));
+    mfa_own(values, mfa_lane_row_of(value_rows, lane_key, key_count, lane));
     mfa_visited_rows<MFA_T, MFA_T, mfa_dout_type, MFA_DO> visited;
     visited.first = (threadgroup MFA_T *)staged_queries;
     visited.second = (threadgroup mfa_dout_type *)staged_douts;
@@ -129,6 +157,8 @@ attention_backward_key(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]
             }
         }
     }
+    zero_clipped(key_rows.coding, key_rows, lane_key, key_count, own_block, column, dkey_sums);
+    zero_clipped(value_rows.coding, value_rows, lane_key, key_count, own_block, column, dvalue_sums);
     if (has_dkey)
         mfa_write_block(mfa_cache_result_rows_of(dkey, p, p.dkey, sequence, kv_head, p.head_dim), lane_key, key_count,
                         own_block, column, dkey_sums);

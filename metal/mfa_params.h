@@ -219,6 +219,7 @@ enum {
     MFA_CONSTANT_OWN_DELTA = 26,
     MFA_CONSTANT_KEY_CODES = 27, /* MFA_CODES_... */
     MFA_CONSTANT_VALUE_CODES = 28,
+    MFA_CONSTANT_ZERO_CLIPPED = 29, /* codes at an end of their range have no gradients */
     MFA_CONSTANTS
 };
 

@@ -103,7 +103,7 @@ void mfai_metal_kernel_set_features(mfai_metal_kernel_t *kernel, const mfai_prob
                  {MFAI_SOFTCAP, MFA_CONSTANT_SOFTCAP},     {MFAI_DROPOUT, MFA_CONSTANT_DROPOUT},
                  {MFAI_BLOCKS, MFA_CONSTANT_BLOCKS},       {MFAI_EXACT_WEIGHTS, MFA_CONSTANT_EXACT_WEIGHTS},
                  {MFAI_CHUNK, MFA_CONSTANT_CHUNK},         {MFAI_QUERY_VALUE, MFA_CONSTANT_QUERY_VALUE},
-                 {MFAI_ROTARY, MFA_CONSTANT_ROTARY}};
+                 {MFAI_ROTARY, MFA_CONSTANT_ROTARY},       {MFAI_ZERO_CLIPPED, MFA_CONSTANT_ZERO_CLIPPED}};
     const unsigned features = p->features & used;
     for (size_t i = 0; i < sizeof flags / sizeof *flags; ++i)
         kernel->constants[flags[i].constant] = (features & flags[i].feature) != 0;
