@@ -13,6 +13,7 @@
  * fragment t of columns 16 c .. 16 c + 15 has the columns 16 c + 4 n + 2 t and the next, n = 0 .. 3. A sum over columns
  * does not mind, and columns of the output know their place.
  */
+#include "mfa_integers.h"
 #include "mfa_softmax.h"
 
 enum {
@@ -73,6 +74,33 @@ static inline void add_products(mfa_rows<S> rows, lane_rows<S> found, mfa_index 
     }
 }
 
+/* sums += scale weights . values, of integers: columns one after the other, so that few have a sum of their own. This
+   lane has `column` and those behind it of every eighth key from `key` on, in each of the chunks. */
+static inline void add_integers(mfa_rows<MFA_V> rows, lane_rows<MFA_V> found, mfa_index key, mfa_span keys, int column,
+                                float scale, thread float2 (&weights)[KEY_FRAGMENTS],
+                                thread float2 (&sums)[VALUE_CHUNKS * CHUNK_FRAGMENTS]) {
+#pragma unroll
+    for (int c = 0; c < VALUE_CHUNKS; ++c) {
+        float2 tile_sums[CHUNK_FRAGMENTS];
+#pragma unroll
+        for (int t = 0; t < CHUNK_FRAGMENTS; ++t)
+            tile_sums[t] = float2(0);
+#pragma unroll
+        for (int f = 0; f < KEY_FRAGMENTS; ++f) {
+            const mfa_index own_key = key + 8 * f;
+            const piece_t piece =
+                read_piece(rows, found.rows[f], column + CHUNK * c, own_key >= keys.begin && own_key < keys.end);
+#pragma unroll
+            for (int t = 0; t < CHUNK_FRAGMENTS; ++t)
+                tile_sums[t] =
+                    mfa_add_weighted(weights[f], vec<MFA_T, 2>(piece[2 * t], piece[2 * t + 1]), tile_sums[t]);
+        }
+#pragma unroll
+        for (int t = 0; t < CHUNK_FRAGMENTS; ++t)
+            sums[c * CHUNK_FRAGMENTS + t] = fma(tile_sums[t], float2(scale), sums[c * CHUNK_FRAGMENTS + t]);
+    }
+}
+
 [[kernel, max_total_threads_per_threadgroup(32 * MFA_SIMDGROUPS)]] void
 attention_decode(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]], MFA_FORWARD_ARGUMENTS, MFA_KEY_ARGUMENTS,
                  MFA_BIAS_ARGUMENTS, MFA_SEQUENCE_ARGUMENTS, device float *partials [[buffer(MFA_BUFFER_PARTIALS)]],
@@ -122,6 +150,10 @@ attention_decode(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]], MFA
     const mfa_blocks blocks = mfa_blocks_of(p, biases, batch, head);
     mfa_softmax_row state = mfa_softmax_row_of(
         query_row, mfa_span_cut(mfa_rule_keys_some_see(extent, mfa_span_of(query_row, query_row + 1)), split_keys));
+
+    mfa_metal_query_terms rounded;
+    if (has_integer_keys)
+        rounded = mfa_query_terms_of(p, MFA_QUERIES, sequence, head, query_row);
 
     const mfa_index row_a = min(first_row + fragment_column, last_row), row_b = min(row_a + 1, last_row);
     const mfa_index head_a = kv_head * group + row_a % group, head_b = kv_head * group + row_b % group;
@@ -199,6 +231,8 @@ attention_decode(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]], MFA
 #pragma unroll
         for (int f = 0; f < KEY_FRAGMENTS; ++f)
             scores[f] = mfa_transpose(scores[f], lane);
+        if (has_integer_keys)
+            mfa_scale_products(key_rows, rounded, state.keys, first_key, fragment_column, scores);
         mfa_score_row(scoring, pairs, state, false, first_key, fragment_column, mask_bias, scores);
         const uint hidden = mfa_hidden_keys(scores);
         const float correction = mfa_weigh_row(state, scores);
@@ -208,14 +242,19 @@ attention_decode(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]], MFA
         if (has_dropout)
             mfa_drop_row(mfa_dropout_of(p, batch, head), query_row, first_key, fragment_column, scores);
 
+        const int value_column = first_column + fragment_column / 2 * MFA_VECTOR;
+        if (has_integer_values) {
+            const float scale = mfa_round_weights(value_rows, state.keys, first_key, fragment_column, scores);
+            add_integers(value_rows, own_values, first_key + fragment_row, keys, value_column, scale, scores, sums);
+            continue;
+        }
         bool not_finite = false;
 #pragma unroll
         for (int f = 0; f < KEY_FRAGMENTS; ++f) {
             const mfa_index own_key = first_key + 8 * f + fragment_row;
 #pragma unroll
             for (int c = 0; c < VALUE_CHUNKS; ++c) {
-                piece_t piece = read_piece(value_rows, own_values.rows[f],
-                                           first_column + CHUNK * c + fragment_column / 2 * MFA_VECTOR,
+                piece_t piece = read_piece(value_rows, own_values.rows[f], value_column + CHUNK * c,
                                            own_key >= keys.begin && own_key < keys.end);
                 not_finite = not_finite || !mfa_is_finite<MFA_VECTOR, MFA_T>(piece);
                 piece = mfa_only_finite<MFA_VECTOR, MFA_T>(piece);
@@ -263,7 +302,9 @@ attention_decode(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]], MFA
         const mfa_index to_head = kv_head * group + (first_row + r) % group, to_row = (first_row + r) / group;
         device float *part = partials + (mfa_stored_row(p, sequence, to_head, to_row) * p.splits + split) * width;
         for (mfa_index column = lane; column < columns; column += 32)
-            part[first_column + column] = totals[r][column];
+            part[first_column + column] =
+                totals[r][column] *
+                (has_integer_values ? mfa_column_scale(value_rows.coding, int(first_column + column)) : 1.0f);
     }
     if (simdgroup == 0 && value_block == 0 && fragment_column == 0 && first_row + fragment_row <= last_row) {
         device float *part = partials + (mfa_stored_row(p, sequence, head, query_row) * p.splits + split) * width;

@@ -11,6 +11,7 @@
  * Queries, scores and out are fragments in registers. Queries outside, keys inside: FlashAttention-2 (Dao, 2023). A
  * simdgroup has whole rows, so that it alone needs their maximum, as in MLX's steel attention.
  */
+#include "mfa_integers.h"
 #include "mfa_softmax.h"
 
 enum {
@@ -91,6 +92,7 @@ attention_forward(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]], MF
     const mfa_index simdgroup_row = first_row + SIMDGROUP_ROWS * simdgroup, lane_row = simdgroup_row + fragment_row;
 
     mfa_softmax_row rows[ROW_FRAGMENTS];
+    mfa_metal_query_terms rounded[ROW_FRAGMENTS];
     mfa_mask_row mask_rows[ROW_FRAGMENTS];
 #pragma unroll
     for (int r = 0; r < ROW_FRAGMENTS; ++r) {
@@ -98,6 +100,8 @@ attention_forward(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]], MF
         rows[r] = mfa_softmax_row_of(row, mfa_rule_keys_some_see(extent, mfa_span_of(row, row + 1)));
         if (has_mask)
             mask_rows[r] = mfa_mask_row_of(p, biases, batch, head, min(row, query_count - 1));
+        if (has_integer_keys)
+            rounded[r] = mfa_query_terms_of(p, MFA_QUERIES, sequence, head, min(row, query_count - 1));
     }
     const mfa_walk walk = mfa_walk_over_keys(extent, blocks, mfa_span_of(first_row, first_row + MFA_BQ));
     const mfa_walk own_walk =
@@ -215,17 +219,21 @@ attention_forward(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]], MF
             continue;
 
         uint any_not_finite = 0, hidden[ROW_FRAGMENTS];
-        float correction[ROW_FRAGMENTS];
+        float correction[ROW_FRAGMENTS], weight_scale[ROW_FRAGMENTS];
         for (int s = 0; s < MFA_SIMDGROUPS; ++s)
             any_not_finite |= not_finite[s];
 #pragma unroll
         for (int r = 0; r < ROW_FRAGMENTS; ++r) {
+            if (has_integer_keys)
+                mfa_scale_products(key_rows, rounded[r], rows[r].keys, first_key, fragment_column, scores[r]);
             mfa_score_row(scoring, pairs[r], rows[r], whole, first_key, fragment_column, mask_bias[r], scores[r]);
             if (any_not_finite != 0)
                 hidden[r] = mfa_hidden_keys(scores[r]);
             correction[r] = mfa_weigh_row(rows[r], scores[r]);
             if (has_dropout)
                 mfa_drop_row(mfa_dropout_of(p, batch, head), rows[r].row, first_key, fragment_column, scores[r]);
+            if (has_integer_values)
+                weight_scale[r] = mfa_round_weights(value_rows, rows[r].keys, first_key, fragment_column, scores[r]);
         }
         /* Each tile has a sum of its own: long sums of floats lose digits. */
 #pragma unroll
@@ -243,8 +251,11 @@ attention_forward(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]], MF
                     tile_sums[r] = mfa_add_weighted(scores[r][f], part, tile_sums[r]);
             }
 #pragma unroll
-            for (int r = 0; r < ROW_FRAGMENTS; ++r)
+            for (int r = 0; r < ROW_FRAGMENTS; ++r) {
+                if (has_integer_values)
+                    tile_sums[r] *= weight_scale[r];
                 sums[r][c] = fma(sums[r][c], float2(correction[r]), tile_sums[r]);
+            }
         }
         if (any_not_finite != 0)
 #pragma unroll
@@ -263,8 +274,12 @@ attention_forward(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]], MF
             mfa_finish_row(p, mfa_to_natural(rows[r].most), mfa_row_sum(rows[r].sum), sink, value_factor);
         if (row < query_count) {
 #pragma unroll
-            for (int c = 0; c < VALUE_FRAGMENTS; ++c)
-                mfa_write_pair(outs, row, int(value_block) * MFA_DV + 8 * c + fragment_column, sums[r][c] * end.factor);
+            for (int c = 0; c < VALUE_FRAGMENTS; ++c) {
+                const int column = int(value_block) * MFA_DV + 8 * c + fragment_column;
+                if (has_integer_values)
+                    sums[r][c] = mfa_scale_columns(value_rows, column, sums[r][c]);
+                mfa_write_pair(outs, row, column, sums[r][c] * end.factor);
+            }
             if (has_logsumexp && value_block == 0 && fragment_column == 0)
                 logsumexp[mfa_place(p.logsumexp, sequence.queries.batch, head, sequence.queries.row + row)] =
                     end.logsumexp;

@@ -187,6 +187,11 @@ inline float mfa_scale_at(mfa_coding<true> coding, mfa_code_place place) {
                                                       : ((const device float *)coding.terms.scales)[place.scale];
 }
 
+/* What is read of an element is times. */
+inline float mfa_factor_at(mfa_coding<true> coding, mfa_code_place place) {
+    return (coding.kind & MFA_CODES_INTEGERS) != 0 ? 1.0f : mfa_scale_at(coding, place);
+}
+
 inline float mfa_zero_point_at(mfa_coding<true> coding, mfa_code_place place) {
     if ((coding.kind & MFA_CODES_ZERO_POINTS) == 0)
         return 0;
@@ -206,7 +211,7 @@ struct mfa_code_line {
 inline mfa_code_line mfa_code_line_at(mfa_coding<true> coding, mfa_code_place place) {
     mfa_code_line line;
     line.place = place;
-    line.scale = mfa_scale_at(coding, place);
+    line.scale = mfa_factor_at(coding, place);
     line.zero_point = mfa_zero_point_at(coding, place);
     return line;
 }
@@ -227,7 +232,7 @@ inline mfa_code_line mfa_code_group(mfa_coding<true> coding, mfa_code_line line,
     return line;
 }
 
-/* What codes of columns from `column` on stand for, the first `count` of them. */
+/* What codes of columns from `column` on stand for, or are read as, the first `count` of them. */
 template <int COUNT>
 inline vec<float, COUNT> mfa_decode(mfa_coding<true> coding, mfa_code_line line, int column, int count,
                                     vec<float, COUNT> codes) {
@@ -238,7 +243,7 @@ inline vec<float, COUNT> mfa_decode(mfa_coding<true> coding, mfa_code_line line,
             if ((coding.kind & MFA_CODES_COLUMNS) != 0)
                 line = mfa_code_line_at(coding, mfa_code_column(coding, row, column + i));
             codes[i] = line.scale * (codes[i] - line.zero_point);
-            if ((coding.kind & MFA_CODES_MEAN) != 0)
+            if ((coding.kind & MFA_CODES_MEAN) != 0 && (coding.kind & MFA_CODES_INTEGERS) == 0)
                 codes[i] += coding.terms.mean[(column + i) * coding.strides->mean.column];
         }
     return codes;

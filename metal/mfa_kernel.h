@@ -53,6 +53,9 @@ constant bool has_value_scale = (scales_there & MFA_SCALE_VALUE) != 0;
 constant bool has_key_codes = (key_codes & MFA_CODES_SCALES) != 0;
 constant bool has_key_zero_points = (key_codes & MFA_CODES_ZERO_POINTS) != 0;
 constant bool has_key_mean = (key_codes & MFA_CODES_MEAN) != 0;
+constant bool has_integer_keys = (key_codes & MFA_CODES_INTEGERS) != 0;     /* and queries */
+constant bool has_own_queries = has_rotary || has_integer_keys;             /* written by kernels before this */
+constant bool has_integer_values = (value_codes & MFA_CODES_INTEGERS) != 0; /* and weights */
 constant bool has_value_codes = (value_codes & MFA_CODES_SCALES) != 0;
 constant bool has_value_zero_points = (value_codes & MFA_CODES_ZERO_POINTS) != 0;
 

@@ -155,7 +155,10 @@ enum {
     MFA_BUFFER_OWN_DELTA = 1, /* the caller's; of prepare alone, bound if MFA_CONSTANT_OWN_DELTA */
 
     MFA_BUFFER_QUERY_VALUE = 11, /* these of the forward pass only */
-    MFA_BUFFER_TURNED = 12,      /* MFA_T, as query, contiguous; written by rotate. Bound if MFA_CONSTANT_ROTARY */
+    MFA_BUFFER_TURNED = 12,      /* MFA_T, as query, contiguous; written by rotate and quantise, whose results queries
+                                    are if there are any */
+    MFA_BUFFER_QUERY_TERMS = 11, /* mfa_metal_query_terms (B, H, Nq), contiguous; written by quantise. Of calls with
+                                    integers, which have no query_value */
     MFA_BUFFER_QUERY_SCALE = 13,
     MFA_BUFFER_KEY_SCALE = 14,
     MFA_BUFFER_VALUE_SCALE = 15,
@@ -175,8 +178,13 @@ typedef struct mfa_metal_delta {
     float delta, taint;
 } mfa_metal_delta;
 
-/* Rows and simdgroups of threadgroups that have no row in the tile table: of those that append or rotate, that fill, and
-   that compute delta and the gradient of sinks. */
+/* Of a query that is rounded: what its integers are times, and its product with the mean of keys. */
+typedef struct mfa_metal_query_terms {
+    float scale, mean;
+} mfa_metal_query_terms;
+
+/* Rows and simdgroups of threadgroups that have no row in the tile table: of those that append, rotate or quantise, that fill,
+   and that compute delta and the gradient of sinks. */
 enum { MFA_APPEND_ROWS = 8, MFA_APPEND_SIMDGROUPS = 4 };
 enum { MFA_FILL_ROWS = 32, MFA_FILL_SIMDGROUPS = 4 };
 enum { MFA_PREPARE_ROWS = 32, MFA_PREPARE_SIMDGROUPS = 4, MFA_SINKS_SIMDGROUPS = 8 };
@@ -252,7 +260,8 @@ enum {
     MFA_CODES_ZERO_POINTS = 16,
     MFA_CODES_SIGNED_BYTES = 32, /* what zero points are; int if neither */
     MFA_CODES_UNSIGNED_BYTES = 64,
-    MFA_CODES_MEAN = 128
+    MFA_CODES_MEAN = 128,
+    MFA_CODES_INTEGERS = 256 /* rows are read as codes less their zero points (mfa_integers.h) */
 };
 
 enum { MFA_MASK_NONE = 0, MFA_MASK_FP16 = 1, MFA_MASK_BF16 = 2, MFA_MASK_FP32 = 3 };

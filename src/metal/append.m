@@ -42,3 +42,17 @@ mfa_status_t mfai_metal_add_append(mfai_metal_call_t *call, const mfai_problem_t
     dispatch->query_tiles = queries.tiles;
     return add_turned(call, p);
 }
+
+mfa_status_t mfai_metal_add_quantise(mfai_metal_call_t *call, const mfai_problem_t *p) {
+    if (!mfai_metal_keys_are_integers(p))
+        return MFA_SUCCESS;
+    if (!(p->features & MFAI_ROTARY))
+        MFAI_TRY(add_turned(call, p));
+    mfai_metal_dispatch_t *dispatch;
+    const mfai_metal_grid_t queries = mfai_metal_query_grid(call, p, MFA_APPEND_ROWS);
+    MFAI_TRY(add(call, p, "quantise", queries, p->heads * p->head_dim, &dispatch));
+    dispatch->query_tiles = queries.tiles;
+    dispatch->waits = call->dispatch_count > 1;
+    const int64_t rows = call->params.stored_batches * p->heads * call->params.stored_rows;
+    return mfai_metal_call_add_scratch(call, MFA_BUFFER_QUERY_TERMS, (uint64_t)rows * sizeof(mfa_metal_query_terms));
+}

@@ -113,6 +113,7 @@ mfa_status_t mfai_metal_forward_make(const mfai_metal_device_t *device, const mf
     MFAI_TRY(mfai_metal_parameters(p, &call->params));
     mfai_metal_add_operands(call, p);
     MFAI_TRY(mfai_metal_add_append(call, p));
+    MFAI_TRY(mfai_metal_add_quantise(call, p));
     const mfai_metal_tile_t tile = find_tile(is_decode(p) ? MFAI_METAL_DECODE : MFAI_METAL_FORWARD, device, p);
     MFAI_TRY(is_decode(p) ? make_decode(p, &tile, call) : make_tiled(p, &tile, call));
     name_kernels(call, p->query.format, &tile);

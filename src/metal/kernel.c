@@ -83,11 +83,26 @@ static unsigned scales_of(const mfai_problem_t *p) {
            (p->value_scale.present ? MFA_SCALE_VALUE : 0);
 }
 
+/* Whether scales can come in outside of products, as those of rows do, and those of columns that a sequence's rows
+   share. */
+static bool leave_products(const mfai_problem_t *p, const mfai_quantization_t *quantization) {
+    const int64_t *shape = quantization->scales.shape;
+    return shape[3] == 1 || (shape[2] == 1 && (shape[0] == 1 || !p->page_table.present));
+}
+
+bool mfai_metal_keys_are_integers(const mfai_problem_t *p) {
+    return p->pass == MFAI_FORWARD && p->features & MFAI_INT8 && leave_products(p, &p->key_quantization);
+}
+
+static bool values_are_integers(const mfai_problem_t *p) {
+    return p->pass == MFAI_FORWARD && p->features & MFAI_INT8 && leave_products(p, &p->value_quantization);
+}
+
 static unsigned codes_of(const mfai_quantization_t *quantization, int64_t columns) {
     const bool zero_points = quantization->zero_points.present;
     const int32_t zero_point = quantization->zero_points.format;
     return MFA_CODES_SCALES | (quantization->scales.format == MFAI_FORMAT_FP16 ? MFA_CODES_HALF_SCALES : 0) |
-           (quantization->columns == 1 ? MFA_CODES_COLUMNS : 0) |
+           (quantization->columns == 1 && columns > 1 ? MFA_CODES_COLUMNS : 0) |
            (quantization->columns > 1 && quantization->columns < columns ? MFA_CODES_GROUPS : 0) |
            (zero_points ? MFA_CODES_ZERO_POINTS : 0) |
            (zero_points && zero_point == MFAI_FORMAT_INT8 ? MFA_CODES_SIGNED_BYTES : 0) |
@@ -117,6 +132,10 @@ void mfai_metal_kernel_set_features(mfai_metal_kernel_t *kernel, const mfai_prob
         features & MFAI_KEY_CODES ? codes_of(&p->key_quantization, p->head_dim) : 0;
     kernel->constants[MFA_CONSTANT_VALUE_CODES] =
         features & MFAI_VALUE_CODES ? codes_of(&p->value_quantization, p->value_dim) : 0;
+    if (features & MFAI_INT8) {
+        kernel->constants[MFA_CONSTANT_KEY_CODES] |= mfai_metal_keys_are_integers(p) ? MFA_CODES_INTEGERS : 0;
+        kernel->constants[MFA_CONSTANT_VALUE_CODES] |= values_are_integers(p) ? MFA_CODES_INTEGERS : 0;
+    }
     const bool turns = features & MFAI_ROTARY;
     kernel->constants[MFA_CONSTANT_INTERLEAVED] = turns && p->is_interleaved;
     kernel->constants[MFA_CONSTANT_FLOAT_COSINES] = turns && p->rotary_cos.format == MFAI_FORMAT_FP32;

@@ -49,6 +49,11 @@ void mfai_metal_kernel_define_operands(mfai_metal_kernel_t *kernel, const mfai_p
 const char *mfai_metal_macro_name(mfai_metal_macro_t macro);
 bool mfai_metal_kernel_macro(const mfai_metal_kernel_t *kernel, mfai_metal_macro_t macro, char value[16]);
 
+/* Whether products of queries and keys are those of integers: MFA_COMPUTE_INT8, and scales that leave the products, as
+   those of rows do, and those of columns that all rows of a sequence share. Other keys and values are computed with as
+   what they stand for. */
+bool mfai_metal_keys_are_integers(const mfai_problem_t *problem);
+
 /* The function constants that follow from what the problem uses, of which the kernel knows the features in `used`. */
 void mfai_metal_kernel_set_features(mfai_metal_kernel_t *kernel, const mfai_problem_t *problem, unsigned used);
 

@@ -36,8 +36,6 @@ static void describe_codes(const mfai_quantization_t *quantization, int64_t stor
 
 mfa_status_t mfai_metal_parameters(const mfai_problem_t *p, mfa_metal_params *params) {
     MFAI_TRY(mfai_check_head_dims("Metal", p));
-    if (p->pass == MFAI_FORWARD && p->features & MFAI_INT8)
-        return mfai_fail(MFA_ERROR_UNSUPPORTED, "codes are not there yet on Metal");
     *params = (mfa_metal_params){.batch = p->batch,
                                  .heads = p->heads,
                                  .kv_heads = p->kv_heads,

@@ -17,8 +17,8 @@ ON = {"bool": "01", "uint": "01000000"}
 EVERY_BIT = {
     "lists_there": "ff070000",
     "scales_there": "07000000",
-    "key_codes": "ff000000",
-    "value_codes": "ff000000",
+    "key_codes": "ff010000",
+    "value_codes": "ff010000",
 }
 
 
