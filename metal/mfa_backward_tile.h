@@ -41,7 +41,7 @@ template <int COUNT> inline mfa_matrices<float, COUNT> mfa_zeros() {
 /* One of the simdgroup's 8 rows, as the lane sees it that holds a pair of each of its matrices. */
 template <typename S> struct mfa_lane_row {
     mfa_rows<S> rows;
-    mfa_index row;
+    mfa_found_row<S> row;
     int column; /* of the lane in a matrix */
 };
 
@@ -49,21 +49,19 @@ template <typename S> struct mfa_lane_row {
 template <typename S>
 inline mfa_lane_row<S> mfa_lane_row_of(mfa_rows<S> rows, mfa_index row, mfa_index count, uint lane) {
     mfa_lane_row<S> found;
-    found.rows = rows;
-    found.row = row;
+    const mfa_index existing = min(row, count - 1);
+    found.rows = has_pages ? mfa_rows_from(rows, existing) : rows;
     found.column = mfa_fragment_column(lane);
     if (row >= count)
         found.rows.length = 0;
-    if (has_pages) {
-        found.rows = mfa_rows_from(found.rows, min(row, count - 1));
-        found.row = 0;
-    }
+    mfa_find_row(found.row, found.rows, has_pages ? 0 : existing);
     return found;
 }
 
 template <typename T, typename S>
 inline simdgroup_matrix<T, 8, 8> mfa_read_matrix(mfa_lane_row<S> row, int first_column) {
-    const vec<typename mfa_storage<S>::element, 2> pair = mfa_read<2>(row.rows, row.row, first_column + row.column);
+    const vec<typename mfa_storage<S>::element, 2> pair =
+        mfa_read_found<2>(row.rows, row.row, first_column + row.column);
     return mfa_matrix<T>(vec<T, 2>(T(pair[0]), T(pair[1])));
 }
 
