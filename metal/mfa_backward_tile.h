@@ -50,7 +50,9 @@ template <typename S>
 inline mfa_lane_row<S> mfa_lane_row_of(mfa_rows<S> rows, mfa_index row, mfa_index count, uint lane) {
     mfa_lane_row<S> found;
     const mfa_index existing = min(row, count - 1);
-    found.rows = has_pages ? mfa_rows_from(rows, existing) : rows;
+    found.rows = rows;
+    if (has_pages)
+        found.rows = mfa_rows_from(rows, existing);
     found.column = mfa_fragment_column(lane);
     if (row >= count)
         found.rows.length = 0;

@@ -82,14 +82,25 @@ static void print_backward(const mfai_metal_device_t *device, mfai_problem_t p, 
     print_kernels(&call, pass);
 }
 
-/* Keys and values each in two of the formats that codes have. */
+static mfai_quantization_t quantization(void) {
+    mfai_quantization_t q = {.scales = view(MFA_PRECISION_FP32)};
+    q.scales.shape[2] = q.scales.shape[3] = 1;
+    return q;
+}
+
+/* Keys and values each in two of the formats that codes have; products of integers have a kernel of their own. */
 static void print_codes(const mfai_metal_device_t *device, mfai_problem_t p, mfai_metal_pass_t pass) {
     static const int32_t codes[][2] = {{MFA_PRECISION_INT8, MFA_PRECISION_UINT4},
                                        {MFA_PRECISION_INT4, MFA_PRECISION_UINT8}};
+    p.features |= MFAI_KEY_CODES | MFAI_VALUE_CODES | MFAI_INT8;
+    p.key_quantization = p.value_quantization = quantization();
     for (size_t i = 0; i < sizeof codes / sizeof *codes; ++i) {
         p.key = view(codes[i][0]);
         p.value = view(codes[i][1]);
-        print_forward(device, &p, pass);
+        if (pass == MFAI_METAL_FORWARD || pass == MFAI_METAL_DECODE)
+            print_forward(device, &p, pass);
+        else
+            print_backward(device, p, pass, p.query.format, p.query.format, p.query.format);
     }
 }
 
@@ -97,10 +108,10 @@ static void print_row(const row_t *row, int32_t precision) {
     const mfai_metal_device_t device = {.family = row->family};
     for (int out = 0; out < 3; ++out) {
         const mfai_problem_t p = problem_of(row, precision, precisions[out]);
+        if (out == 0)
+            print_codes(&device, p, row->pass);
         if (row->pass == MFAI_METAL_FORWARD || row->pass == MFAI_METAL_DECODE) {
             print_forward(&device, &p, row->pass);
-            if (out == 0)
-                print_codes(&device, p, row->pass);
             continue;
         }
         for (int dout = 0; dout < 3; ++dout)

@@ -24,9 +24,10 @@ typedef struct {
     bool logsumexp, bool_mask, alibi, sinks, softcap, dropout, exact_weights, huge_scale, chunk, query_value;
     bool block_lists, block_table, block_masks;
     bool rotary, interleaved, float_tables;
-    unsigned lists, scales;           /* MFA_LIST_..., MFA_SCALE_... */
-    int32_t key, value;               /* formats of codes; 0: as query */
-    unsigned codes;                   /* MFA_CODES_..., of both */
+    unsigned lists, scales; /* MFA_LIST_..., MFA_SCALE_... */
+    int32_t key, value;     /* formats of codes; 0: as query */
+    unsigned codes;         /* MFA_CODES_..., of both */
+    bool integers, zero_clipped;
     bool dkey, dvalue, delta, no_out; /* no_out: delta is read */
 } variant_t;
 
@@ -92,6 +93,7 @@ static mfai_quantization_t quantization(const variant_t *v, int32_t format, bool
         return q;
     q.columns = v->codes & MFA_CODES_COLUMNS ? 1 : v->codes & MFA_CODES_GROUPS ? 32 : 0;
     q.scales = view(true, v->codes & MFA_CODES_HALF_SCALES ? MFA_PRECISION_FP16 : MFA_PRECISION_FP32);
+    q.scales.shape[2] = 1; /* which leave products of integers */
     q.zero_points = view(v->codes & MFA_CODES_ZERO_POINTS, v->codes & MFA_CODES_SIGNED_BYTES     ? MFA_PRECISION_INT8
                                                            : v->codes & MFA_CODES_UNSIGNED_BYTES ? MFA_PRECISION_UINT8
                                                                                                  : MFA_PRECISION_INT32);
@@ -153,7 +155,7 @@ static mfai_problem_t problem_of(const variant_t *v) {
                         .key_scale = scale(v, MFA_SCALE_KEY),
                         .value_scale = scale(v, MFA_SCALE_VALUE),
                         .dropout_p = v->dropout ? 0.5f : 0};
-    p.features |= v->lists != 0 ? MFAI_SEQUENCES : 0;
+    p.features |= (v->lists != 0 ? MFAI_SEQUENCES : 0) | (v->integers ? MFAI_INT8 : 0);
     mfai_problem_find_features(&p);
     return p;
 }
@@ -165,6 +167,7 @@ static mfai_problem_t backward_of(const variant_t *v) {
     p.new_key.present = p.new_value.present = p.new_starts.present = p.rotary_positions.present = false;
     p.rotary_cos.present = p.rotary_sin.present = false;
     p.features &= ~(unsigned)(MFAI_QUERY_VALUE | MFAI_SCALES | MFAI_APPEND | MFAI_ROTARY);
+    p.features |= v->zero_clipped ? MFAI_ZERO_CLIPPED : 0;
     p.out.present = !v->no_out;
     p.delta = view(v->delta, MFA_PRECISION_FP32);
     p.dout = view(true, v->dout);
@@ -299,6 +302,10 @@ static void take_codes(compiler_t *compiler) {
             v.value = formats[i][1];
             v.codes = codes[j];
             v.lists = MFA_LIST_APPEND | MFA_LIST_KEY_LENGTHS;
+            v.zero_clipped = j % 2 != 0;
+            take_variant(compiler, v);
+            v.integers = v.key != 0 && v.value != 0;
+            v.rotary = j % 2 != 0;
             take_variant(compiler, v);
         }
 }
