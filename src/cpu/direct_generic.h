@@ -12,6 +12,44 @@ enum {
     DIRECT_VALUE_VECS = 4,
 };
 
+/* Codes of four bits, two in a byte, come into vectors with the least work if the first of all bytes go into one and the
+   second into another. Where a row has one scale, queries and sums are in that order, by blocks of two vectors; what is
+   left at the end stays as it is. */
+INLINE bool is_split(mfai_cpu_scaled_t kind, int32_t format) {
+    return WORD_DEPTH == 1 && mfai_formats[format].bits == 4 && kind == MFAI_SCALED_ROWS;
+}
+
+#if WORD_DEPTH == 1
+static void split_pairs(float *row, int64_t columns) {
+    float block[2 * VL];
+    for (int64_t at = 0; at + 2 * VL <= columns; at += 2 * VL) {
+        memcpy(block, row + at, sizeof block);
+        for (int i = 0; i < VL; ++i) {
+            row[at + i] = block[2 * i];
+            row[at + VL + i] = block[2 * i + 1];
+        }
+    }
+}
+
+static void join_pairs(float *row, int64_t columns) {
+    float block[2 * VL];
+    for (int64_t at = 0; at + 2 * VL <= columns; at += 2 * VL) {
+        memcpy(block, row + at, sizeof block);
+        for (int i = 0; i < VL; ++i) {
+            row[at + 2 * i] = block[i];
+            row[at + 2 * i + 1] = block[VL + i];
+        }
+    }
+}
+
+/* Two vectors in that order. */
+INLINE vf load_split(const code_row_t *row, uint64_t at, vf *second) {
+    const vf zero = vf_set1(*row->zero), first = vf_load_nibble_pairs(row->codes + at / 2, row->bits, second);
+    *second = vf_sub(*second, zero);
+    return vf_sub(first, zero);
+}
+#endif
+
 /* Adds products with words of key k, from the word `at` on. */
 INLINE void direct_multiply(const int rows, left_t query, vf key, int64_t at, const int k, vf sum[VL]) {
 #pragma GCC unroll 4
@@ -56,8 +94,8 @@ INLINE vf code_words(const mfai_cpu_scaled_t kind, const int32_t format, const c
 #endif
 }
 
-/* Likewise of codes, the rows from j on, of which n are there. These are so short that all keys go side by side, and
-   words of queries are loaded once. */
+/* As direct_products, of codes, the rows from j on, of which n are there. These are so short that all keys go side by
+   side, and words of queries are loaded once. */
 INLINE void direct_code_products(const int rows, const mfai_cpu_scaled_t kind, const int32_t format, left_t query,
                                  const char *const keys[DIRECT_KEYS], const char *const coming[DIRECT_KEYS],
                                  int64_t dim, const mfai_cpu_scales_t *scales, int64_t j, int n, float *products) {
@@ -74,7 +112,17 @@ INLINE void direct_code_products(const int rows, const mfai_cpu_scaled_t kind, c
             __builtin_prefetch(coming[k] + byte);
         __builtin_prefetch(coming[k] + bytes - 1);
     }
-    for (int64_t at = 0; at < whole; at += VL)
+    int64_t at = 0;
+#if WORD_DEPTH == 1
+    for (; is_split(kind, format) && at + 2 * VL <= dim; at += 2 * VL)
+#pragma GCC unroll 4
+        for (int k = 0; k < DIRECT_KEYS; ++k) {
+            vf second;
+            direct_multiply(rows, query, load_split(&row[k], (uint64_t)at, &second), at, k, sum);
+            direct_multiply(rows, query, second, at + VL, k, sum);
+        }
+#endif
+    for (; at < whole; at += VL)
 #pragma GCC unroll 4
         for (int k = 0; k < DIRECT_KEYS; ++k)
             direct_multiply(rows, query, code_words(kind, format, &row[k], at, (at + VL) * WORD_DEPTH), at, k, sum);
@@ -304,7 +352,10 @@ INLINE void direct_code_add(const int rows, const int vecs, const mfai_cpu_scale
         const code_row_t codes = code_row(kind, format, row[w - seen.begin], scales, w, column);
 #pragma GCC unroll 4
         for (int v = 0; v < vecs; ++v)
-            value[v] = load_real(kind, false, format, &codes, (uint64_t)(v * VL), n);
+            if (vecs == 1 || !is_split(kind, format))
+                value[v] = load_real(kind, false, format, &codes, (uint64_t)(v * VL), n);
+            else if (v % 2 == 0)
+                value[v] = load_split(&codes, (uint64_t)(v * VL), &value[v + 1]);
 #else
         /* One that is not seen lends its place to its partner, times 0. */
         const int64_t first = 2 * w < seen.begin ? seen.begin : 2 * w, last = 2 * w + 1 < seen.end ? 2 * w + 1 : 2 * w;
@@ -349,6 +400,10 @@ INLINE void direct_code_values_for(const int rows, const mfai_cpu_scaled_t kind,
         int64_t column = 0;
         for (; column + DIRECT_VALUE_VECS * VL <= columns; column += DIRECT_VALUE_VECS * VL)
             direct_code_add(rows, DIRECT_VALUE_VECS, kind, format, row, scales, column, VL, weights, some, out);
+        if (is_split(kind, format) && column + 2 * VL <= columns) {
+            direct_code_add(rows, 2, kind, format, row, scales, column, VL, weights, some, out);
+            column += 2 * VL;
+        }
         for (; column + VL <= columns; column += VL)
             direct_code_add(rows, 1, kind, format, row, scales, column, VL, weights, some, out);
         if (column < columns)

@@ -71,6 +71,23 @@ static void find_direct_scales(const block_t *block, mfa_span seen) {
     *block->value_scales = find_scales(&p->value, &p->value_quantization, b, h, first, seen, most, block->value_codes);
 }
 
+#if WORD_DEPTH == 1
+/* Of rows that meet keys, and values, as direct_generic.h reads them. */
+static void split_queries(const mfai_cpu_forward_job_t *job, int64_t rows, float *query) {
+    const mfai_problem_t *p = job->problem;
+    const int64_t words = job->shape.query_words, first = job->shape.key_words;
+    const bool keys = is_split(mfai_cpu_scaled(&p->key, &p->key_quantization), p->key.format);
+    const bool values =
+        p->query_value.present && is_split(mfai_cpu_scaled(&p->value, &p->value_quantization), p->value.format);
+    for (int64_t r = 0; r < rows; ++r) {
+        if (keys)
+            split_pairs(query + r * words, p->head_dim);
+        if (values)
+            split_pairs(query + r * words + first, p->value_dim);
+    }
+}
+#endif
+
 /* Products of queries, from the word `first` on, and keys, or values in their place. */
 static void multiply_direct(const block_t *block, const mfai_view_t *keys, const mfai_cpu_scales_t *scales,
                             int64_t first, mfa_span seen, float *to) {
@@ -143,6 +160,10 @@ static void multiply_values(const block_t *block, int first, int rows, mfa_span 
             memset(sums, 0, (size_t)(some * width) * sizeof *sums);
             direct_values(&values, block->value_scales, weights_from(block, first + r, 0), some, seen,
                           (sums_t){sums, width});
+#if WORD_DEPTH == 1
+            for (int i = 0; i < some && is_split(block->value_scales->kind, p->value.format); ++i)
+                join_pairs(sums + i * width, p->value_dim);
+#endif
             for (int i = 0; i < some; ++i)
                 for (int64_t c = 0; c < width; c += VL) {
                     float *total = out + (r + i) * width + c;
@@ -408,6 +429,10 @@ static void forward_task(void *argument, int64_t task, int slot) {
         begin_head(job, &walk, kv_head, scratch);
 #endif
         pack_query_rows(job, &walk, mfa_span_of(first_row, first_row + rows), scratch);
+#if WORD_DEPTH == 1
+        if (part->direct)
+            split_queries(job, rows, query);
+#endif
     }
 
     mfai_cpu_scales_t key_scales, value_scales;

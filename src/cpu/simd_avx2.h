@@ -97,6 +97,12 @@ INLINE vf vf_load_nibbles_n(const void *p, int n, uint32_t bits) {
     return _mm256_castsi256_ps(_mm256_xor_si256(nibbles, _mm256_set1_epi32((int)bits)));
 }
 
+INLINE vf vf_load_nibble_pairs(const void *p, uint32_t bits, vf *high) {
+    const __m256i bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(p)), flip = _mm256_set1_epi32((int)bits);
+    *high = _mm256_castsi256_ps(_mm256_xor_si256(_mm256_srli_epi32(bytes, 4), flip));
+    return _mm256_castsi256_ps(_mm256_xor_si256(_mm256_and_si256(bytes, _mm256_set1_epi32(15)), flip));
+}
+
 INLINE vf vf_exp2(vf x) {
     /* At -127 the exponent field below becomes 0, and so the result. The order of operands keeps a NaN. */
     x = _mm256_max_ps(_mm256_set1_ps(-127), x);

@@ -81,6 +81,12 @@ INLINE vf vf_load_nibbles_n(const void *p, int n, uint32_t bits) {
     return _mm512_castsi512_ps(_mm512_xor_si512(nibbles, _mm512_set1_epi32((int)bits)));
 }
 
+INLINE vf vf_load_nibble_pairs(const void *p, uint32_t bits, vf *high) {
+    const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(p)), flip = _mm512_set1_epi32((int)bits);
+    *high = _mm512_castsi512_ps(_mm512_xor_si512(_mm512_srli_epi32(bytes, 4), flip));
+    return _mm512_castsi512_ps(_mm512_xor_si512(_mm512_and_si512(bytes, _mm512_set1_epi32(15)), flip));
+}
+
 INLINE vf vf_load_halves_n(const void *p, int n) {
     return _mm512_castsi512_ps(_mm512_maskz_loadu_epi16(n >= 2 * VL ? 0xffffffffu : (1u << n) - 1, p));
 }
