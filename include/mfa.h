@@ -674,7 +674,8 @@ typedef struct mfa_shape {
 } mfa_shape_t;
 
 /** How many times fewer bytes a tensor takes in `to` than in `from`, rounded down, its rows padded to whole bytes: 4 for
-    FP32 to INT8, 8 for FP32 to INT4. Scales are not counted. 0 for a shape or precision that cannot be. */
+    FP32 to INT8, 8 for FP32 to INT4. Scales are not counted. 0 for a precision or a shape that cannot be, or one
+    without elements. */
 MFA_API size_t mfa_calculate_memory_reduction(const mfa_shape_t *shape, mfa_precision_t from, mfa_precision_t to);
 
 /** The root mean square of the difference between original FP32 elements and what their codes stand for; 0 for no
@@ -697,7 +698,8 @@ MFA_API mfa_status_t mfa_attention_forward_mixed(mfa_context_t context, mfa_buff
 
 /**
  * As mfa_attention_forward_with_lse, of codes. Layout [batch, seq, heads, head_dim]; each INT4 row is padded to a whole
- * byte.
+ * byte. Parameters are those given, whatever k and v remember. Error messages call buffers as the descriptor does:
+ * grad_output dout, d_values delta, grad_query dquery and so on, unless they are NULL.
  * @param q          FP16
  * @param out        FP32
  * @param logsumexp  FP32 (batch, heads, seq_q); NULL: not wanted

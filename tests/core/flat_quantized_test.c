@@ -182,7 +182,8 @@ static void test_batch(mfa_context_t context) {
         double sum = 0;
         for (int64_t at = 0; at < counts[i]; ++at) {
             wrong += code_at(codes, &several[i], at) != expected_code(from[at], &several[i]);
-            const double error = (double)from[at] - real_at(codes, &several[i], at);
+            const double code = code_at(codes, &several[i], at) - several[i].zero_point;
+            const double error = from[at] - several[i].scale * code;
             sum += error * error;
         }
         CHECK(wrong == 0);
@@ -547,6 +548,58 @@ static void test_quantized_errors(mfa_context_t context) {
     destroy(big, BUFFERS);
 }
 
+/* ---------------------------------------------------------- the seed's examples */
+
+/* What the README that mfa began with shows, in its order, with the signatures that mfa.h has. */
+static void test_readme(mfa_context_t context) {
+    enum { BATCH = 1, ROWS = 64, HEADS = 4, COLUMNS = 32, COUNT = BATCH * ROWS * HEADS * COLUMNS };
+    mfa_quantization_params_t params[] = {{.scale = 0.1f, .zero_point = 128, .precision = MFA_PRECISION_INT8},
+                                          {.scale = 0.05f, .zero_point = 8, .precision = MFA_PRECISION_INT4}};
+    mfa_buffer_t quantized[2], inputs[2] = {buffer_of(context, COUNT * 4), buffer_of(context, COUNT * 4)};
+    /* The batch changes what this one remembers. */
+    CHECK(mfa_create_quantized_buffer(context, COUNT, MFA_PRECISION_INT8, 3, 0, &quantized[0]) == MFA_SUCCESS);
+    CHECK(mfa_create_quantized_buffer(context, COUNT / 2, MFA_PRECISION_INT4, 0.05f, 8, &quantized[1]) == MFA_SUCCESS);
+    for (int i = 0; i < 2; ++i)
+        for (int at = 0; at < COUNT; ++at)
+            ((float *)mfa_buffer_contents(inputs[i]))[at] = 0.35f * random_float();
+    CHECK(mfa_validate_quantization_params(&params[0], -0.35f, 0.35f) == MFA_SUCCESS);
+    CHECK(mfa_validate_quantization_params(&params[1], -0.35f, 0.35f) == MFA_SUCCESS);
+    CHECK(mfa_quantize_tensor_batch(context, inputs, quantized, params, 2) == MFA_SUCCESS);
+    const mfa_shape_t shape = {4, {BATCH, ROWS, HEADS, COLUMNS}};
+    CHECK(mfa_calculate_memory_reduction(&shape, MFA_PRECISION_FP32, MFA_PRECISION_INT8) == 4);
+    CHECK(mfa_calculate_memory_reduction(&shape, MFA_PRECISION_FP32, MFA_PRECISION_INT4) == 8);
+    for (int i = 0; i < 2; ++i) { /* as of numbers spread evenly over a step */
+        const float error = mfa_estimate_quantization_error(inputs[i], quantized[i], &params[i]);
+        CHECK(error > 0.2f * params[i].scale && error < 0.35f * params[i].scale);
+    }
+    mfa_buffer_t query = buffer_of(context, COUNT * 2), out = buffer_of(context, COUNT * 4),
+                 mixed = buffer_of(context, COUNT * 4), logsumexp = buffer_of(context, BATCH * HEADS * ROWS * 4);
+    mfa_buffer_t grad_query = buffer_of(context, COUNT * 4), d_values = buffer_of(context, BATCH * HEADS * ROWS * 4),
+                 grad_key = buffer_of(context, COUNT * 4), grad_value = buffer_of(context, COUNT * 4);
+    for (int at = 0; at < COUNT; ++at)
+        store(MFA_PRECISION_FP16, mfa_buffer_contents(query), at, random_float());
+    CHECK(mfa_attention_forward_mixed(context, query, quantized[0], quantized[1], mixed, BATCH, ROWS, ROWS, HEADS,
+                                      COLUMNS, 0.18f, false, MFA_PRECISION_FP16, MFA_PRECISION_INT8, MFA_PRECISION_INT4,
+                                      MFA_PRECISION_FP32, false, false, false, false) == MFA_SUCCESS);
+    CHECK(mfa_attention_forward_quantized(context, query, quantized[0], quantized[1], out, logsumexp, BATCH, ROWS, ROWS,
+                                          HEADS, COLUMNS, 0.18f, false, &params[0], &params[1]) == MFA_SUCCESS);
+    CHECK(memcmp(mfa_buffer_contents(mixed), mfa_buffer_contents(out), COUNT * 4) == 0);
+    /* With dout = out, whose sums of squares d_values then are. */
+    CHECK(mfa_attention_backward_query_quantized(context, query, quantized[0], quantized[1], out, out, logsumexp,
+                                                 grad_query, d_values, BATCH, ROWS, ROWS, HEADS, COLUMNS, 0.18f, false,
+                                                 &params[0], &params[1]) == MFA_SUCCESS);
+    CHECK(mfa_attention_backward_kv_quantized(context, query, quantized[0], quantized[1], out, logsumexp, d_values,
+                                              grad_key, grad_value, BATCH, ROWS, ROWS, HEADS, COLUMNS, 0.18f, false,
+                                              &params[0], &params[1]) == MFA_SUCCESS);
+    double squares = 0;
+    for (int d = 0; d < COLUMNS; ++d)
+        squares += pow(((const float *)mfa_buffer_contents(out))[d], 2);
+    CHECK(fabs(squares - *(const float *)mfa_buffer_contents(d_values)) < 1e-5);
+    mfa_buffer_t all[] = {inputs[0], inputs[1], quantized[0], quantized[1], query,    out,
+                          mixed,     logsumexp, grad_query,   d_values,     grad_key, grad_value};
+    destroy(all, sizeof all / sizeof *all);
+}
+
 int main(void) {
     test_params();
     test_memory_reduction();
@@ -569,6 +622,7 @@ int main(void) {
         test_attention(context, 1, 300, false, &several[5], &several[3]);
         test_attention(context, 5, 0, false, &several[0], &several[5]);
         test_mixed(context);
+        test_readme(context);
         test_mixed_errors(context, other);
         test_quantized_errors(context);
         mfa_destroy_context(context);
