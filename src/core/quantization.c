@@ -72,17 +72,14 @@ static int32_t whole_at(const char *first, int32_t format, int64_t at) {
     }
 }
 
+/* Ranges are powers of two: a difference that leaves one has a bit that none inside it has. */
 static bool are_codes(const checked_t *checked, const char *first, int64_t stride, int64_t count) {
-    const int32_t format = checked->view->format, lowest = checked->lowest, highest = checked->highest;
-    if (mfai_formats[format].bits == 8 && mfai_format_lowest(format) >= lowest &&
-        mfai_format_highest(format) <= highest)
-        return true;
-    bool wrong = false;
-#define LOOK(type)                                                             \
-    for (int64_t i = 0; i < count; ++i) {                                      \
-        const int32_t found = ((const type *)(const void *)first)[i * stride]; \
-        wrong |= found < lowest || found > highest;                            \
-    }
+    const int32_t format = checked->view->format;
+    const uint32_t lowest = (uint32_t)checked->lowest, range = (uint32_t)checked->highest - lowest;
+    uint32_t seen = 0;
+#define LOOK(type)                      \
+    for (int64_t i = 0; i < count; ++i) \
+        seen |= (uint32_t)((const type *)(const void *)first)[i * stride] - lowest;
     if (format == MFAI_FORMAT_INT8)
         LOOK(int8_t)
     else if (format == MFAI_FORMAT_UINT8)
@@ -90,7 +87,7 @@ static bool are_codes(const checked_t *checked, const char *first, int64_t strid
     else
         LOOK(int32_t)
 #undef LOOK
-    return !wrong;
+    return seen <= range;
 }
 
 static bool are_right(const checked_t *checked, const char *first, int64_t stride, int64_t count) {
