@@ -16,13 +16,14 @@ INLINE const char *direct_row(const mfai_rows_run_t **run, int64_t step, int64_t
 
 /* Sums of codes of the queries' columns and those of the keys that are seen, as floats; `starts` is added to each of a
    row. */
-INLINE void direct_scores_as(const int rows, const int32_t format, const mfai_spaced_rows_t *keys, mfa_span columns,
-                             left_t query, const int32_t *starts, mfa_span seen, sums_t sums) {
+INLINE void direct_scores_as(const int rows, const bool whole, const int32_t format, const mfai_spaced_rows_t *keys,
+                             mfa_span columns, left_t query, const int32_t *starts, mfa_span seen, sums_t sums) {
     uint32_t start[DIRECT_ROWS][VL] = {0};
     for (int r = 0; r < rows; ++r)
         start[r][0] = (uint32_t)starts[r];
     const mfai_rows_run_t *run = keys->run;
     const int64_t words = words_of(columns.end);
+    const uint32_t flip = key_flip(keys->format);
     for (int64_t j = seen.begin; j < seen.end; j += DIRECT_KEYS) {
         const int count = (int)(seen.end - j < DIRECT_KEYS ? seen.end - j : DIRECT_KEYS);
         const char *key[DIRECT_KEYS];
@@ -37,10 +38,11 @@ INLINE void direct_scores_as(const int rows, const int32_t format, const mfai_sp
             vf q[DIRECT_ROWS];
 #pragma GCC unroll 4
             for (int r = 0; r < rows; ++r)
-                q[r] = vf_load_n(query.first + r * query.stride + at, (int)(words - at < VL ? words - at : VL));
+                q[r] =
+                    vf_load_n(query.first + r * query.stride + at, whole || words - at > VL ? VL : (int)(words - at));
 #pragma GCC unroll 4
             for (int k = 0; k < DIRECT_KEYS; ++k) {
-                const vf codes = vf_flip(load_code_words(key[k], format, at, columns.end), key_flip(format));
+                const vf codes = vf_flip(load_code_words(key[k], format, at, whole ? INT64_MAX : columns.end), flip);
                 __builtin_prefetch(key[k] + run->ahead + mfai_format_bytes(format, at * WORD_DEPTH));
 #pragma GCC unroll 4
                 for (int r = 0; r < rows; ++r)
@@ -71,9 +73,10 @@ INLINE const mfai_rows_run_t *direct_word(const mfai_spaced_rows_t *values, cons
 
 /* The columns of a vector of words that begins at `column`: out = out * correction + what value_tile adds to it, for
    rows of weights that begin with the first of `words`, some of whose keys are seen. */
-INLINE void direct_columns(const int rows, const int32_t format, const mfai_spaced_rows_t *values,
+INLINE void direct_columns(const int rows, const bool whole, const int32_t format, const mfai_spaced_rows_t *values,
                            const mfai_rows_run_t *run, left_t weights, mfa_span words, mfa_span seen, int64_t column,
                            int64_t end, const value_terms_t *terms, sums_t out) {
+    const uint32_t flip = value_flip(values->format);
     vw sum[DIRECT_ROWS][4];
 #pragma GCC unroll 4
     for (int r = 0; r < rows; ++r)
@@ -86,13 +89,13 @@ INLINE void direct_columns(const int rows, const int32_t format, const mfai_spac
         vf row[WORD_DEPTH], word[4];
 #pragma GCC unroll 4
         for (int i = 0; i < WORD_DEPTH; ++i) {
-            row[i] = load_code_words(keys[i], format, column / WORD_DEPTH, end);
+            row[i] = load_code_words(keys[i], format, column / WORD_DEPTH, whole ? INT64_MAX : end);
             __builtin_prefetch(keys[i] + run->ahead + mfai_format_bytes(format, column));
         }
         interleave_rows(row, word);
 #pragma GCC unroll 4
         for (int v = 0; v < 4; ++v)
-            word[v] = vf_flip(word[v], value_flip(format));
+            word[v] = vf_flip(word[v], flip);
 #pragma GCC unroll 4
         for (int r = 0; r < rows; ++r) {
             const vf weight = vf_set1(weights.first[r * weights.stride + w - words.begin]);
@@ -111,16 +114,17 @@ INLINE void direct_columns(const int rows, const int32_t format, const mfai_spac
     }
 }
 
-INLINE void direct_values_as(const int rows, const int32_t format, const mfai_spaced_rows_t *values, mfa_span columns,
-                             left_t weights, mfa_span words, mfa_span seen, const value_terms_t *terms, sums_t out) {
+INLINE void direct_values_as(const int rows, const bool whole, const int32_t format, const mfai_spaced_rows_t *values,
+                             mfa_span columns, left_t weights, mfa_span words, mfa_span seen,
+                             const value_terms_t *terms, sums_t out) {
     const mfai_rows_run_t *run = values->run;
     const int64_t first = words.begin * WORD_DEPTH > seen.begin ? words.begin * WORD_DEPTH : seen.begin;
     direct_row(&run, values->step, first);
     for (int64_t c = columns.begin; c < columns.end; c += DIRECT_COLUMNS)
-        direct_columns(rows, format, values, run, weights, words, seen, c, columns.end, terms, out);
+        direct_columns(rows, whole, format, values, run, weights, words, seen, c, columns.end, terms, out);
 }
 
-/* Rows as a constant, so that sums stay in registers. */
+/* Rows as a constant, so that sums stay in registers, and whether all vectors of codes are whole. */
 #define WITH_ROWS(rows, function, ...)      \
     switch (rows) {                         \
     case 1:                                 \
@@ -136,17 +140,33 @@ INLINE void direct_values_as(const int rows, const int32_t format, const mfai_sp
         function(DIRECT_ROWS, __VA_ARGS__); \
     }
 
+#define WITH_WHOLE(columns, rows, function, ...)                                        \
+    if ((columns).begin % DIRECT_COLUMNS == 0 && (columns).end % DIRECT_COLUMNS == 0) { \
+        WITH_ROWS(rows, function, true, __VA_ARGS__)                                    \
+    } else {                                                                            \
+        WITH_ROWS(rows, function, false, __VA_ARGS__)                                   \
+    }
+
+/* A format as wide as the codes': their sign is in what is turned over. */
+#define WITH_CODE_BITS(format, call)      \
+    if (mfai_formats[format].bits == 4) { \
+        call(MFAI_FORMAT_UINT4)           \
+    } else {                              \
+        call(MFAI_FORMAT_UINT8)           \
+    }
+
 /* At most DIRECT_ROWS rows. */
 static void direct_scores(int rows, const mfai_spaced_rows_t *keys, mfa_span columns, left_t query,
                           const int32_t *starts, mfa_span seen, sums_t sums) {
-#define SCORES(format) WITH_ROWS(rows, direct_scores_as, format, keys, columns, query, starts, seen, sums)
-    WITH_CODE_FORMAT(keys->format, SCORES)
+#define SCORES(format) WITH_WHOLE(columns, rows, direct_scores_as, format, keys, columns, query, starts, seen, sums)
+    WITH_CODE_BITS(keys->format, SCORES)
 #undef SCORES
 }
 
 static void direct_values(int rows, const mfai_spaced_rows_t *values, mfa_span columns, left_t weights, mfa_span words,
                           mfa_span seen, const value_terms_t *terms, sums_t out) {
-#define VALUES(format) WITH_ROWS(rows, direct_values_as, format, values, columns, weights, words, seen, terms, out)
-    WITH_CODE_FORMAT(values->format, VALUES)
+#define VALUES(format) \
+    WITH_WHOLE(columns, rows, direct_values_as, format, values, columns, weights, words, seen, terms, out)
+    WITH_CODE_BITS(values->format, VALUES)
 #undef VALUES
 }
