@@ -144,7 +144,8 @@ static mfai_cpu_forward_scratch_t lay_out(const mfai_problem_t *p, const mfai_cp
     at.key_codes = mfai_cpu_take(&at.size, mfai_cpu_code_floats(&p->key, &p->key_quantization, s->block_keys));
     at.value_codes = mfai_cpu_take(&at.size, mfai_cpu_code_floats(&p->value, &p->value_quantization, s->block_keys));
     if (p->features & MFAI_INT8)
-        *int8 = mfai_cpu_int8_plan(p, s->chunk_rows, s->block_keys, s->value_width, tile->sub_rows / 2, &at.size);
+        *int8 = mfai_cpu_int8_plan(p, s->chunk_rows, s->block_keys, s->value_width, tile->sub_rows / 2, tile->lanes,
+                                   &at.size);
     at.zeros = mfai_cpu_take(&at.size, widest);
     return at;
 }

@@ -37,16 +37,21 @@ static mfai_cpu_int8_side_t find_value_side(const mfai_problem_t *p) {
     return find_side(&p->value, &p->value_quantization, mfai_cpu_int8_value_offset(p->value.format));
 }
 
+/* Parts of vectors would cost more than packing does. */
+static bool has_whole_groups(const mfai_cpu_int8_side_t *side, int64_t codes) {
+    return side->groups == 1 || side->group_columns % codes == 0;
+}
+
 int64_t mfai_cpu_int8_most_keys(const mfai_problem_t *p, int64_t most) {
     return find_key_side(p).remade || find_value_side(p).remade ? MFAI_CPU_INT8_KEYS : most;
 }
 
 mfai_cpu_int8_t mfai_cpu_int8_plan(const mfai_problem_t *p, int64_t chunk_rows, int64_t block_keys, int64_t value_width,
-                                   int64_t tile_rows, int64_t *size) {
+                                   int64_t tile_rows, int64_t lanes, int64_t *size) {
     mfai_cpu_int8_t at = {.key = find_key_side(p), .value = find_value_side(p)};
     const int64_t columns = mfai_round_up(mfai_max(p->head_dim, p->value_dim), 64), rows = chunk_rows * at.key.groups;
     const bool remade = at.key.remade || at.value.remade;
-    at.in_place = !remade;
+    at.in_place = !remade && has_whole_groups(&at.key, 4 * lanes) && has_whole_groups(&at.value, 4 * lanes);
     at.query_scales = mfai_cpu_take(size, chunk_rows);
     at.query_means = mfai_cpu_take(size, chunk_rows);
     at.query_sums = mfai_cpu_take(size, rows);

@@ -24,7 +24,7 @@ typedef struct mfai_cpu_int8_side {
 
 typedef struct mfai_cpu_int8 {
     mfai_cpu_int8_side_t key, value;
-    bool in_place; /* few rows may meet codes where they lie: none are remade */
+    bool in_place; /* few rows meet codes where they lie: none are remade, and groups are whole vectors of codes */
     /* Offsets in floats into a thread's scratch memory. Of the chunk's rows, for each group of columns: the scale of the
        rounded query, its product with the mean, the sums of its codes, and what products begin with. */
     int64_t query_scales, query_means, query_sums, query_starts;
@@ -49,6 +49,6 @@ int64_t mfai_cpu_int8_most_keys(const mfai_problem_t *problem, int64_t most);
 
 /* Lays out scratch memory behind `*size` floats. */
 mfai_cpu_int8_t mfai_cpu_int8_plan(const mfai_problem_t *problem, int64_t chunk_rows, int64_t block_keys,
-                                   int64_t value_width, int64_t tile_rows, int64_t *size);
+                                   int64_t value_width, int64_t tile_rows, int64_t lanes, int64_t *size);
 
 #endif
