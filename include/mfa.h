@@ -673,10 +673,11 @@ typedef struct mfa_shape {
     int64_t dims[8];
 } mfa_shape_t;
 
-/** How many times fewer bytes a tensor takes in `to` than in `from`, rounded down, its rows padded to whole bytes: 4 for
-    FP32 to INT8, 8 for FP32 to INT4. Scales are not counted. 0 for a precision or a shape that cannot be, or one
-    without elements. */
-MFA_API size_t mfa_calculate_memory_reduction(const mfa_shape_t *shape, mfa_precision_t from, mfa_precision_t to);
+/** How many times fewer bytes a tensor takes in `to_precision` than in `from_precision`, rounded down, its rows padded to
+    whole bytes: 4 for FP32 to INT8, 8 for FP32 to INT4. Scales are not counted. 0 for a precision or a shape that cannot
+    be, or one without elements. */
+MFA_API size_t mfa_calculate_memory_reduction(const mfa_shape_t *shape, mfa_precision_t from_precision,
+                                              mfa_precision_t to_precision);
 
 /** The root mean square of the difference between original FP32 elements and what their codes stand for; 0 for no
     elements, NaN for an argument that cannot be (mfa_last_error_message says which). */

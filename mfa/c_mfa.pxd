@@ -269,7 +269,7 @@ cdef extern from "mfa.h" nogil:
         int64_t dims[8]
 
     size_t mfa_calculate_memory_reduction(
-        const mfa_shape_t *shape, mfa_precision_t, mfa_precision_t)
+        const mfa_shape_t *shape, mfa_precision_t from_precision, mfa_precision_t to_precision)
     float mfa_estimate_quantization_error(
         mfa_buffer_t original_fp32, mfa_buffer_t quantized, const mfa_quantization_params_t *params)
     mfa_status_t mfa_attention_forward_mixed(

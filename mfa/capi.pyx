@@ -1,6 +1,6 @@
 """The calls of mfa.h for Cython modules that do not link libmfa; see capi.pxd."""
 
-from libc.stdint cimport uint16_t, uint32_t
+from libc.stdint cimport int32_t, uint16_t, uint32_t
 
 from mfa cimport c_mfa
 from mfa._status cimport check as raise_failure
@@ -14,6 +14,9 @@ from mfa.c_mfa cimport (
     mfa_context_t,
     mfa_plan_t,
     mfa_precision_t,
+    mfa_quantization_params_t,
+    mfa_quantize_desc_t,
+    mfa_shape_t,
     mfa_status_t,
 )
 
@@ -130,6 +133,84 @@ cdef mfa_status_t mfa_attention_backward_desc(
 cdef mfa_status_t mfa_attention_backward_plan(
         mfa_context_t context, const mfa_attention_backward_desc_t *desc, mfa_plan_t *plan) noexcept nogil:
     return c_mfa.mfa_attention_backward_plan(context, desc, plan)
+
+
+cdef mfa_status_t mfa_quantize(mfa_context_t context, const mfa_quantize_desc_t *desc) noexcept nogil:
+    return c_mfa.mfa_quantize(context, desc)
+
+
+cdef mfa_status_t mfa_create_quantized_buffer(
+        mfa_context_t context, size_t size_bytes, mfa_precision_t precision, float scale, int32_t zero_point,
+        mfa_buffer_t *buffer) noexcept nogil:
+    return c_mfa.mfa_create_quantized_buffer(context, size_bytes, precision, scale, zero_point, buffer)
+
+
+cdef mfa_status_t mfa_quantize_tensor_batch(
+        mfa_context_t context, const mfa_buffer_t *inputs_fp32, const mfa_buffer_t *outputs,
+        const mfa_quantization_params_t *params, size_t tensor_count) noexcept nogil:
+    return c_mfa.mfa_quantize_tensor_batch(context, inputs_fp32, outputs, params, tensor_count)
+
+
+cdef mfa_status_t mfa_validate_quantization_params(
+        const mfa_quantization_params_t *params, float range_min, float range_max) noexcept nogil:
+    return c_mfa.mfa_validate_quantization_params(params, range_min, range_max)
+
+
+cdef size_t mfa_calculate_memory_reduction(
+        const mfa_shape_t *shape, mfa_precision_t from_precision,
+        mfa_precision_t to_precision) noexcept nogil:
+    return c_mfa.mfa_calculate_memory_reduction(shape, from_precision, to_precision)
+
+
+cdef float mfa_estimate_quantization_error(
+        mfa_buffer_t original_fp32, mfa_buffer_t quantized,
+        const mfa_quantization_params_t *params) noexcept nogil:
+    return c_mfa.mfa_estimate_quantization_error(original_fp32, quantized, params)
+
+
+cdef mfa_status_t mfa_attention_forward_mixed(
+        mfa_context_t context, mfa_buffer_t q, mfa_buffer_t k, mfa_buffer_t v, mfa_buffer_t out,
+        uint32_t batch_size, uint32_t seq_len_q, uint32_t seq_len_kv, uint32_t num_heads, uint16_t head_dim,
+        float softmax_scale, c_bool causal, mfa_precision_t query_precision, mfa_precision_t key_precision,
+        mfa_precision_t value_precision, mfa_precision_t output_precision, c_bool transpose_q,
+        c_bool transpose_k, c_bool transpose_v, c_bool transpose_o) noexcept nogil:
+    return c_mfa.mfa_attention_forward_mixed(
+        context, q, k, v, out, batch_size, seq_len_q, seq_len_kv, num_heads, head_dim, softmax_scale, causal,
+        query_precision, key_precision, value_precision, output_precision, transpose_q, transpose_k,
+        transpose_v, transpose_o)
+
+
+cdef mfa_status_t mfa_attention_forward_quantized(
+        mfa_context_t context, mfa_buffer_t q, mfa_buffer_t k, mfa_buffer_t v, mfa_buffer_t out,
+        mfa_buffer_t logsumexp, uint32_t batch_size, uint32_t seq_len_q, uint32_t seq_len_kv,
+        uint32_t num_heads, uint16_t head_dim, float softmax_scale, c_bool causal,
+        const mfa_quantization_params_t *key_params,
+        const mfa_quantization_params_t *value_params) noexcept nogil:
+    return c_mfa.mfa_attention_forward_quantized(
+        context, q, k, v, out, logsumexp, batch_size, seq_len_q, seq_len_kv, num_heads, head_dim,
+        softmax_scale, causal, key_params, value_params)
+
+
+cdef mfa_status_t mfa_attention_backward_query_quantized(
+        mfa_context_t context, mfa_buffer_t q, mfa_buffer_t k, mfa_buffer_t v, mfa_buffer_t out,
+        mfa_buffer_t grad_output, mfa_buffer_t logsumexp, mfa_buffer_t grad_query, mfa_buffer_t d_values,
+        uint32_t batch_size, uint32_t seq_len_q, uint32_t seq_len_kv, uint32_t num_heads, uint16_t head_dim,
+        float softmax_scale, c_bool causal, const mfa_quantization_params_t *key_params,
+        const mfa_quantization_params_t *value_params) noexcept nogil:
+    return c_mfa.mfa_attention_backward_query_quantized(
+        context, q, k, v, out, grad_output, logsumexp, grad_query, d_values, batch_size, seq_len_q,
+        seq_len_kv, num_heads, head_dim, softmax_scale, causal, key_params, value_params)
+
+
+cdef mfa_status_t mfa_attention_backward_kv_quantized(
+        mfa_context_t context, mfa_buffer_t q, mfa_buffer_t k, mfa_buffer_t v, mfa_buffer_t grad_output,
+        mfa_buffer_t logsumexp, mfa_buffer_t d_values, mfa_buffer_t grad_key, mfa_buffer_t grad_value,
+        uint32_t batch_size, uint32_t seq_len_q, uint32_t seq_len_kv, uint32_t num_heads, uint16_t head_dim,
+        float softmax_scale, c_bool causal, const mfa_quantization_params_t *key_params,
+        const mfa_quantization_params_t *value_params) noexcept nogil:
+    return c_mfa.mfa_attention_backward_kv_quantized(
+        context, q, k, v, grad_output, logsumexp, d_values, grad_key, grad_value, batch_size, seq_len_q,
+        seq_len_kv, num_heads, head_dim, softmax_scale, causal, key_params, value_params)
 
 
 cdef mfa_status_t mfa_attention_forward_encode(
