@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from benchmarks.cases import GROUPS
+from benchmarks.cases import GROUPS, QUANTIZED
 
 RESULTS = Path(__file__).resolve().parent.parent / "build" / "benchmarks" / "results.json"
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
@@ -37,7 +37,12 @@ def parse() -> argparse.Namespace:
         "--smoke", dest="size", action="store_const", const="smoke", help="tiny shapes: does it run at all?"
     )
     parser.add_argument(
-        "--group", dest="groups", nargs="+", choices=GROUPS, default=list(GROUPS), help="some of the cases"
+        "--group",
+        dest="groups",
+        nargs="+",
+        choices=(*GROUPS, QUANTIZED),
+        default=[*GROUPS, QUANTIZED],
+        help="some of the cases",
     )
     parser.add_argument("--skip", nargs="+", default=[], metavar="PEER", help="leave these peers out")
     parser.add_argument("--threads", type=positive, default=available_cpus(), help="(default: %(default)s)")

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from benchmarks import cases, memory, record, report
+from benchmarks import cases, memory, quantized, quantized_memory, quantized_quality, record, report
 from benchmarks.contenders import CONTENDERS, OURS, Contender
 from benchmarks.measure import EFFORTS, Measurement, measure
 from benchmarks.memory import Footprint
@@ -90,6 +90,30 @@ def weigh_all(
     return footprints
 
 
+def measure_quantized(size: str, threads: int, console: Console) -> dict[str, list[dict]]:
+    """Prints a table after the other and returns what is in them."""
+    found = {"time": []}
+    for problem in quantized.problems():
+        table, records = quantized.time_table(problem, size, threads)
+        console.print(table)
+        found["time"] += records
+    shape = quantized_memory.TINY_SHAPE if size == "smoke" else quantized_memory.SHAPE
+    tables = {
+        "bytes": quantized_memory.store_table,
+        "training": quantized_memory.training_table,
+        "error": quantized_quality.error_table,
+    }
+    for name, make in tables.items():
+        table, found[name] = make(shape)
+        console.print(table)
+    if quantized_quality.is_demo_there():
+        table, found["similarity"] = quantized_quality.similarity_table()
+        console.print(table)
+    else:
+        console.print("No similarity: the demo's model is not installed (make demo installs it)")
+    return found
+
+
 def print_report(
     machine: dict,
     status: dict[str, str],
@@ -121,6 +145,7 @@ def write_json(
     status: dict,
     measurements: list[Measurement],
     footprints: list[Footprint],
+    by_codes: dict[str, list[dict]],
     size: str,
 ) -> None:
     document = {
@@ -129,6 +154,7 @@ def write_json(
         "contenders": status,
         "cases": [record.of_case(measurement) for measurement in measurements],
         "memory": [record.of_memory(footprint) for footprint in footprints],
+        "quantized": by_codes,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
@@ -146,7 +172,10 @@ def run(options: Namespace) -> int:
     measurements = measure_all(timed, contenders, options, console)
     footprints = weigh_all(weighed, contenders, options.threads, console)
     print_report(machine, status, measurements, footprints, options, console)
-    write_json(options.json, machine, status, measurements, footprints, options.size)
+    by_codes = {}
+    if cases.QUANTIZED in options.groups:
+        by_codes = measure_quantized(options.size, options.threads, console)
+    write_json(options.json, machine, status, measurements, footprints, by_codes, options.size)
     console.print(f"Wrote {options.json}", highlight=False)
     if not measurements:
         return 0  # there is nothing to plot

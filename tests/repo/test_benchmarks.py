@@ -55,6 +55,15 @@ def smoke(tmp_path_factory):
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def test_quantised_attention_is_measured(smoke):
+    found = smoke["quantized"]
+    assert {"time", "bytes", "training", "error"} <= set(found)
+    assert {record["problem"] for record in found["time"]} == {"prefill", "decode", "backward"}
+    assert all(record["speedup"] > 0 for record in found["time"])
+    assert {record["storage"] for record in found["bytes"]} >= {"float16", "int8 token", "int4 group32"}
+    assert all(record["peak_bytes"] >= 0 and record["kept_bytes"] > 0 for record in found["training"])
+
+
 def timed(case):
     return {result["contender"]: result for result in case["results"] if result["reason"] is None}
 
