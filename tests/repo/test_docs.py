@@ -35,10 +35,11 @@ def test_c_example_links_in_each_way(command, tmp_path):
     assert run("sh", "-euc", command, cwd=tmp_path, env=env) == output
 
 
-def test_c_example_of_sequences_pages_blocks_and_new_rows(tmp_path):
+@pytest.mark.parametrize("name", ["c.md", "quantised.md"])
+def test_c_example_prints_what_the_page_says(name, tmp_path):
     require_tool("cc", "apt-get install gcc libc6-dev")
     require_tool(*PKG_CONFIG)
-    source, output = code_block("docs/c.md", "c")
+    source, output = code_block(f"docs/{name}", "c")
     (tmp_path / "example.c").write_text(source, encoding="ascii")
     command = next(command for command in LINKED if "rpath" in command).replace(
         "cc ", "cc -std=c99 -Wall -Wextra -Werror ", 1
@@ -70,13 +71,22 @@ def test_cython_module_builds_and_computes_what_mfa_computes(tmp_path, rng):
     assert np.array_equal(np.load(tmp_path / "out.npy"), expected)
 
 
-@pytest.mark.parametrize("number", range(3))
-def test_python_snippet_prints_what_the_page_says(number, tmp_path):
-    snippets = re.findall(
-        r"```python\n([^`]*)```\n\nprints\n\n```text\n([^`]*)```", page("python.md"), flags=re.DOTALL
+SNIPPETS = [
+    (name, source, output)
+    for name in ("python.md", "quantised.md")
+    for source, output in re.findall(
+        r"```python\n([^`]*)```\n\nprints\n\n```text\n([^`]*)```", page(name), flags=re.DOTALL
     )
-    assert len(snippets) == 3
-    source, output = snippets[number]
+]
+
+
+def test_python_snippets_are_found():
+    assert [name for name, _, _ in SNIPPETS] == 3 * ["python.md"] + 2 * ["quantised.md"]
+
+
+@pytest.mark.parametrize("number", range(len(SNIPPETS)))
+def test_python_snippet_prints_what_the_page_says(number, tmp_path):
+    _, source, output = SNIPPETS[number]
     path = tmp_path / "snippet.py"
     path.write_text(source, encoding="utf-8")
     assert run(sys.executable, path, cwd=tmp_path) == output
