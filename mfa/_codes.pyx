@@ -1,6 +1,6 @@
 """QuantizedTensors as the library takes them."""
 
-from libc.stdint cimport uintptr_t
+from libc.stdint cimport int64_t, uintptr_t
 
 from mfa._arrays cimport Operand, load_known
 from mfa.c_mfa cimport (
@@ -39,6 +39,7 @@ cdef Codes load_codes(object tensor, str name, Written written, uintptr_t stand_
     cdef object array = tensor.scales
     loaded.codes = load_known(tensor.data, name, precision, written >= ONLY_CODES, stand_in)
     if precision == MFA_PRECISION_INT4 or precision == MFA_PRECISION_UINT4:
+        require_bytes(loaded.codes, tensor)
         loaded.codes.take_halves(tensor.shape[-1])
     loaded.quantization = mfa_quantization_init()
     loaded.quantization.rows, loaded.quantization.columns = tensor.rows, tensor.columns
@@ -61,6 +62,15 @@ cdef Codes load_codes(object tensor, str name, Written written, uintptr_t stand_
     if not heads_first:
         swap_all(loaded)
     return loaded
+
+
+cdef int require_bytes(Operand codes, object tensor) except -1:
+    """An ndarray's shape can be set, and what is taken for rows of other lengths would end behind its memory."""
+    cdef int64_t expected = (<int64_t> tensor.shape[-1] + 1) // 2
+    if codes.tensor.shape[3] != expected:
+        raise ValueError(
+            f"{codes.name}.data: shape {codes.given_shape()} by now, expected rows of {expected} bytes")
+    return 0
 
 
 cdef void swap_all(Codes loaded) noexcept:

@@ -84,6 +84,8 @@ class FlexCall:
                 raise ValueError(f"{name}: {len(array.shape)} dimensions, expected 4")
         query, key, value = self.views
         for array, name in ((key, "key"), (value, "value")):
+            if type(array) is QuantizedTensor and array.layout != "bhsd":
+                raise ValueError(f"{name}: layout {array.layout!r}, expected 'bhsd' as the call has")
             if array.shape[1] != query.shape[1] and not enable_gqa:
                 expected = f"{query.shape[1]} as query has, or enable_gqa=True"
                 raise ValueError(f"{name}: {array.shape[1]} heads, expected {expected}")

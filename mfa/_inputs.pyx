@@ -418,6 +418,10 @@ cdef class Inputs:
             raise ValueError(f"{name}.mean: given, expected None: only keys have one")
         if self.appends:
             written = CODES_AND_SCALES if tensor.rows == 1 else ONLY_CODES
+            if written == CODES_AND_SCALES and tensor.scales.shape[:-1] != tensor.shape[:-1]:
+                expected = (*tensor.shape[:-1], tensor.scales.shape[-1])
+                raise ValueError(
+                    f"{name}.scales: shape {tensor.scales.shape}, expected {expected}, as new rows have their own")
         codes = load_codes(tensor, name, written, self.stand_in())
         self.kept.append(codes)
         return codes

@@ -22,6 +22,7 @@ NAMES = {
     "input": "x",
     "key": "key",
     "key_quantization.mean": "key.mean",
+    "key_quantization.rows": "key.rows",
     "key_quantization.scales": "key.scales",
     "key_quantization.zero_points": "key.zero_points",
     "pages.page_table": "page_table",
@@ -42,6 +43,7 @@ NAMES = {
     "sequences.query_lengths": "seqused_q",
     "sequences.query_starts": "cu_seqlens_q",
     "value": "value",
+    "value_quantization.rows": "value.rows",
     "value_quantization.scales": "value.scales",
     "value_quantization.zero_points": "value.zero_points",
 }

@@ -224,8 +224,9 @@ class QuantizedTensor:
         if self.mean is not None:
             mean = ordered(self.mean, self.layout)
             if mean.shape[0] not in (1, values.shape[0]):
+                expected = "1" if values.shape[0] == 1 else f"1 or {values.shape[0]}"
                 raise ValueError(
-                    f"mean: of {mean.shape[0]} sequences, expected 1 or {values.shape[0]}, as data has; "
+                    f"mean: of {mean.shape[0]} sequences, expected {expected} as data has; "
                     "which rows are whose only a call knows"
                 )
             values += mean

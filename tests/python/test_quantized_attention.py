@@ -272,6 +272,23 @@ def test_arguments_are_named_as_callers_do(arrays):
     append = {"k_new": key[:, :3], "v_new": value[:, :3], "seqused_k": lengths}
     out, lse = mfa.attention(query, codes, values, return_lse=True)
     for call, error, message in [
+        (
+            lambda: mfa.flex_attention(query.swapaxes(1, 2), codes, value.swapaxes(1, 2)),
+            ValueError,
+            "key: layout 'bshd', expected 'bhsd'",
+        ),
+        (
+            lambda: mfa.attention(query, mfa.quantize(key, "int8", "block4"), values, **append),
+            ValueError,
+            "key.rows: 4, expected 0 or 1",
+        ),
+        (
+            lambda: mfa.attention(
+                query, mfa.QuantizedTensor(codes.data, codes.scales[:, :, :1].copy()), values, **append
+            ),
+            ValueError,
+            r"key.scales: shape \(2, 33, 1, 1\), expected \(2, 33, 4, 1\), as new rows have their own",
+        ),
         (lambda: mfa.attention(codes, key, value), TypeError, "query: QuantizedTensor, expected an array"),
         (
             lambda: mfa.attention(query, codes, values, layout="bhsd"),
@@ -352,3 +369,14 @@ def test_arguments_are_named_as_callers_do(arrays):
     ]:
         with pytest.raises(error, match=f"^{message}"):
             call()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_rows_of_bytes_that_were_given_another_shape_are_not_read(arrays):
+    query, key, _ = swapped(arrays)
+    codes = mfa.quantize(key, "int4", "tensor")
+    codes.data.shape = (2, 33, 8, 10)
+    with pytest.raises(
+        ValueError, match=r"^key.data: shape \(2, 33, 8, 10\) by now, expected rows of 20 bytes"
+    ):
+        mfa.attention(np.repeat(query, 2, axis=2), codes, codes)

@@ -163,7 +163,7 @@ def test_error_is_the_root_mean_square():
 
 def test_means_of_packed_sequences_are_not_told_apart():
     tensor = mfa.QuantizedTensor(CODES[0], SCALES[0], None, np.zeros((2, 1, 3, 8), np.float32))
-    with pytest.raises(ValueError, match="mean: of 2 sequences, expected 1"):
+    with pytest.raises(ValueError, match="mean: of 2 sequences, expected 1 as data has"):
         tensor.dequantize()
 
 
