@@ -4,14 +4,13 @@ from typing import Any, Literal
 
 from mfa import _keywords
 from mfa._call import BackwardCall, ForwardCall
-from mfa._context import Context
 from mfa._gradients import Gradients
 from mfa._inputs import Inputs
-from mfa._messages import shown
+from mfa._on_device import OnDevice
 from mfa._quantized_config import QuantizedConfig, complete_config, keywords_of, prepared
 
 
-class QuantizedAttention:
+class QuantizedAttention(OnDevice):
     """Attention to keys and values that are quantised on the way, or before.
 
     Parameters
@@ -41,7 +40,7 @@ class QuantizedAttention:
     """
 
     def __init__(self, device: Literal["auto", "cpu", "metal"] = "auto") -> None:
-        self.context = context_of(device)
+        super().__init__(device)
 
     def forward(
         self,
@@ -124,15 +123,6 @@ class QuantizedAttention:
             zero_clipped=config["zero_clipped"],
             out_dtype="float32",
         ).run(self.context)
-
-
-def context_of(device):
-    """The context for a device; None is the process-wide one."""
-    text = _keywords.text_of(device)
-    if text not in ("auto", "cpu", "metal"):
-        error = TypeError if text is None else ValueError
-        raise error(f"device: {shown(device)}, expected 'auto', 'cpu' or 'metal'")
-    return None if text == "auto" else Context(text)
 
 
 def _layout(keywords):

@@ -1,6 +1,7 @@
 """The dictionary that says how a call's keys and values are quantised, and what becomes of arrays by it."""
 
 import numbers
+import re
 import sys
 from typing import Any
 
@@ -16,6 +17,8 @@ FLOATING = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 DTYPES = {dtype.name: dtype for dtype in FLOATS.values()}
 # Arguments of quantize() of which keys and values each have their own.
 QUANTIZING = ("scale", "zero_point", "granularity", "symmetric")
+# Of quantize(): at the beginning, or where one argument is said to go with another.
+IN_MESSAGES = re.compile(rf"(^|\b(?:as|beside|expected|without) )(x|smooth|{'|'.join(QUANTIZING)})\b")
 
 
 class QuantizedConfig(Keywords, total=False):
@@ -91,8 +94,8 @@ def keywords_of(config):
 
 def prepared(query, key, value, config, layout):
     """query, key and value in the precisions that `config` says, and the name of the result's dtype."""
-    query = known(query, "query")
-    dtype = config["output_precision"] or str(query.dtype).removeprefix("torch.")
+    query = _floats(query, "query")
+    dtype = config["output_precision"] or _dtype_name(query)
     key, value = _stored(key, "key", config, layout), _stored(value, "value", config, layout)
     return rounded(query, config), key, value, dtype
 
@@ -112,6 +115,21 @@ def _precision(value, name, accepted):
     return long
 
 
+def _dtype_name(array):
+    return str(array.dtype).removeprefix("torch.")
+
+
+def _floats(array, name):
+    """An array that has a precision, NumPy's or torch's."""
+    array = known(array, name)
+    dtype = _dtype_name(array)
+    if dtype not in DTYPES:
+        raise TypeError(
+            f"{name}: dtype {brief(dtype)}, expected float32, float16 or bfloat16 in native byte order"
+        )
+    return array
+
+
 def _cast(array, name):
     if is_tensor(array):
         return array.to(getattr(sys.modules["torch"], name))
@@ -122,23 +140,32 @@ def _stored(array, name, config, layout):
     """A key or value as its precision says."""
     given = {argument: config[f"{name}_{argument}"] for argument in QUANTIZING}
     precision = config[f"{name}_precision"]
-    if type(array) is QuantizedTensor or precision in DTYPES:
-        _refuse(name, given, "a QuantizedTensor" if type(array) is QuantizedTensor else precision)
-        return array if type(array) is QuantizedTensor else _cast(known(array, name), precision)
-    smooth = name == "key" and config["smooth_key"]
+    if type(array) is QuantizedTensor:
+        _refuse(name, given, "a QuantizedTensor")
+        return array
+    array = _floats(array, name)
+    if config.get("k_new") is not None:
+        raise ValueError(f"k_new: given, expected None, or a QuantizedTensor as {name}")
+    if precision in DTYPES:
+        _refuse(name, given, precision)
+        return _cast(array, precision)
     array = as_ndarray(array, name)
-    if array.dtype not in FLOATS.values():
-        dtype = brief(str(array.dtype))
-        raise TypeError(f"{name}: dtype {dtype}, expected float32, float16 or bfloat16 in native byte order")
+    smooth = name == "key" and config["smooth_key"]
     try:
         return quantize(
             array, _signed_as(given["zero_point"], precision), layout=layout, smooth=smooth, **given
         )
-    except (TypeError, ValueError) as error:
-        message = str(error)
-        if message.startswith("x"):
-            raise type(error)(name + message[1:]) from None
-        raise type(error)(f"{name}_{message.replace('without scale', f'without {name}_scale')}") from None
+    except (TypeError, ValueError, BufferError) as error:
+        raise type(error)(_of_config(str(error), name)) from None
+
+
+def _of_config(message, name):
+    """What quantize() says of its arguments, by the names that these have in a configuration."""
+
+    def renamed(match):
+        return match[1] + {"x": name, "smooth": f"smooth_{name}"}.get(match[2], f"{name}_{match[2]}")
+
+    return IN_MESSAGES.sub(renamed, message)
 
 
 def _signed_as(zero_point, precision):

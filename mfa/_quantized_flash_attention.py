@@ -5,7 +5,7 @@ from typing import Any, Literal
 from mfa import _keywords
 from mfa._call import ForwardCall
 from mfa._inputs import Inputs
-from mfa._quantized_attention import context_of
+from mfa._on_device import OnDevice
 from mfa._quantized_autograd import attention_with_gradients
 from mfa._quantized_config import QuantizedConfig, complete_config, keywords_of, prepared
 from mfa._sdpa import NAMES, draw_seed
@@ -15,7 +15,7 @@ from mfa._tensors import is_tensor
 OF_CALLS = ("layout", "causal", "alignment", "mask", "softmax_scale", "dropout_p", "dropout_seed")
 
 
-class QuantizedFlashAttention:
+class QuantizedFlashAttention(OnDevice):
     """Drop-in for ``torch.nn.functional.scaled_dot_product_attention`` whose keys and values are quantised.
 
     Parameters
@@ -60,7 +60,7 @@ class QuantizedFlashAttention:
                 raise ValueError(f"config: has {name!r}, expected only what is no argument here")
         self.config = complete_config({**(config or {}), **precisions})
         self.enable_training = _keywords.flag(enable_training, "enable_training")
-        self.context = context_of(device)
+        super().__init__(device)
 
     def scaled_dot_product_attention(
         self,
@@ -111,7 +111,9 @@ class QuantizedFlashAttention:
             for array, name in ((query, "query"), (key, "key"), (value, "value")):
                 if not is_tensor(array):
                     raise TypeError(f"return_gradients: True, expected False, or a torch tensor as {name}")
-        dropout_p = _keywords.dropout_p(dropout_p) if is_training else 0.0
+        dropout_p = _keywords.dropout_p(dropout_p)
+        if not is_training:
+            dropout_p = 0.0
         grouped = _keywords.flag(enable_gqa, "enable_gqa")
         keywords = keywords_of(self.config) | {
             "layout": "bhsd",

@@ -1,5 +1,7 @@
 """mfa.quantized, by that name and by the seed's: attention that quantises by a configuration."""
 
+import copy
+import pickle
 import subprocess
 import sys
 
@@ -263,6 +265,19 @@ def test_dropout_is_for_training_alone(arrays):
     assert torch.allclose((dv * given[2]).sum(), dropped.sum(), rtol=0.02)
 
 
+@pytest.mark.parametrize("made_anew", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_layers_are_copied_with_the_models_that_they_are_in(arrays, made_anew, device):
+    layer = QuantizedFlashAttention(
+        "fp16", value_precision="int4", device=device, config={"smooth_key": True}
+    )
+    copied = made_anew(layer)
+    query, key, value = tensors(arrays, requires_grad=False)
+    found = copied.scaled_dot_product_attention(query, key, value)
+    assert torch.equal(found, layer.scaled_dot_product_attention(query, key, value))
+    assert (copied.context is None) == (device == "auto")
+
+
 # ------------------------------------------------------------------- errors
 
 
@@ -332,9 +347,46 @@ def forward(config):
             r"key\[0, 0, 0, 0\]: nan, expected a finite number",
         ),
         (
-            lambda: QuantizedAttention("cpu").forward(*[np.ones((1, 4, 2, 8))] * 3),
+            lambda: QuantizedAttention("cpu").forward(
+                *[np.ones((1, 4, 2, 8), dtype) for dtype in (np.float32, np.float64, np.float32)]
+            ),
             TypeError,
             "key: dtype float64, expected float32",
+        ),
+        (
+            lambda: QuantizedAttention("cpu").forward(
+                *[np.ones((1, 4, 2, 8), dtype) for dtype in (np.float64, np.float32, np.float32)]
+            ),
+            TypeError,
+            "query: dtype float64, expected float32",
+        ),
+        (
+            lambda: QuantizedAttention("cpu").forward(
+                *[np.ones((1, 4, 2, 8), dtype) for dtype in (np.float16, np.int32, np.float16)],
+                {"key_precision": "fp16"},
+            ),
+            TypeError,
+            "key: dtype int32, expected float32",
+        ),
+        (
+            lambda: forward({"smooth_key": True, "key_scale": 0.1}),
+            ValueError,
+            "smooth_key: True, expected False beside key_scale$",
+        ),
+        (
+            lambda: forward({"key_scale": 0.1, "key_zero_point": 1, "key_symmetric": True}),
+            ValueError,
+            "key_zero_point: given, expected None beside key_symmetric=True$",
+        ),
+        (
+            lambda: forward({"value_scale": torch.ones(1, 4, 2, 1, device="meta")}),
+            BufferError,
+            "value_scale: on device meta, expected cpu$",
+        ),
+        (
+            lambda: forward({"k_new": np.ones((1, 1, 2, 8), np.float32)}),
+            ValueError,
+            "k_new: given, expected None, or a QuantizedTensor as key$",
         ),
         (
             lambda: QuantizedFlashAttention(config={"key_precision": "int4"}),
@@ -388,6 +440,13 @@ def test_what_is_wrong_is_named(call, error, message):
             {"is_causal": True, "attn_mask": torch.ones(4, 4)},
             ValueError,
             "attn_mask: given together with",
+        ),
+        (True, {"dropout_p": 1.5}, ValueError, "dropout_p: 1.5, expected at least 0 and less than 1"),
+        (
+            True,
+            {"return_gradients": True, "query": torch.ones(1, 2, 4, 8, dtype=torch.int32)},
+            TypeError,
+            "query: dtype int32, expected float32",
         ),
         (
             True,
