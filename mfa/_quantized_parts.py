@@ -3,18 +3,18 @@
 from mfa._quantized_tensor import QuantizedTensor
 
 
-def part(tensor, batches, heads, rows=None):
+def part(tensor, batches, heads, rows=None, *, with_mean=True):
     """Slices of the first axes; that of rows, where there is one, begins and ends where scales do."""
     rows = slice(0, tensor.shape[2]) if rows is None else rows
     lines = slice(None)
     if tensor.rows > 0:
         lines = slice(rows.start // tensor.rows, -(-rows.stop // tensor.rows))
-    data = tensor.data[batches, heads, rows]
+    data = _shared(tensor.data, batches, heads, rows)
     return QuantizedTensor(
         data,
         _shared(tensor.scales, batches, heads, lines),
         _shared(tensor.zero_points, batches, heads, lines),
-        _shared(tensor.mean, batches, heads, slice(None)),
+        _shared(tensor.mean, batches, heads, slice(None)) if with_mean else None,
         precision=tensor.precision,
         rows=tensor.rows,
         columns=tensor.columns,
@@ -25,12 +25,14 @@ def part(tensor, batches, heads, rows=None):
 
 
 def values(tensor, batches, heads, rows):
-    """What slices of the first axes stand for, in float32."""
+    """What slices of the first axes stand for, in float32, of as many batches as codes or means are of."""
     each = max(tensor.rows, 1)
     first = rows.start // each * each
     stop = min(-(-rows.stop // each) * each, tensor.shape[2])
-    wider = part(tensor, batches, heads, slice(first, stop)).dequantize()
-    return wider[:, :, rows.start - first : rows.stop - first]
+    wider = part(tensor, batches, heads, slice(first, stop), with_mean=False).dequantize()
+    numbers = wider[:, :, rows.start - first : rows.stop - first]
+    mean = _shared(tensor.mean, batches, heads, slice(None))
+    return numbers if mean is None else numbers + mean
 
 
 def _shared(array, batches, heads, lines):

@@ -23,17 +23,18 @@ class Tile(NamedTuple):
 
     def of_keys(self, array):
         """Of an array, or of a QuantizedTensor."""
-        batches = self.b if array.shape[0] > 1 else slice(None)
         if type(array) is QuantizedTensor:
-            return part(array, batches, self.kv_heads)
-        return array[batches, self.kv_heads]
+            return part(array, self.b, self.kv_heads)
+        return array[self.batches_of(array), self.kv_heads]
 
     def values_of_keys(self, array, keys):
         """Likewise of a slice of the keys, in float32."""
-        batches = self.b if array.shape[0] > 1 else slice(None)
         if type(array) is QuantizedTensor:
-            return values(array, batches, self.kv_heads, keys)
-        return array[batches, self.kv_heads, keys].astype(numpy.float32)
+            return values(array, self.b, self.kv_heads, keys)
+        return array[self.batches_of(array), self.kv_heads, keys].astype(numpy.float32)
+
+    def batches_of(self, array):
+        return self.b if array.shape[0] > 1 else slice(None)
 
     def indices(self, keys):
         """b, h and q_idx of the tile, and kv_idx of the keys of a slice."""

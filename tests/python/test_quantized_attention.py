@@ -248,6 +248,20 @@ def test_flex_attention(arrays, score_mod, most, monkeypatch):
     assert mfa.flex_plan(query, *codes, score_mod).plan.status == 0
 
 
+@pytest.mark.parametrize("most", [1 << 22, 300])
+def test_flex_attention_to_one_batch_of_codes_with_means_of_all(arrays, most, monkeypatch):
+    monkeypatch.setattr("mfa._flex_attention.MOST_SCORES", most)
+    query, key, value = arrays
+    shared = mfa.quantize(key[:1], "int8", "block4", layout="bhsd")
+    means = np.cos(key[:, :, :1]) * 3
+    codes = mfa.QuantizedTensor(shared.data, shared.scales, None, means, rows=4, layout="bhsd")
+    floats = shared.dequantize() + means, np.concatenate([value[:1]] * 2)
+    close(
+        mfa.flex_attention(query, codes, value[:1], generic, return_lse=True),
+        mfa.flex_attention(query, *floats, generic, return_lse=True),
+    )
+
+
 @pytest.mark.parametrize("score_mod", [None, bias, torch_generic])
 def test_flex_attention_backward(arrays, score_mod):
     query, key, value = arrays
