@@ -58,7 +58,8 @@ def flash_attn_func(
     k : array (B, Nkv, Hkv, D), dtype as q
         H is a multiple of Hkv.
     v : array (B, Nkv, Hkv, Dv), dtype as q
-        Either may be a QuantizedTensor instead.
+        Either may be a QuantizedTensor instead. Its products are computed exactly; `compute_mode` is for
+        `mfa.attention`.
     softmax_scale : float or None, default None
         None is ``1 / sqrt(D)``, or ``1 / sqrt(D + Dv)`` with qv.
     causal : bool, default False

@@ -65,7 +65,8 @@ def flash_attn_with_kvcache(
     k_cache : array (batches, capacity, Hkv, D), or (pages, page size, Hkv, D) with page_table, dtype as q
     v_cache : array (batches, capacity, Hkv, Dv), or (pages, page size, Hkv, Dv), dtype as q
         Pages may have any size. Memory beyond the lengths is never read. Either may be a QuantizedTensor
-        instead, into which rows are appended as `mfa.attention` does it.
+        instead, into which rows are appended as `mfa.attention` does it, and whose products are computed
+        exactly; `compute_mode` is for `mfa.attention`, which knows caches too.
     k, v : array (B, Nnew, Hkv, D or Dv), or (Tnew, Hkv, D or Dv) with cu_seqlens_k_new, or None, default None
         Written into the caches first, behind the rows that `cache_seqlens` counts. The caches must be
         writable; after an error they are as before.

@@ -41,7 +41,7 @@ def flash_attn_varlen_func(
         Rows ``cu_seqlens_q[b]`` up to ``cu_seqlens_q[b + 1]`` are those of sequence b.
     k : array (Tk, Hkv, D), dtype as q
     v : array (Tk, Hkv, Dv), dtype as q
-        Either may be a QuantizedTensor of 3 axes instead.
+        Either may be a QuantizedTensor of 3 axes instead, as for `mfa.flash_attn_func`.
     cu_seqlens_q, cu_seqlens_k : array (B + 1) of int32
         From 0, not descending, at most T and Tk.
     max_seqlen_q, max_seqlen_k : int or None

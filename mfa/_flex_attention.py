@@ -291,7 +291,7 @@ def flex_attention(
     query : array (B, H, Nq, D) of float32, float16 or bfloat16
     key : array (B or 1, Hkv, Nkv, D), dtype as query
     value : array (B or 1, Hkv, Nkv, Dv), dtype as query
-        Either may be a QuantizedTensor of layout "bhsd" instead.
+        Either may be a QuantizedTensor of layout "bhsd" instead, whose products are computed exactly.
     score_mod : function of (score, b, h, q_idx, kv_idx), or None, default None
         What becomes of each score. See Notes for which are fast, and `flex_plan`.
     block_mask : BlockMask of mfa or PyTorch, or None, default None

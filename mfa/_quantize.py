@@ -79,7 +79,8 @@ def quantize(
         None is True for "int8" and "int4". The others are never symmetric.
     smooth : bool, default False
         Subtract from each column of a head its mean over the rows first, and keep that as `mean`: of keys, it
-        takes outlying channels away at no loss (SageAttention, Zhang et al., 2024).
+        takes outlying channels away at no loss (SageAttention, Zhang et al., 2024). It is of a
+        batch of x, but calls take one for each sequence: pages, or batches in another order, cannot have it.
     scale, zero_point : number, array of scales' shape, or None, default None
         Scales and zero points to use, in place of finding them. An array of scales is float32 or float16, one
         of zero points int32, int8 or uint8. Without `zero_point` it is 0, or none for unsigned codes.

@@ -24,6 +24,8 @@ IN_MESSAGES = re.compile(rf"(^|\b(?:as|beside|expected|without) )(x|smooth|{'|'.
 class QuantizedConfig(Keywords, total=False):
     """What `QuantizedAttention` takes as `config`; keywords of `mfa.attention` besides.
 
+    `k_new` and `v_new` are for caches, which are QuantizedTensors as key and value.
+
     Attributes
     ----------
     query_precision : {"fp16", "bf16", "fp32"} or None, default None

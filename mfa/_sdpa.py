@@ -38,7 +38,9 @@ def scaled_dot_product_attention(
         without a copy; beyond one axis before H, each index is a call of its own.
     key : array (..., H, S, D), dtype as query
     value : array (..., H, S, Dv), dtype as query
-        Either may be a QuantizedTensor of layout "bhsd" instead, where no array has more than 4 axes.
+        Either may be a QuantizedTensor of layout "bhsd" instead, where no array has more than 4 axes. Its
+        products are computed exactly; `mfa.quantized.QuantizedFlashAttention` is this function with, in its
+        `config`, a `compute_mode`.
     attn_mask : array or None, default None
         bool (True = attend) or floating (added to the scores); broadcast to (..., H, N, S).
     dropout_p : float, default 0.0

@@ -225,6 +225,15 @@ def test_gradients_are_those_of_what_codes_stand_for(arrays, shapes, key_precisi
         assert torch.allclose(gradient, wanted, **TOLERANCE)
 
 
+def test_layers_multiply_integers_where_asked(arrays):
+    layer = QuantizedFlashAttention(config={"compute_mode": "int8"})
+    query, key, value = tensors(arrays, requires_grad=False)
+    codes = mfa.quantize(key, layout="bhsd"), mfa.quantize(value, layout="bhsd")
+    found = layer.scaled_dot_product_attention(query, key, value)
+    assert torch.equal(found, mfa.attention(query, *codes, layout="bhsd", compute_mode="int8"))
+    assert not torch.equal(found, mfa.attention(query, *codes, layout="bhsd"))
+
+
 def test_heads_share_keys_where_asked(arrays):
     query, key, value = tensors(arrays, requires_grad=True)
     layer = QuantizedFlashAttention(enable_training=True, device=DEVICE)
