@@ -1,5 +1,6 @@
 #include "cpu/int8.h"
 
+#include "attn/rows.h"
 #include "cpu/sizes.h"
 
 static bool is_paged(const mfai_view_t *view) { return view->layout != NULL && view->layout->pages != NULL; }
@@ -62,9 +63,11 @@ mfai_cpu_int8_t mfai_cpu_int8_plan(const mfai_problem_t *p, int64_t chunk_rows, 
     at.row = mfai_cpu_take(size, columns);
     at.value_zeros = mfai_cpu_take(size, mfai_max(columns, value_width));
     at.value_factors = mfai_cpu_take(size, mfai_max(columns, value_width));
-    at.key_row_scales = mfai_cpu_take(size, block_keys * at.key.groups);
+    /* Vectors of scales are stored whole: what lies behind a group's is not written yet, behind the last there is room. */
+    at.key_row_scales = mfai_cpu_take(size, block_keys * at.key.groups + MFAI_ROWS_PADDING);
     at.key_row_zeros = mfai_cpu_take(size, at.key.row_zeros ? block_keys * at.key.groups : 0);
-    at.value_row_scales = mfai_cpu_take(size, at.value.row_scales ? block_keys * at.value.groups : 0);
+    at.value_row_scales =
+        mfai_cpu_take(size, at.value.row_scales ? block_keys * at.value.groups + MFAI_ROWS_PADDING : 0);
     at.value_row_zeros = mfai_cpu_take(size, at.value.has_zeros ? block_keys * at.value.groups / 4 : 0);
     at.weights = mfai_cpu_take(size, tile_rows * MFAI_CPU_INT8_KEYS / 4);
     at.bytes = mfai_cpu_take(size, (remade ? block_keys : 4) * columns / 4);

@@ -294,6 +294,27 @@ def test_scales_of_pages(context, rng, rows, granularity):
 
 
 @ANY_ROWS
+@pytest.mark.parametrize("scaled", ["key", "value"])
+def test_scales_of_rows_side_by_side_end_inside_a_vector(context, rng, rows, scaled):
+    """A page ends one row into the last vector of a block of keys, with scales of other groups behind it."""
+    query, key, value = operands(rng, rows, 532, batch=1, heads=1, kv_heads=1, head_dim=64, value_dim=64)
+    pages = {
+        name: quantizing.quantize((x + 1).reshape(76, 7, 1, 64), columns=32, symmetric=False)
+        for name, x in (("key", key), ("value", value))
+    }
+    options = {
+        "page_table": np.arange(76, dtype=np.int32)[None],
+        "seqused_k": np.array([530], np.int32),
+    }
+    expected = attention(context, query, **pages, **options)
+    x = pages[scaled]
+    scales = np.ascontiguousarray(x.scales.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    pages[scaled] = in_memory(x, (x.data, scales, x.zero_points))
+    for found, wanted in zip(attention(context, query, **pages, **options), expected, strict=True):
+        assert checks.same_bits(found, wanted)
+
+
+@ANY_ROWS
 @pytest.mark.parametrize("granularity", ["token", "block", "both"])
 def test_many_keys_are_split(context, rng, rows, granularity):
     query, key, value = operands(rng, rows, 2300, batch=1, heads=2, kv_heads=1)
