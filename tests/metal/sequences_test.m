@@ -1,6 +1,6 @@
 /*
  * Lists of sequences that the CPU cannot read: the bits that readable ones give, and no access out of bounds whatever
- * they hold. Packed sequences cost what each of them costs alone.
+ * they hold, of floats and of codes. Packed sequences cost what each of them costs alone.
  */
 #import <Metal/Metal.h>
 #include <limits.h>
@@ -37,7 +37,8 @@ typedef struct {
     int64_t query_batches, query_rows, key_batches, key_rows, most_queries, most_keys;
     bool is_forward_only, has_mask;
     const int32_t *lists[LISTS];
-    int64_t new_rows; /* that are appended, to each or, packed, to all; 0: it is no such call */
+    int64_t new_rows;           /* that are appended, to each or, packed, to all; 0: it is no such call */
+    bool has_codes, is_integer; /* is_integer: MFA_COMPUTE_INT8 */
 } case_t;
 
 static int64_t entries_of(int list) {
@@ -61,6 +62,10 @@ enum {
     NEW_VALUE,
     COSINES,
     SINES,
+    KEY_SCALES,
+    VALUE_SCALES,
+    ZERO_POINTS,
+    MEAN,
     OPERANDS
 };
 
@@ -70,6 +75,7 @@ typedef struct {
     mfa_sequences_t sequences;
     mfa_pages_t pages;
     mfa_append_t append;
+    mfa_quantization_t key_quantization, value_quantization;
     mfa_attention_desc_t forward;
     mfa_attention_backward_desc_t backward;
 } call_t;
@@ -97,6 +103,33 @@ static void open_operand(call_t *call, int operand, int64_t batches, int64_t hea
             elements[i] = random_float();
 }
 
+/* Keys become codes of 8 bits, values of 4; each row has scales of its own. */
+static void open_codes(const case_t *c, call_t *call) {
+    for (int i = KEY_SCALES; i <= ZERO_POINTS; ++i)
+        open_operand(call, i, c->key_batches, KV_HEADS, c->key_rows, 1);
+    open_operand(call, MEAN, SEQUENCES, KV_HEADS, 1, DIM);
+    float *scales[] = {mfa_buffer_contents(call->operands[KEY_SCALES]),
+                       mfa_buffer_contents(call->operands[VALUE_SCALES])};
+    int32_t *zero_points = mfa_buffer_contents(call->operands[ZERO_POINTS]);
+    for (int64_t i = 0; i < c->key_batches * KV_HEADS * c->key_rows; ++i) {
+        scales[0][i] = 0.01f + 0.001f * (float)(i % 7);
+        scales[1][i] = 0.1f + 0.01f * (float)(i % 5);
+        zero_points[i] = (int32_t)(i % 11);
+    }
+    call->tensors[KEY].precision = MFA_PRECISION_INT8;
+    call->tensors[VALUE].precision = MFA_PRECISION_INT4;
+    call->tensors[ZERO_POINTS].precision = MFA_PRECISION_INT32;
+    call->key_quantization.rows = call->value_quantization.rows = 1;
+    call->key_quantization.scales = &call->tensors[KEY_SCALES];
+    call->key_quantization.zero_points = &call->tensors[ZERO_POINTS];
+    call->key_quantization.mean = &call->tensors[MEAN];
+    call->value_quantization.scales = &call->tensors[VALUE_SCALES];
+    call->forward.key_quantization = &call->key_quantization;
+    call->forward.value_quantization = &call->value_quantization;
+    call->forward.compute_mode = c->is_integer ? MFA_COMPUTE_INT8 : MFA_COMPUTE_EXACT;
+    call->backward.flags = MFA_BACKWARD_ZERO_CLIPPED;
+}
+
 /* In the emulator a GPU address is one of the process, private storage or not. */
 static void open_list(call_t *call, int list, const int32_t *content, bool is_private) {
     const size_t bytes = (size_t)entries_of(list) * sizeof *content;
@@ -119,6 +152,8 @@ static void open_call(const case_t *c, bool is_private, call_t *call) {
     *call = (call_t){.sequences = MFA_SEQUENCES_INIT,
                      .pages = MFA_PAGES_INIT,
                      .append = MFA_APPEND_INIT,
+                     .key_quantization = MFA_QUANTIZATION_INIT,
+                     .value_quantization = MFA_QUANTIZATION_INIT,
                      .forward = MFA_ATTENTION_DESC_INIT,
                      .backward = MFA_ATTENTION_BACKWARD_DESC_INIT};
     srand(1);
@@ -133,6 +168,8 @@ static void open_call(const case_t *c, bool is_private, call_t *call) {
         open_operand(call, i, c->lists[NEW_STARTS] != NULL ? 1 : SEQUENCES, KV_HEADS, c->new_rows, DIM);
     for (int i = COSINES; i <= SINES && c->new_rows > 0; ++i)
         open_operand(call, i, 1, 1, POSITIONS, DIM / 2);
+    if (c->has_codes)
+        open_codes(c, call);
     for (int i = 0; i < LISTS; ++i)
         if (c->lists[i] != NULL)
             open_list(call, i, c->lists[i], is_private);
@@ -193,9 +230,10 @@ static void encode(const case_t *c, call_t *call) {
     CHECK([commands status] == MTLCommandBufferStatusCompleted);
 }
 
-static bool same(const call_t *a, const call_t *b, int operand) {
-    return memcmp(mfa_buffer_contents(a->operands[operand]), mfa_buffer_contents(b->operands[operand]),
-                  mfa_buffer_size(a->operands[operand])) == 0;
+static void check_same(const call_t *a, const call_t *b) {
+    for (int i = 0; i < OPERANDS; ++i)
+        CHECK(a->operands[i] == NULL || memcmp(mfa_buffer_contents(a->operands[i]), mfa_buffer_contents(b->operands[i]),
+                                               mfa_buffer_size(a->operands[i])) == 0);
 }
 
 /* ------------------------------------------------------------------ lists that cannot be read */
@@ -210,23 +248,26 @@ static const case_t packed = {
     1,     170,   1,
     155,   70,    90,
     false, false, {query_starts, key_starts, query_lengths, key_lengths, left_padding, NULL, NULL},
-    0};
-static const case_t padded = {SEQUENCES, 70,   SEQUENCES,
-                              60,        70,   60,
-                              false,     true, {NULL, NULL, query_lengths, most_lengths, few_padding, NULL, NULL},
-                              0};
+    0,     false, false};
+static const case_t padded = {SEQUENCES, 70,    SEQUENCES,
+                              60,        70,    60,
+                              false,     true,  {NULL, NULL, query_lengths, most_lengths, few_padding, NULL, NULL},
+                              0,         false, false};
 /* Gradients of keys in pages need lists that can be read. */
-static const case_t paged = {SEQUENCES, 70,   PAGES,
-                             PAGE,      70,   PAGE *ENTRIES,
-                             true,      true, {NULL, NULL, query_lengths, most_lengths, most_lengths, NULL, page_table},
-                             0};
-static const case_t decoded_pages = {SEQUENCES, 3,    PAGES,
-                                     PAGE,      3,    PAGE *ENTRIES,
-                                     true,      true, {NULL, NULL, few_queries, most_lengths, NULL, NULL, page_table},
-                                     0};
+static const case_t paged = {
+    SEQUENCES, 70,    PAGES,
+    PAGE,      70,    PAGE *ENTRIES,
+    true,      true,  {NULL, NULL, query_lengths, most_lengths, most_lengths, NULL, page_table},
+    0,         false, false};
+static const case_t decoded_pages = {SEQUENCES, 3,     PAGES,
+                                     PAGE,      3,     PAGE *ENTRIES,
+                                     true,      true,  {NULL, NULL, few_queries, most_lengths, NULL, NULL, page_table},
+                                     0,         false, false};
 static const case_t batches = {
-    SEQUENCES, 3, 6, 100, 3, 100, true, false, {NULL, NULL, few_queries, key_lengths, left_padding, key_batches, NULL},
-    0};
+    SEQUENCES, 3,     6,
+    100,       3,     100,
+    true,      false, {NULL, NULL, few_queries, key_lengths, left_padding, key_batches, NULL},
+    0,         false, false};
 
 /* Tiled and decoded, packed and not, by positions of their own and by lengths. */
 static const int32_t new_starts[] = {0, 4, 4, 7, 10}, positions[] = {0, 100, 5, 60}, some_lengths[] = {50, 1, 0, 57};
@@ -256,6 +297,16 @@ static const case_t appended_batches = {
     .new_rows = 3,
 };
 
+static const case_t *const cases[] = {&packed,  &padded,         &paged,           &decoded_pages,
+                                      &batches, &appended_pages, &appended_batches};
+enum { CASES = sizeof cases / sizeof *cases };
+
+static case_t coded(case_t c, bool is_integer) {
+    c.has_codes = true;
+    c.is_integer = is_integer;
+    return c;
+}
+
 static void test_private(const case_t *c) {
     call_t readable, hidden, encoded;
     open_call(c, false, &readable);
@@ -264,11 +315,27 @@ static void test_private(const case_t *c) {
     run(c, &readable);
     run(c, &hidden);
     encode(c, &encoded);
-    for (int i = 0; i < MASK; ++i)
-        CHECK(same(&readable, &hidden, i) && same(&readable, &encoded, i));
+    check_same(&readable, &hidden);
+    check_same(&readable, &encoded);
     close_call(&readable);
     close_call(&hidden);
     close_call(&encoded);
+}
+
+/* A launch for each threadgroup, of whatever comes before attention, too. */
+static void test_cut(const case_t *c) {
+    mfai_metal_device_t *metal = context->device;
+    const uint64_t most_work = metal->most_work;
+    call_t whole, cut;
+    open_call(c, true, &whole);
+    open_call(c, true, &cut);
+    run(c, &whole);
+    metal->most_work = 1;
+    run(c, &cut);
+    metal->most_work = most_work;
+    check_same(&whole, &cut);
+    close_call(&whole);
+    close_call(&cut);
 }
 
 /* ------------------------------------------------------------------ whatever they hold */
@@ -316,7 +383,8 @@ static void test_hostile(case_t c, bool is_sorted, unsigned seed) {
 /* Multiplications and barriers of sequences in one call are the sums of those of calls for each. */
 static void test_cost(void) {
     static const int32_t starts[] = {0, 64, 73, 273, 283};
-    case_t c = {1, 283, 1, 283, 200, 200, false, false, {starts, starts, NULL, NULL, NULL, NULL, NULL}, 0};
+    case_t c = {1, 283,   1,    283, 200, 200, false, false, {starts, starts, NULL, NULL, NULL, NULL, NULL},
+                0, false, false};
     emu_counters together, alone;
     call_t call;
     open_call(&c, true, &call);
@@ -358,8 +426,7 @@ static void test_stated_lengths(case_t c) {
     const uint64_t threadgroups = count_threadgroups(&c, &exact);
     c.most_queries = c.most_keys = 3000;
     CHECK(count_threadgroups(&c, &stated) == threadgroups);
-    for (int i = 0; i < MASK; ++i)
-        CHECK(same(&exact, &stated, i));
+    check_same(&exact, &stated);
     close_call(&exact);
     close_call(&stated);
     metal->most_work = most_work;
@@ -378,13 +445,14 @@ int main(void) {
         for (int i = 0; i < SEQUENCES * ENTRIES; ++i)
             page_table[i] = i * 7 % PAGES;
         open_context();
-        test_private(&packed);
-        test_private(&padded);
-        test_private(&paged);
-        test_private(&decoded_pages);
-        test_private(&batches);
-        test_private(&appended_pages);
-        test_private(&appended_batches);
+        for (int i = 0; i < CASES; ++i)
+            test_private(cases[i]);
+        for (int i = 0; i < CASES; ++i)
+            for (int is_integer = 0; is_integer < 2; ++is_integer) {
+                const case_t c = coded(*cases[i], is_integer);
+                test_private(&c);
+                test_cut(&c);
+            }
         test_cost();
         test_stated_lengths(packed);
         test_stated_lengths(padded);
@@ -393,13 +461,11 @@ int main(void) {
         setenv("METAL_EMULATOR_MODE", "checked", 1);
         open_context();
         for (unsigned seed = 0; seed < 8; ++seed) {
-            test_hostile(packed, seed % 2 == 0, seed);
-            test_hostile(padded, true, seed);
-            test_hostile(paged, true, seed);
-            test_hostile(decoded_pages, true, seed);
-            test_hostile(batches, true, seed);
-            test_hostile(appended_pages, true, seed);
-            test_hostile(appended_batches, true, seed);
+            for (int i = 0; i < CASES; ++i) {
+                const bool is_sorted = cases[i] != &packed || seed % 2 == 0;
+                test_hostile(*cases[i], is_sorted, seed);
+                test_hostile(coded(*cases[i], seed / 2 % 2 != 0), is_sorted, seed);
+            }
         }
         mfa_destroy_context(context);
         [queue release];

@@ -189,11 +189,9 @@ static void take_variant(compiler_t *compiler, variant_t v) {
     if (mfai_metal_forward_make(&compiler->device, &forward, &call) != MFA_SUCCESS)
         abort();
     take_call(compiler, &call);
-    if (v.key == 0 && v.value == 0) {
-        if (mfai_metal_backward_make(&compiler->device, &backward, &call) != MFA_SUCCESS)
-            abort();
-        take_call(compiler, &call);
-    }
+    if (mfai_metal_backward_make(&compiler->device, &backward, &call) != MFA_SUCCESS)
+        abort();
+    take_call(compiler, &call);
     forward.query_count = 1;
     if (mfai_metal_forward_make(&compiler->device, &forward, &call) != MFA_SUCCESS)
         abort();
