@@ -65,28 +65,25 @@ inline mfa_rows<MFA_V> mfa_value_rows(constant mfa_metal_params &p, mfa_keys key
 
 #define MFA_FORWARD_ARGUMENTS                                                                                   \
     const device MFA_T *query [[buffer(MFA_BUFFER_QUERY)]],                                                     \
-        const device MFA_T *turned [[buffer(MFA_BUFFER_TURNED), function_constant(has_own_queries)]],           \
         const device mfa_metal_query_terms *query_terms                                                         \
         [[buffer(MFA_BUFFER_QUERY_TERMS), function_constant(has_integer_keys)]],                                \
         const device MFA_T *query_value [[buffer(MFA_BUFFER_QUERY_VALUE), function_constant(has_query_value)]], \
         const device float *query_scale [[buffer(MFA_BUFFER_QUERY_SCALE), function_constant(has_query_scale)]], \
         const device float *key_scale [[buffer(MFA_BUFFER_KEY_SCALE), function_constant(has_key_scale)]]
-#define MFA_QUERIES mfa_queries_of(query, turned, query_terms, query_value, query_scale, key_scale)
+#define MFA_QUERIES mfa_queries_of(query, query_terms, query_value, query_scale, key_scale)
 
 /* Those that are there. */
 struct mfa_queries {
-    const device MFA_T *query, *turned, *query_value;
+    const device MFA_T *query, *query_value;
     const device mfa_metal_query_terms *terms;
     const device float *query_scale, *key_scale;
 };
 
-inline mfa_queries mfa_queries_of(const device MFA_T *query, const device MFA_T *turned,
-                                  const device mfa_metal_query_terms *terms, const device MFA_T *query_value,
-                                  const device float *query_scale, const device float *key_scale) {
+inline mfa_queries mfa_queries_of(const device MFA_T *query, const device mfa_metal_query_terms *terms,
+                                  const device MFA_T *query_value, const device float *query_scale,
+                                  const device float *key_scale) {
     mfa_queries queries;
     queries.query = query;
-    if (has_own_queries)
-        queries.turned = turned;
     if (has_integer_keys)
         queries.terms = terms;
     if (has_query_value)
@@ -101,7 +98,7 @@ inline mfa_queries mfa_queries_of(const device MFA_T *query, const device MFA_T 
 inline mfa_rows<MFA_T> mfa_query_rows(constant mfa_metal_params &p, mfa_queries queries, mfa_sequence sequence,
                                       mfa_index head) {
     if (has_own_queries)
-        return mfa_rows_of(queries.turned, p.turned, sequence.queries, head, p.head_dim);
+        return mfa_rows_of(queries.query, p.turned, sequence.queries, head, p.head_dim);
     return mfa_rows_of(queries.query, p.query, sequence.queries, head, p.head_dim);
 }
 

@@ -122,7 +122,6 @@ enum {
     MFA_BUFFER_DKEY = 14,
     MFA_BUFFER_DVALUE = 15,
     MFA_BUFFER_DBIAS = 10,
-    MFA_BUFFER_DSINKS = 27,
     /* mfa_u32 (B or 1, H or 1, rows of blocks, words of a line), contiguous. A line has bits of the blocks that count,
        bits of those in which bool_mask and masks are not looked at, in block_words words each, and, if
        MFA_CONSTANT_BLOCK_MASKS, for each block 1 + the number of its mask; 0: none. Written by blocks. */
@@ -152,23 +151,24 @@ enum {
     MFA_BUFFER_VALUE_SCALES = 16,
     MFA_BUFFER_VALUE_ZERO_POINTS = 17,
 
+    MFA_BUFFER_DSINKS = 1, /* of backward_sinks alone */
+
     MFA_BUFFER_OWN_DELTA = 1, /* the caller's; of prepare alone, bound if MFA_CONSTANT_OWN_DELTA */
 
     MFA_BUFFER_QUERY_VALUE = 11, /* these of the forward pass only */
-    MFA_BUFFER_TURNED = 12,      /* MFA_T, as query, contiguous; written by rotate and quantise, whose results queries
-                                    are if there are any */
-    MFA_BUFFER_QUERY_TERMS = 11, /* mfa_metal_query_terms (B, H, Nq), contiguous; written by quantise. Of calls with
-                                    integers, which have no query_value */
+    MFA_BUFFER_QUERY_TERMS = 12, /* mfa_metal_query_terms (B, H, Nq), contiguous; written by quantise. Bound if
+                                    MFA_CODES_INTEGERS */
     MFA_BUFFER_QUERY_SCALE = 13,
     MFA_BUFFER_KEY_SCALE = 14,
     MFA_BUFFER_VALUE_SCALE = 15,
     MFA_BUFFER_NEW_STARTS = 27,
 
-    MFA_BUFFER_NEW_KEY = 4, /* of append and rotate alone */
+    MFA_BUFFER_NEW_KEY = 4, /* of append, rotate and quantise alone */
     MFA_BUFFER_NEW_VALUE = 5,
     MFA_BUFFER_ROTARY_COS = 6,
     MFA_BUFFER_ROTARY_SIN = 7,
-    MFA_BUFFER_ROTARY_POSITIONS = 8
+    MFA_BUFFER_ROTARY_POSITIONS = 8,
+    MFA_BUFFER_TURNED = 9 /* MFA_T, as query, contiguous; written by rotate and quantise. Others have it for query */
 };
 
 enum { MFA_PARTIAL_EXTRA = 2 };

@@ -124,6 +124,7 @@ static mfa_status_t add_sinks(const backward_t *b) {
     const mfai_problem_t *p = b->problem;
     mfai_metal_dispatch_t *dispatch;
     MFAI_TRY(add_plain(b, "backward_sinks", MFA_SINKS_SIMDGROUPS, MFAI_SEQUENCES, &dispatch));
+    dispatch->kind = MFAI_METAL_ADDS_SINKS;
     dispatch->threadgroups = (uint64_t)p->heads;
     dispatch->work = (uint64_t)(p->batch * b->call->params.query_count);
     return MFA_SUCCESS;

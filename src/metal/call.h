@@ -17,8 +17,9 @@ enum { MFAI_METAL_SCRATCHES = 4, MFAI_METAL_DISPATCHES = 12 };
 enum {
     MFAI_METAL_ATTENDS = 1,
     MFAI_METAL_LISTS_BLOCKS = 2,
-    MFAI_METAL_APPENDS = 4, /* or rotates */
-    MFAI_METAL_PREPARES = 8
+    MFAI_METAL_APPENDS = 4, /* or rotates, or rounds queries */
+    MFAI_METAL_PREPARES = 8,
+    MFAI_METAL_ADDS_SINKS = 16
 };
 
 typedef struct {

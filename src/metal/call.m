@@ -125,7 +125,13 @@ static void bind_one(id<MTLComputeCommandEncoder> encoder, id<MTLBuffer> buffer,
         [encoder setBytes:nothing length:sizeof nothing atIndex:index];
 }
 
-/* What a dispatch reads and writes. */
+/* Queries that a kernel before attention has written are attention's. */
+static unsigned number_of(const mfai_metal_scratch_t *scratch, const mfai_metal_dispatch_t *dispatch) {
+    return scratch->index == MFA_BUFFER_TURNED && dispatch->kind == MFAI_METAL_ATTENDS ? MFA_BUFFER_QUERY
+                                                                                       : scratch->index;
+}
+
+/* What a dispatch reads and writes; one that fills, nothing but a result. */
 static void bind_all(id<MTLComputeCommandEncoder> encoder, const mfai_metal_call_t *call,
                      const mfai_metal_dispatch_t *dispatch, const resources_t *resources) {
     for (int i = 0; i < call->operand_count; ++i) {
@@ -136,9 +142,9 @@ static void bind_all(id<MTLComputeCommandEncoder> encoder, const mfai_metal_call
             bind_one(encoder, operand->buffer, operand->offset, call->operands[i].index);
     }
     uint64_t offset = 0;
-    for (int i = 0; i < call->scratch_count; ++i) {
+    for (int i = 0; i < call->scratch_count && dispatch->filled == NULL; ++i) {
         const mfai_metal_scratch_t *scratch = &call->scratches[i];
-        bind_one(encoder, scratch->bytes > 0 ? resources->workspace : nil, offset, scratch->index);
+        bind_one(encoder, scratch->bytes > 0 ? resources->workspace : nil, offset, number_of(scratch, dispatch));
         offset += aligned(scratch->bytes);
     }
 }

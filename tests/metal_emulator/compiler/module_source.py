@@ -1,5 +1,6 @@
 """The OpenCL C++ text of a module: a transformed Metal source, tables about it, and an entry point."""
 
+import itertools
 import struct
 
 PRELUDE = '#include "metal_stdlib"\n'
@@ -37,6 +38,7 @@ def lint_source(libraries, values):
         parts += [f"namespace emu_specialisation_{i} {{", *_defines(library, values)]
         parts += ['# 1 "program_source"', library.text, '# 1 "specialisations"']
         parts += [_entry(f"emu_entry_{j}", kernel) for j, kernel in enumerate(library.kernels)]
+        parts += [line for kernel in library.kernels for line in _different_numbers(kernel)]
         for constant in library.constants:
             parts += [f"#undef EMU_DEFINED_{constant.name}", f"#undef EMU_DECLARE_{constant.name}"]
         parts.append("}")
@@ -108,6 +110,13 @@ def _entry(name, kernel):
         else:
             passed.append(f"emu::position{{EMU_{parameter.binding.upper()}}}")
     return f"void {name}(__global const ulong *arguments) {{ {kernel.callee}({', '.join(passed)}); }}"
+
+
+def _different_numbers(kernel):
+    """Two arguments with one number are refused, whatever function constants say of them."""
+    for a, b in itertools.combinations((p for p in kernel.parameters if p.binding == "buffer"), 2):
+        said = f"'{a.name}' and '{b.name}' of {kernel.name} have one number"
+        yield f'static_assert(({a.index}) != ({b.index}), "{said}");'
 
 
 def _limit_function(kernel):

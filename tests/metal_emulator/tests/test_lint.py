@@ -42,6 +42,16 @@ def test_lint_refuses(emulator, helpers, expression, message):
     assert re.search(message, emulator.lint(kernel_using(expression, helpers)))
 
 
+def test_lint_refuses_two_arguments_of_one_number(emulator):
+    source = (
+        f"{HEADER}constant bool has_b [[function_constant(0)]];\n"
+        "kernel void k(device float *a [[buffer(1)]],\n"
+        "              device float *b [[buffer(0 + 1), function_constant(has_b)]]) {\n"
+        "    a[0] = 1;\n}\n"
+    )
+    assert "'a' and 'b' of k have one number" in emulator.lint(source)
+
+
 def test_lint_has_nothing_against_plain_kernels(emulator):
     helpers = """
 static inline float plain(float x) { return x; }
