@@ -229,7 +229,6 @@ static mfa_status_t import(mfa_context_t context, mfai_pass_t pass, const void *
     mfai_sequences_lay_out(problem);
     MFAI_TRY(mfai_operands_check_shapes(problem, MFAI_OTHER_PARTS));
     MFAI_TRY(mfai_blocks_check(problem));
-    MFAI_TRY(mfai_quantization_check(problem));
     return mfai_operands_check_results(problem);
 }
 

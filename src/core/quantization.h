@@ -11,8 +11,13 @@ mfa_status_t mfai_quantization_set(const char *name, const mfa_quantization_t *g
 /* Keys and values have the precision of queries, or codes and what these stand for. */
 mfa_status_t mfai_quantization_check_formats(const mfai_problem_t *problem);
 
-/* Checks the scales and zero points that the CPU can read, of rows that sequences have. */
+/* Checks the scales and zero points that the CPU can read, of rows that sequences have, as a backend does before it
+   writes anything: all of them, or one of several pieces. A call's plan reads none. */
 mfa_status_t mfai_quantization_check(const mfai_problem_t *problem);
+mfa_status_t mfai_quantization_check_piece(const mfai_problem_t *problem, int64_t piece);
+
+/* How many pieces there are, and at most how many numbers in all. */
+int64_t mfai_quantization_pieces(const mfai_problem_t *problem, int64_t *numbers);
 
 /* Checks all scales, zero points and means that codes of a format are to be made with. */
 mfa_status_t mfai_quantization_check_static(const mfai_quantization_t *quantization, int32_t codes);

@@ -8,6 +8,7 @@
 #include "attn/blocks.h"
 #include "core/backend.h"
 #include "core/integers.h"
+#include "core/quantization.h"
 #include "cpu/backward.h"
 #include "cpu/clock.h"
 #include "cpu/cpu_count.h"
@@ -136,8 +137,36 @@ static mfa_status_t compute_blocks(mfai_cpu_device_t *device, const mfai_problem
     return status;
 }
 
+typedef struct {
+    const mfai_problem_t *problem;
+    int64_t wrong; /* the first piece with a scale or zero point that cannot be one; atomic */
+} check_job_t;
+
+static void check_piece(void *argument, int64_t piece, int slot) {
+    (void)slot;
+    check_job_t *job = argument;
+    int64_t wrong = __atomic_load_n(&job->wrong, __ATOMIC_RELAXED);
+    if (piece >= wrong || mfai_quantization_check_piece(job->problem, piece) == MFA_SUCCESS)
+        return;
+    while (piece < wrong &&
+           !__atomic_compare_exchange_n(&job->wrong, &wrong, piece, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    }
+}
+
+enum { NUMBERS_AT_ONCE = 1 << 15 }; /* scales and zero points that are checked before another thread is awake */
+
+static mfa_status_t check_scales(const mfai_cpu_device_t *device, const mfai_problem_t *problem) {
+    int64_t numbers;
+    const int64_t pieces = mfai_quantization_pieces(problem, &numbers);
+    check_job_t job = {problem, pieces};
+    mfai_parallel_for(numbers < NUMBERS_AT_ONCE ? 1 : device->num_threads, pieces, check_piece, &job);
+    /* Again, for the message, which belongs to a thread. */
+    return job.wrong < pieces ? mfai_quantization_check_piece(problem, job.wrong) : MFA_SUCCESS;
+}
+
 static mfa_status_t run(void *device, const mfai_problem_t *problem, double *seconds) {
     const double start = mfai_now();
+    MFAI_TRY(check_scales(device, problem));
     MFAI_TRY(is_listed(problem) ? compute_blocks(device, problem) : compute(device, problem));
     *seconds = mfai_now() - start;
     return MFA_SUCCESS;

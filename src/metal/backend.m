@@ -1,5 +1,6 @@
 /* The Metal backend: its entries. */
 #include "core/backend.h"
+#include "core/quantization.h"
 #import "metal/backward.h"
 #import "metal/device.h"
 #import "metal/forward.h"
@@ -20,12 +21,14 @@ static mfa_status_t plan(void *device, const mfai_problem_t *problem, mfa_plan_t
 static mfa_status_t run(void *device, const mfai_problem_t *problem, double *seconds) {
     mfai_metal_call_t call;
     MFAI_TRY(make(device, problem, &call));
+    MFAI_TRY(mfai_quantization_check(problem));
     return mfai_metal_call_run(device, &call, seconds);
 }
 
 static mfa_status_t encode(void *device, const mfai_problem_t *problem, void *target) {
     mfai_metal_call_t call;
     MFAI_TRY(make(device, problem, &call));
+    MFAI_TRY(mfai_quantization_check(problem));
     return mfai_metal_call_encode(device, &call, target);
 }
 

@@ -379,6 +379,57 @@ static void test_append(mfa_context_t context) {
     CHECK(import(&c) == MFA_SUCCESS); /* no row, no scale */
 }
 
+/* Of so many rows that several threads check them, in pieces: the first that is wrong is named, before anything is
+   written, and a plan does not look. */
+static void test_pieces(void) {
+    enum { HEADS = 2, ROWS = 9000, COUNT = HEADS * ROWS };
+    static int8_t codes[COUNT];
+    static float scales[2][COUNT], query[HEADS], out[HEADS];
+    mfa_context_options_t options = MFA_CONTEXT_OPTIONS_INIT;
+    options.backend = MFA_BACKEND_CPU;
+    options.num_threads = 3;
+    mfa_context_t context = NULL;
+    CHECK(mfa_create_context_with_options(&options, &context) == MFA_SUCCESS);
+    mfa_tensor_t tensors[5]; /* query, out, codes, scales of keys and of values */
+    void *const data[] = {query, out, codes, scales[0], scales[1]};
+    for (int i = 0; i < 5; ++i) {
+        tensors[i] = (mfa_tensor_t)MFA_TENSOR_INIT;
+        tensors[i].data = data[i];
+        pack(&tensors[i], 1, HEADS, i < 2 ? 1 : ROWS, 1);
+    }
+    tensors[2].precision = MFA_PRECISION_INT8;
+    mfa_quantization_t quantizations[2];
+    for (int i = 0; i < 2; ++i) {
+        quantizations[i] = (mfa_quantization_t)MFA_QUANTIZATION_INIT;
+        quantizations[i].rows = 1;
+        quantizations[i].scales = &tensors[3 + i];
+        for (int j = 0; j < COUNT; ++j)
+            scales[i][j] = 1;
+    }
+    mfa_attention_desc_t desc = MFA_ATTENTION_DESC_INIT;
+    desc.query = &tensors[0], desc.out = &tensors[1];
+    desc.key = desc.value = &tensors[2];
+    desc.key_quantization = &quantizations[0], desc.value_quantization = &quantizations[1];
+    static const struct {
+        int values, at;
+        const char *text;
+    } wrong[] = {{1, COUNT - 1, "value_quantization.scales[0, 1, 8999, 0] is -1"},
+                 {1, 4096, "value_quantization.scales[0, 0, 4096, 0] is -1"},
+                 {0, ROWS + 8191, "key_quantization.scales[0, 1, 8191, 0] is -1"},
+                 {0, ROWS - 1, "key_quantization.scales[0, 0, 8999, 0] is -1"},
+                 {0, 4095, "key_quantization.scales[0, 0, 4095, 0] is -1"}};
+    mfa_plan_t plan = MFA_PLAN_INIT;
+    CHECK(mfa_attention_forward_desc(context, &desc) == MFA_SUCCESS && out[0] == 0);
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; ++i) {
+        scales[wrong[i].values][wrong[i].at] = -1;
+        out[0] = 7;
+        CHECK(mfa_attention_forward_plan(context, &desc, &plan) == MFA_SUCCESS && plan.status == MFA_SUCCESS);
+        CHECK_FAILS(mfa_attention_forward_desc(context, &desc), MFA_ERROR_INVALID_ARGS, wrong[i].text);
+        CHECK(out[0] == 7);
+    }
+    mfa_destroy_context(context);
+}
+
 int main(void) {
     mfa_context_t context = NULL;
     CHECK(mfa_create_context(&context) == MFA_SUCCESS);
@@ -394,6 +445,7 @@ int main(void) {
     test_rows_that_count(context);
     test_places(context);
     test_append(context);
+    test_pieces();
     test_each_operand(quantised, context, MFAI_FORWARD);
     test_each_operand(quantised, context, MFAI_BACKWARD);
     test_each_operand(with_lengths, context, MFAI_FORWARD);

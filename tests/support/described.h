@@ -9,6 +9,7 @@
 #include "check.h"
 #include "core/context.h"
 #include "core/operands.h"
+#include "core/quantization.h"
 
 static union {
     float floats[1 << 12];
@@ -139,6 +140,7 @@ static call good(mfa_context_t context, mfai_pass_t pass, unsigned parts) {
 
 static mfai_problem_t problem; /* as the last call of import left it */
 
+/* And looks at the scales, as a backend does that runs it. */
 static mfa_status_t import(call *c) {
     void *const descs[] = {&c->desc,   &c->backward,         &c->sequences,         &c->pages, &c->blocks, &c->append,
                            &c->scales, &c->key_quantization, &c->value_quantization};
@@ -160,7 +162,7 @@ static mfa_status_t import(call *c) {
     const mfa_status_t status =
         mfai_problem_import(c->context, c->pass, c->pass == MFAI_BACKWARD ? (void *)&c->backward : &c->desc, &problem);
     is_imported = status == MFA_SUCCESS;
-    return status;
+    return is_imported ? mfai_quantization_check(&problem) : status;
 }
 
 /* Of a call that `make` makes, with a change. */
