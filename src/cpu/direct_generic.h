@@ -196,19 +196,31 @@ INLINE void direct_scores_as(const mfai_cpu_scaled_t kind, const int32_t format,
     }
 }
 
-INLINE void direct_code_scores(const int32_t format, int rows, const mfai_spaced_rows_t *keys,
-                               const mfai_cpu_scales_t *scales, left_t query, mfa_span seen, sums_t scores) {
-    switch (scales->kind) {
-    case MFAI_SCALED_ROWS:
-        direct_scores_as(MFAI_SCALED_ROWS, format, rows, keys, scales, query, seen, scores);
-        return;
-    case MFAI_SCALED_GROUPS:
-        direct_scores_as(MFAI_SCALED_GROUPS, format, rows, keys, scales, query, seen, scores);
-        return;
-    default:
-        direct_scores_as(MFAI_SCALED_COLUMNS, format, rows, keys, scales, query, seen, scores);
+/* Each kind of codes has a function of its own, so that frames are small. */
+typedef void (*direct_codes_fn)(int rows, const mfai_spaced_rows_t *codes, const mfai_cpu_scales_t *scales, left_t left,
+                                mfa_span seen, sums_t to);
+#define OF_CODES(name, product, kind, format)                                                               \
+    __attribute__((noinline)) static void name(int rows, const mfai_spaced_rows_t *codes,                   \
+                                               const mfai_cpu_scales_t *scales, left_t left, mfa_span seen, \
+                                               sums_t to) {                                                 \
+        product(kind, format, rows, codes, scales, left, seen, to);                                         \
     }
-}
+/* A table of them, by whether a code has 4 bits, and by kind. */
+#define OF_ALL_CODES(name, product)                                                     \
+    OF_CODES(name##_rows_of_bytes, product, MFAI_SCALED_ROWS, MFAI_FORMAT_UINT8)        \
+    OF_CODES(name##_groups_of_bytes, product, MFAI_SCALED_GROUPS, MFAI_FORMAT_UINT8)    \
+    OF_CODES(name##_columns_of_bytes, product, MFAI_SCALED_COLUMNS, MFAI_FORMAT_UINT8)  \
+    OF_CODES(name##_rows_of_halves, product, MFAI_SCALED_ROWS, MFAI_FORMAT_UINT4)       \
+    OF_CODES(name##_groups_of_halves, product, MFAI_SCALED_GROUPS, MFAI_FORMAT_UINT4)   \
+    OF_CODES(name##_columns_of_halves, product, MFAI_SCALED_COLUMNS, MFAI_FORMAT_UINT4) \
+    static const direct_codes_fn name[2][MFAI_SCALED_COLUMNS + 1] = {                   \
+        {[MFAI_SCALED_ROWS] = name##_rows_of_bytes,                                     \
+         [MFAI_SCALED_GROUPS] = name##_groups_of_bytes,                                 \
+         [MFAI_SCALED_COLUMNS] = name##_columns_of_bytes},                              \
+        {[MFAI_SCALED_ROWS] = name##_rows_of_halves,                                    \
+         [MFAI_SCALED_GROUPS] = name##_groups_of_halves,                                \
+         [MFAI_SCALED_COLUMNS] = name##_columns_of_halves}};
+OF_ALL_CODES(direct_code_scores, direct_scores_as)
 
 /* Scores of the keys that are seen, but for the scale of a key that has one for all columns. */
 static void direct_scores(const mfai_spaced_rows_t *keys, const mfai_cpu_scales_t *scales, left_t query, int rows,
@@ -217,12 +229,11 @@ static void direct_scores(const mfai_spaced_rows_t *keys, const mfai_cpu_scales_
         const left_t some = {query.first + r * query.stride, query.stride};
         const sums_t to = {scores.first + r * scores.stride, scores.stride};
 #define SCORES(format) direct_scores_as(MFAI_UNSCALED, format, rows - r, keys, scales, some, seen, to)
-#define CODE_SCORES(format) direct_code_scores(format, rows - r, keys, scales, some, seen, to)
         if (scales->kind == MFAI_UNSCALED)
             WITH_WORD_FORMAT(keys->format, SCORES)
         else
-            WITH_CODES(keys->format, CODE_SCORES)
-#undef CODE_SCORES
+            direct_code_scores[mfai_formats[keys->format].bits == 4][scales->kind](rows - r, keys, scales, some, seen,
+                                                                                   to);
 #undef SCORES
     }
 }
@@ -437,30 +448,19 @@ INLINE void direct_values_as(const mfai_cpu_scaled_t kind, const int32_t format,
 
 #undef DIRECT_VALUES
 
-INLINE void direct_code_values(const int32_t format, int rows, const mfai_spaced_rows_t *values,
-                               const mfai_cpu_scales_t *scales, left_t weights, mfa_span seen, sums_t out) {
-    switch (scales->kind) {
-    case MFAI_SCALED_ROWS:
-        direct_values_as(MFAI_SCALED_ROWS, format, rows, values, scales, weights, seen, out);
-        return;
-    case MFAI_SCALED_GROUPS:
-        direct_values_as(MFAI_SCALED_GROUPS, format, rows, values, scales, weights, seen, out);
-        return;
-    default:
-        direct_values_as(MFAI_SCALED_COLUMNS, format, rows, values, scales, weights, seen, out);
-    }
-}
+OF_ALL_CODES(direct_code_values, direct_values_as)
+#undef OF_ALL_CODES
+#undef OF_CODES
 
 /* out += weights . values for at most DIRECT_ROWS rows, over the keys that are seen. The scale of a value that has one
    for all columns is in its weights. */
 static void direct_values(const mfai_spaced_rows_t *values, const mfai_cpu_scales_t *scales, left_t weights, int rows,
                           mfa_span seen, sums_t out) {
 #define VALUES(format) direct_values_as(MFAI_UNSCALED, format, rows, values, scales, weights, seen, out)
-#define CODE_VALUES(format) direct_code_values(format, rows, values, scales, weights, seen, out)
     if (scales->kind == MFAI_UNSCALED)
         WITH_WORD_FORMAT(values->format, VALUES)
     else
-        WITH_CODES(values->format, CODE_VALUES)
-#undef CODE_VALUES
+        direct_code_values[mfai_formats[values->format].bits == 4][scales->kind](rows, values, scales, weights, seen,
+                                                                                 out);
 #undef VALUES
 }

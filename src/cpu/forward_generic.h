@@ -63,7 +63,7 @@ static mfai_spaced_rows_t space_rows(const block_t *block, const mfai_view_t *vi
                            &block->room);
 }
 
-static void find_direct_scales(const block_t *block, mfa_span seen) {
+__attribute__((noinline)) static void find_direct_scales(const block_t *block, mfa_span seen) {
     const mfai_problem_t *p = block->job->problem;
     const int64_t b = block->walk->batch, h = block->kv_head, first = block->keys.begin,
                   most = block->job->shape.block_keys;
@@ -245,7 +245,8 @@ static const float *find_factors(const block_t *block, int r, int64_t start, int
     return factors;
 }
 
-static void softmax_and_values(const block_t *block, const seen_t *seen) {
+/* Apart, so that its arrays are not on the stack while `attend` packs. */
+__attribute__((noinline)) static void softmax_and_values(const block_t *block, const seen_t *seen) {
     const mfai_cpu_forward_job_t *job = block->job;
     float reference[SUB_ROWS + VL] = {0}, correction[SUB_ROWS + VL] = {0};
     for (int r = 0; r < block->rows; ++r) {

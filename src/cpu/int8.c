@@ -63,7 +63,7 @@ mfai_cpu_int8_t mfai_cpu_int8_plan(const mfai_problem_t *p, int64_t chunk_rows, 
     at.row = mfai_cpu_take(size, columns);
     at.value_zeros = mfai_cpu_take(size, mfai_max(columns, value_width));
     at.value_factors = mfai_cpu_take(size, mfai_max(columns, value_width));
-    /* Vectors of scales are stored whole: what lies behind a group's is not written yet, behind the last there is room. */
+    /* Vectors of scales are stored whole: behind a group's is what is not written yet, behind the last there is room. */
     at.key_row_scales = mfai_cpu_take(size, block_keys * at.key.groups + MFAI_ROWS_PADDING);
     at.key_row_zeros = mfai_cpu_take(size, at.key.row_zeros ? block_keys * at.key.groups : 0);
     at.value_row_scales =

@@ -15,12 +15,11 @@
 INLINE vw vw_zero(void) { return vw_set1(0); }
 
 INLINE vw vw_dot(vf a, vf b, vw sum) {
-    uint8_t left[4 * VL];
-    int8_t right[4 * VL];
-    memcpy(left, &a, sizeof left);
-    memcpy(right, &b, sizeof right);
-    for (int i = 0; i < 4 * VL; ++i)
-        sum.lane[i / 4] += (uint32_t)(left[i] * right[i]);
+    for (int i = 0; i < VL; ++i) {
+        const uint32_t left = mfai_f32_to_bits(a.lane[i]), right = mfai_f32_to_bits(b.lane[i]);
+        for (int bit = 0; bit < 32; bit += 8)
+            sum.lane[i] += (uint32_t)((int32_t)(left >> bit & 255) * (int8_t)(right >> bit));
+    }
     return sum;
 }
 
@@ -82,7 +81,8 @@ INLINE vw vw_sum_each(const vw rows[VL]) {
     return sums;
 }
 
-INLINE void interleave_rows(const vf rows[4], vf words[4]) {
+/* Apart, as its arrays are large and stacks may be small. */
+__attribute__((noinline)) static void interleave_rows(const vf rows[4], vf words[4]) {
     uint8_t from[4][4 * VL], to[4 * VL][4];
     memcpy(from, rows, sizeof from);
     for (int i = 0; i < 4 * VL; ++i)
