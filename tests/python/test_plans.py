@@ -44,6 +44,17 @@ def test_plan_of_backward_is_another(fresh):
 
 
 @pytest.mark.parametrize("backward", [False, True])
+def test_plan_reads_no_scales(backward):
+    memory = np.zeros(33, np.uint8)
+    # A call would copy them, and refuse them.
+    scales = memory[1:].view(np.float32).reshape(1, 1, 2, 4)[..., :1]
+    codes = mfa.QuantizedTensor(np.ones((1, 3, 2, 4), np.int8), scales, rows=0)
+    assert mfa.plan(ONES, codes, codes, backward=backward).status == 0
+    with pytest.raises(ValueError, match=r"^key.scales\[0, 0, 0, 0\]: 0, expected a positive"):
+        mfa.attention(ONES, codes, codes)
+
+
+@pytest.mark.parametrize("backward", [False, True])
 def test_plan_allocates_no_result_and_copies_nothing(fresh, backward):
     small = np.ones((1, 1, 1, 1), np.float32)
     rows = np.broadcast_to(small, (1, 2**30, 4, 64))
