@@ -385,7 +385,7 @@ typedef struct mfa_scales {
  * means all: per tensor or head (0, 0), per token (1, 0), per channel (0, 1), per block of tokens (32, 0), per token in
  * groups of columns (1, 32). Rows count where they are stored: in a page, or in a packed operand. Scales and zero points
  * of rows that no sequence has are never read; of the others, those that the CPU can read are checked before anything is
- * written.
+ * written, unless the call is encoded.
  */
 typedef struct mfa_quantization {
     uint32_t struct_size;

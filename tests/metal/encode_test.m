@@ -206,6 +206,36 @@ static void test_destroyed_before_it_runs(const buffers_t *wanted) {
     [result release];
 }
 
+/* What codes stand for may be written by an earlier call in the same command buffer. */
+static void test_scales_that_are_written_later(void) {
+    buffers_t b = open_buffers();
+    call_t call;
+    describe(&b, &call);
+    int8_t *codes = mfa_buffer_contents(b.value);
+    for (int i = 0; i < ELEMENTS; ++i)
+        codes[i] = (int8_t)(7 * i);
+    call.value.precision = MFA_PRECISION_INT8;
+    mfa_buffer_t scales = zeroed(sizeof(float)), out = zeroed(BYTES);
+    mfa_tensor_t scale = MFA_TENSOR_INIT;
+    for (int axis = 0; axis < 4; ++axis)
+        scale.shape[axis] = 1;
+    scale.buffer = scales;
+    mfa_quantization_t quantization = MFA_QUANTIZATION_INIT;
+    quantization.scales = &scale;
+    call.forward.value_quantization = &quantization;
+    CHECK(mfa_attention_forward_desc(context, &call.forward) == MFA_ERROR_INVALID_ARGS);
+    id<MTLCommandBuffer> commands = [queue commandBuffer];
+    CHECK(mfa_attention_forward_encode(context, &call.forward, commands) == MFA_SUCCESS);
+    *(float *)mfa_buffer_contents(scales) = 0.5f;
+    run(commands);
+    call.out.buffer = out;
+    CHECK(mfa_attention_forward_desc(context, &call.forward) == MFA_SUCCESS);
+    CHECK(same(b.out, out));
+    mfa_destroy_buffer(scales);
+    mfa_destroy_buffer(out);
+    close_buffers(&b);
+}
+
 static void test_shared_buffer(void) {
     id<MTLBuffer> shared = [device newBufferWithLength:100 options:MTLResourceStorageModeShared];
     mfa_buffer_t buffer = NULL;
@@ -303,6 +333,7 @@ int main(void) {
         test_gradient_with_nothing_to_do();
         test_blocks();
         test_destroyed_before_it_runs(&wanted);
+        test_scales_that_are_written_later();
         test_shared_buffer();
         test_what_is_no_buffer();
         test_private_buffer(&wanted);
