@@ -44,9 +44,7 @@ static void join_pairs(float *row, int64_t columns) {
 
 /* Two vectors in that order. */
 INLINE vf load_split(const code_row_t *row, uint64_t at, vf *second) {
-    const vf zero = vf_set1(*row->zero), first = vf_load_nibble_pairs(row->codes + at / 2, row->bits, second);
-    *second = vf_sub(*second, zero);
-    return vf_sub(first, zero);
+    return vf_load_nibble_pairs(row->codes + at / 2, row->bits, vf_set1(*row->zero), second);
 }
 #endif
 

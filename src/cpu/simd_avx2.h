@@ -97,10 +97,11 @@ INLINE vf vf_load_nibbles_n(const void *p, int n, uint32_t bits) {
     return _mm256_castsi256_ps(_mm256_xor_si256(nibbles, _mm256_set1_epi32((int)bits)));
 }
 
-INLINE vf vf_load_nibble_pairs(const void *p, uint32_t bits, vf *high) {
+INLINE vf vf_load_nibble_pairs(const void *p, uint32_t bits, vf zero, vf *high) {
     const __m256i bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(p)), flip = _mm256_set1_epi32((int)bits);
-    *high = _mm256_castsi256_ps(_mm256_xor_si256(_mm256_srli_epi32(bytes, 4), flip));
-    return _mm256_castsi256_ps(_mm256_xor_si256(_mm256_and_si256(bytes, _mm256_set1_epi32(15)), flip));
+    const __m256i low = _mm256_and_si256(bytes, _mm256_set1_epi32(15));
+    *high = vf_sub(_mm256_castsi256_ps(_mm256_xor_si256(_mm256_srli_epi32(bytes, 4), flip)), zero);
+    return vf_sub(_mm256_castsi256_ps(_mm256_xor_si256(low, flip)), zero);
 }
 
 INLINE vf vf_exp2(vf x) {

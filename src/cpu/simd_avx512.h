@@ -69,6 +69,12 @@ INLINE vf vf_load_bytes_n(const void *p, int n, uint32_t bits) {
     const __m128i bytes = n >= VL ? _mm_loadu_si128(p) : _mm_maskz_loadu_epi8(lanes_below(n), p);
     return _mm512_castsi512_ps(_mm512_xor_si512(_mm512_cvtepu8_epi32(bytes), _mm512_set1_epi32((int)bits)));
 }
+/* Of each nibble its float. Permutations look at the lowest four bits of a lane, and so make floats of nibbles in one
+   step, whatever lies above them. */
+INLINE vf nibble_floats(uint32_t bits) {
+    const __m512i numbers = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    return _mm512_castsi512_ps(_mm512_xor_si512(numbers, _mm512_set1_epi32((int)bits)));
+}
 INLINE vf vf_load_nibbles_n(const void *p, int n, uint32_t bits) {
     uint64_t some = 0;
     memcpy(&some, p, n < VL ? (size_t)(n + 1) / 2 : sizeof some);
@@ -76,15 +82,15 @@ INLINE vf vf_load_nibbles_n(const void *p, int n, uint32_t bits) {
     const __m512i bytes = _mm512_shuffle_epi8(_mm512_set1_epi64((int64_t)some),
                                               _mm512_set_epi32(-249, -249, -250, -250, -251, -251, -252, -252, -253,
                                                                -253, -254, -254, -255, -255, -256, -256));
-    const __m512i nibbles =
-        _mm512_and_si512(_mm512_srlv_epi32(bytes, _mm512_set1_epi64((int64_t)4 << 32)), _mm512_set1_epi32(15));
-    return _mm512_castsi512_ps(_mm512_xor_si512(nibbles, _mm512_set1_epi32((int)bits)));
+    const __m512i nibbles = _mm512_srlv_epi32(bytes, _mm512_set1_epi64((int64_t)4 << 32));
+    return _mm512_permutexvar_ps(nibbles, nibble_floats(bits));
 }
 
-INLINE vf vf_load_nibble_pairs(const void *p, uint32_t bits, vf *high) {
-    const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(p)), flip = _mm512_set1_epi32((int)bits);
-    *high = _mm512_castsi512_ps(_mm512_xor_si512(_mm512_srli_epi32(bytes, 4), flip));
-    return _mm512_castsi512_ps(_mm512_xor_si512(_mm512_and_si512(bytes, _mm512_set1_epi32(15)), flip));
+INLINE vf vf_load_nibble_pairs(const void *p, uint32_t bits, vf zero, vf *high) {
+    const vf table = vf_sub(nibble_floats(bits), zero);
+    const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(p));
+    *high = _mm512_permutexvar_ps(_mm512_srli_epi32(bytes, 4), table);
+    return _mm512_permutexvar_ps(bytes, table);
 }
 
 INLINE vf vf_load_halves_n(const void *p, int n) {

@@ -94,12 +94,12 @@ INLINE vf vf_load_nibbles_n(const void *p, int n, uint32_t bits) {
     return vreinterpretq_f32_u32(veorq_u32(nibbles, vdupq_n_u32(bits)));
 }
 
-INLINE vf vf_load_nibble_pairs(const void *p, uint32_t bits, vf *high) {
+INLINE vf vf_load_nibble_pairs(const void *p, uint32_t bits, vf zero, vf *high) {
     uint8_t some[8] = {0};
     memcpy(some, p, VL);
     const uint32x4_t bytes = vmovl_u16(vget_low_u16(vmovl_u8(vld1_u8(some)))), flip = vdupq_n_u32(bits);
-    *high = vreinterpretq_f32_u32(veorq_u32(vshrq_n_u32(bytes, 4), flip));
-    return vreinterpretq_f32_u32(veorq_u32(vandq_u32(bytes, vdupq_n_u32(15)), flip));
+    *high = vf_sub(vreinterpretq_f32_u32(veorq_u32(vshrq_n_u32(bytes, 4), flip)), zero);
+    return vf_sub(vreinterpretq_f32_u32(veorq_u32(vandq_u32(bytes, vdupq_n_u32(15)), flip)), zero);
 }
 
 INLINE vf vf_exp2(vf x) {

@@ -7,7 +7,7 @@
  *   vf_load_f16_n, ...      with conversion; stores round to nearest even
  *   vf_load_bytes_n(p, n, bits)   the first n bytes, and zero in other lanes, each as the float of the bits byte ^ bits
  *   vf_load_nibbles_n       likewise of four bits, the low ones of a byte first
- *   vf_load_nibble_pairs(p, bits, &high)   likewise of VL bytes: the low ones, and apart the high ones
+ *   vf_load_nibble_pairs(p, bits, zero, &high)   likewise of VL bytes, less zero: the low ones, and apart the high ones
  *   vf_fma(a, b, c)         a * b + c, in one rounding or two
  *   vf_fused(a, b, c)       likewise, in one, or as good as one
  *   vf_max(a, b)            a > b ? a : b, so a NaN in b stays
@@ -106,11 +106,11 @@ INLINE vf vf_load_nibbles_n(const void *p, int n, uint32_t bits) {
     LANES(mfai_bits_to_f32((byte[i / 2] >> i % 2 * 4 & 15) ^ bits));
 }
 
-INLINE vf vf_load_nibble_pairs(const void *p, uint32_t bits, vf *high) {
+INLINE vf vf_load_nibble_pairs(const void *p, uint32_t bits, vf zero, vf *high) {
     uint8_t byte[VL];
     memcpy(byte, p, sizeof byte);
-    EACH_LANE high->lane[i] = mfai_bits_to_f32((uint32_t)(byte[i] >> 4) ^ bits);
-    LANES(mfai_bits_to_f32((byte[i] & 15u) ^ bits));
+    EACH_LANE high->lane[i] = mfai_bits_to_f32((uint32_t)(byte[i] >> 4) ^ bits) - zero.lane[i];
+    LANES(mfai_bits_to_f32((byte[i] & 15u) ^ bits) - zero.lane[i]);
 }
 
 INLINE float exp2_lane(float x) {
