@@ -17,6 +17,7 @@ typedef struct {
     const float *scales, *zeros; /* MFAI_SCALED_ROWS: one for each row */
     const float *mean;           /* of each column */
     uint32_t bits;               /* that make a float of a code, as vf_load_bytes_n has it */
+    bool centred;                /* signed codes without zero points: their numbers are what is scaled */
 } mfai_cpu_scales_t;
 
 typedef struct {

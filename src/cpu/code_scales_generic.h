@@ -164,6 +164,11 @@ static mfai_cpu_scales_t find_scales(const mfai_view_t *codes, const mfai_quanti
             scales[i] = 0;
     }
     read_mean(quantization, b, h, room.mean_floats, memory + room.mean);
-    return (mfai_cpu_scales_t){
-        room.kind, line, scales, memory + room.zeros, memory + room.mean, mfai_f32_to_bits(CODE_BASE) | flip};
+    return (mfai_cpu_scales_t){.kind = room.kind,
+                               .line = line,
+                               .scales = scales,
+                               .zeros = memory + room.zeros,
+                               .mean = memory + room.mean,
+                               .bits = mfai_f32_to_bits(CODE_BASE) | flip,
+                               .centred = format->is_signed && !quantization->zero_points.present};
 }

@@ -42,6 +42,8 @@ INLINE vf first_lanes(vf x, int n) {
 
 INLINE vf load_real_lanes(const mfai_cpu_scaled_t kind, const bool has_mean, const int32_t format,
                           const code_row_t *row, uint64_t at, int n) {
+    if (kind == MFAI_SCALED_ROWS && format == MFAI_FORMAT_INT8 && n >= VL)
+        return vf_load_signed_bytes(row->codes + at);
     const vf code = load_codes(row->codes, format, at, n, row->bits);
     if (kind == MFAI_SCALED_ROWS)
         return vf_sub(code, vf_set1(*row->zero));
@@ -53,7 +55,8 @@ INLINE vf load_real_lanes(const mfai_cpu_scaled_t kind, const bool has_mean, con
 }
 
 /* Elements at .. at + n - 1 behind the row's first as floats, zero in the other lanes; of kind MFAI_SCALED_ROWS, but for
-   the row's scale. A group of columns that `at` divides begins with the row's first. */
+   the row's scale. A group of columns that `at` divides begins with the row's first. MFAI_FORMAT_INT8 stands for codes of
+   eight bits that are centred. */
 INLINE vf load_real(const mfai_cpu_scaled_t kind, const bool has_mean, const int32_t format, const code_row_t *row,
                     uint64_t at, int n) {
     const vf real = load_real_lanes(kind, has_mean, format, row, at, n);

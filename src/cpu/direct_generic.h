@@ -194,6 +194,9 @@ INLINE void direct_scores_as(const mfai_cpu_scaled_t kind, const int32_t format,
     }
 }
 
+/* Codes of eight bits, of four, and of eight that are centred. */
+enum { OF_BYTES, OF_HALVES, OF_NUMBERS };
+
 /* Each kind of codes has a function of its own, so that frames are small. */
 typedef void (*direct_codes_fn)(int rows, const mfai_spaced_rows_t *codes, const mfai_cpu_scales_t *scales, left_t left,
                                 mfa_span seen, sums_t to);
@@ -203,21 +206,28 @@ typedef void (*direct_codes_fn)(int rows, const mfai_spaced_rows_t *codes, const
                                                sums_t to) {                                                 \
         product(kind, format, rows, codes, scales, left, seen, to);                                         \
     }
-/* A table of them, by whether a code has 4 bits, and by kind. */
+INLINE int width_of_codes(int32_t format, const mfai_cpu_scales_t *scales) {
+    return mfai_formats[format].bits == 4 ? OF_HALVES : scales->centred ? OF_NUMBERS : OF_BYTES;
+}
+/* A table of them, by width and by kind. */
 #define OF_ALL_CODES(name, product)                                                     \
     OF_CODES(name##_rows_of_bytes, product, MFAI_SCALED_ROWS, MFAI_FORMAT_UINT8)        \
+    OF_CODES(name##_rows_of_numbers, product, MFAI_SCALED_ROWS, MFAI_FORMAT_INT8)       \
     OF_CODES(name##_groups_of_bytes, product, MFAI_SCALED_GROUPS, MFAI_FORMAT_UINT8)    \
     OF_CODES(name##_columns_of_bytes, product, MFAI_SCALED_COLUMNS, MFAI_FORMAT_UINT8)  \
     OF_CODES(name##_rows_of_halves, product, MFAI_SCALED_ROWS, MFAI_FORMAT_UINT4)       \
     OF_CODES(name##_groups_of_halves, product, MFAI_SCALED_GROUPS, MFAI_FORMAT_UINT4)   \
     OF_CODES(name##_columns_of_halves, product, MFAI_SCALED_COLUMNS, MFAI_FORMAT_UINT4) \
-    static const direct_codes_fn name[2][MFAI_SCALED_COLUMNS + 1] = {                   \
-        {[MFAI_SCALED_ROWS] = name##_rows_of_bytes,                                     \
-         [MFAI_SCALED_GROUPS] = name##_groups_of_bytes,                                 \
-         [MFAI_SCALED_COLUMNS] = name##_columns_of_bytes},                              \
-        {[MFAI_SCALED_ROWS] = name##_rows_of_halves,                                    \
-         [MFAI_SCALED_GROUPS] = name##_groups_of_halves,                                \
-         [MFAI_SCALED_COLUMNS] = name##_columns_of_halves}};
+    static const direct_codes_fn name[3][MFAI_SCALED_COLUMNS + 1] = {                   \
+        [OF_BYTES] = {[MFAI_SCALED_ROWS] = name##_rows_of_bytes,                        \
+                      [MFAI_SCALED_GROUPS] = name##_groups_of_bytes,                    \
+                      [MFAI_SCALED_COLUMNS] = name##_columns_of_bytes},                 \
+        [OF_HALVES] = {[MFAI_SCALED_ROWS] = name##_rows_of_halves,                      \
+                       [MFAI_SCALED_GROUPS] = name##_groups_of_halves,                  \
+                       [MFAI_SCALED_COLUMNS] = name##_columns_of_halves},               \
+        [OF_NUMBERS] = {[MFAI_SCALED_ROWS] = name##_rows_of_numbers,                    \
+                        [MFAI_SCALED_GROUPS] = name##_groups_of_bytes,                  \
+                        [MFAI_SCALED_COLUMNS] = name##_columns_of_bytes}};
 OF_ALL_CODES(direct_code_scores, direct_scores_as)
 
 /* Scores of the keys that are seen, but for the scale of a key that has one for all columns. */
@@ -230,7 +240,7 @@ static void direct_scores(const mfai_spaced_rows_t *keys, const mfai_cpu_scales_
         if (scales->kind == MFAI_UNSCALED)
             WITH_WORD_FORMAT(keys->format, SCORES)
         else
-            direct_code_scores[mfai_formats[keys->format].bits == 4][scales->kind](rows - r, keys, scales, some, seen,
+            direct_code_scores[width_of_codes(keys->format, scales)][scales->kind](rows - r, keys, scales, some, seen,
                                                                                    to);
 #undef SCORES
     }
@@ -458,7 +468,7 @@ static void direct_values(const mfai_spaced_rows_t *values, const mfai_cpu_scale
     if (scales->kind == MFAI_UNSCALED)
         WITH_WORD_FORMAT(values->format, VALUES)
     else
-        direct_code_values[mfai_formats[values->format].bits == 4][scales->kind](rows, values, scales, weights, seen,
+        direct_code_values[width_of_codes(values->format, scales)][scales->kind](rows, values, scales, weights, seen,
                                                                                  out);
 #undef VALUES
 }

@@ -89,6 +89,7 @@ INLINE vf vf_load_bytes_n(const void *p, int n, uint32_t bits) {
     const __m256i bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(n < VL ? (const void *)some : p));
     return _mm256_castsi256_ps(_mm256_xor_si256(bytes, _mm256_set1_epi32((int)bits)));
 }
+INLINE vf vf_load_signed_bytes(const void *p) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p))); }
 INLINE vf vf_load_nibbles_n(const void *p, int n, uint32_t bits) {
     uint32_t some = 0;
     memcpy(&some, p, n < VL ? (size_t)(n + 1) / 2 : sizeof some);

@@ -69,6 +69,8 @@ INLINE vf vf_load_bytes_n(const void *p, int n, uint32_t bits) {
     const __m128i bytes = n >= VL ? _mm_loadu_si128(p) : _mm_maskz_loadu_epi8(lanes_below(n), p);
     return _mm512_castsi512_ps(_mm512_xor_si512(_mm512_cvtepu8_epi32(bytes), _mm512_set1_epi32((int)bits)));
 }
+INLINE vf vf_load_signed_bytes(const void *p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p))); }
+
 /* Of each nibble its float. Permutations look at the lowest four bits of a lane, and so make floats of nibbles in one
    step, whatever lies above them. */
 INLINE vf nibble_floats(uint32_t bits) {

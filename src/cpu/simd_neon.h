@@ -86,6 +86,11 @@ INLINE vf vf_load_bytes_n(const void *p, int n, uint32_t bits) {
     const uint32x4_t bytes = vmovl_u16(vget_low_u16(vmovl_u8(vld1_u8(some))));
     return vreinterpretq_f32_u32(veorq_u32(bytes, vdupq_n_u32(bits)));
 }
+INLINE vf vf_load_signed_bytes(const void *p) {
+    int8_t some[8] = {0};
+    memcpy(some, p, VL);
+    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vld1_s8(some)))));
+}
 INLINE vf vf_load_nibbles_n(const void *p, int n, uint32_t bits) {
     static const int32_t right[VL] = {0, -4, -8, -12};
     uint16_t some = 0;

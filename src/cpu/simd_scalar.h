@@ -8,6 +8,7 @@
  *   vf_load_bytes_n(p, n, bits)   the first n bytes, and zero in other lanes, each as the float of the bits byte ^ bits
  *   vf_load_nibbles_n       likewise of four bits, the low ones of a byte first
  *   vf_load_nibble_pairs(p, bits, zero, &high)   likewise of VL bytes, less zero: the low ones, and apart the high ones
+ *   vf_load_signed_bytes    VL of them as their numbers
  *   vf_fma(a, b, c)         a * b + c, in one rounding or two
  *   vf_fused(a, b, c)       likewise, in one, or as good as one
  *   vf_max(a, b)            a > b ? a : b, so a NaN in b stays
@@ -99,6 +100,11 @@ INLINE vf vf_load_bytes_n(const void *p, int n, uint32_t bits) {
     uint8_t byte[VL] = {0};
     memcpy(byte, p, (size_t)(n < VL ? n : VL));
     LANES(mfai_bits_to_f32(byte[i] ^ bits));
+}
+INLINE vf vf_load_signed_bytes(const void *p) {
+    int8_t byte[VL];
+    memcpy(byte, p, sizeof byte);
+    LANES((float)byte[i]);
 }
 INLINE vf vf_load_nibbles_n(const void *p, int n, uint32_t bits) {
     uint8_t byte[VL / 2] = {0};
