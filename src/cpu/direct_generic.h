@@ -9,6 +9,7 @@ enum {
     DIRECT_ROWS = 4,                /* rows that one pass over keys or values serves */
     DIRECT_KEYS = VL / DIRECT_ROWS, /* keys whose products with those rows fill a vector */
     DIRECT_VALUE_KEYS = 16,         /* keys in one sum before it joins the others: short sums round less */
+    DIRECT_CODE_KEYS = 32,          /* likewise of codes, whose products leave more of the time to sums */
     DIRECT_VALUE_VECS = 4,
 };
 
@@ -357,7 +358,7 @@ INLINE void direct_values_for(const int rows, const int32_t format, const mfai_s
 
 /* As direct_add, of codes: the rows that are seen have these addresses. */
 INLINE void direct_code_add(const int rows, const int vecs, const mfai_cpu_scaled_t kind, const int32_t format,
-                            const char *const row[DIRECT_VALUE_KEYS], const mfai_cpu_scales_t *scales, int64_t column,
+                            const char *const row[DIRECT_CODE_KEYS], const mfai_cpu_scales_t *scales, int64_t column,
                             int n, left_t weights, mfa_span seen, sums_t out) {
     vf sum[DIRECT_ROWS][DIRECT_VALUE_VECS];
 #pragma GCC unroll 4
@@ -407,10 +408,10 @@ INLINE void direct_code_values_for(const int rows, const mfai_cpu_scaled_t kind,
                                    mfa_span seen, sums_t out) {
     const mfai_rows_run_t *run = values->run;
     const int64_t columns = values->columns, bytes = mfai_format_bytes(format, columns);
-    for (int64_t j = seen.begin; j < seen.end; j = j / DIRECT_VALUE_KEYS * DIRECT_VALUE_KEYS + DIRECT_VALUE_KEYS) {
-        const int64_t end = (j / DIRECT_VALUE_KEYS + 1) * DIRECT_VALUE_KEYS;
+    for (int64_t j = seen.begin; j < seen.end; j = j / DIRECT_CODE_KEYS * DIRECT_CODE_KEYS + DIRECT_CODE_KEYS) {
+        const int64_t end = (j / DIRECT_CODE_KEYS + 1) * DIRECT_CODE_KEYS;
         const mfa_span some = mfa_span_of(j, end < seen.end ? end : seen.end);
-        const char *row[DIRECT_VALUE_KEYS];
+        const char *row[DIRECT_CODE_KEYS];
         for (int64_t i = some.begin; i < some.end; ++i) {
             row[i - j] = direct_value(false, &run, values->step, i);
             for (int64_t byte = 0; byte < bytes; byte += 64)
