@@ -38,6 +38,12 @@ INLINE vf load_nibbles_n(const void *p, int64_t n) {
         _mm256_and_si256(_mm256_or_si256(pairs, _mm256_slli_epi16(pairs, 4)), _mm256_set1_epi8(15)));
 }
 
+INLINE vf split_nibbles(vf x, vf *odd) {
+    const __m256i bytes = _mm256_castps_si256(x), low = _mm256_set1_epi8(15);
+    *odd = _mm256_castsi256_ps(_mm256_and_si256(_mm256_srli_epi16(bytes, 4), low));
+    return _mm256_castsi256_ps(_mm256_and_si256(bytes, low));
+}
+
 INLINE __m256i widen_bytes(const char *p, int n) {
     uint8_t some[VL] = {0};
     if (n < VL)
@@ -89,4 +95,10 @@ INLINE void order_columns(vw words[4]) {
     words[2] = _mm256_permute2x128_si256(a, words[1], 0x31);
     words[1] = _mm256_permute2x128_si256(b, words[3], 0x20);
     words[3] = _mm256_permute2x128_si256(b, words[3], 0x31);
+}
+
+INLINE vw zip_words(vw a, vw b, vw *second) {
+    const __m256i low = _mm256_unpacklo_epi32(a, b), high = _mm256_unpackhi_epi32(a, b);
+    *second = _mm256_permute2x128_si256(low, high, 0x31);
+    return _mm256_permute2x128_si256(low, high, 0x20);
 }

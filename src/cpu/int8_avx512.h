@@ -25,6 +25,12 @@ INLINE vf load_nibbles_n(const void *p, int64_t n) {
         _mm512_and_si512(_mm512_or_si512(pairs, _mm512_slli_epi16(pairs, 4)), _mm512_set1_epi8(15)));
 }
 
+INLINE vf split_nibbles(vf x, vf *odd) {
+    const __m512i bytes = _mm512_castps_si512(x), low = _mm512_set1_epi8(15);
+    *odd = _mm512_castsi512_ps(_mm512_and_si512(_mm512_srli_epi16(bytes, 4), low));
+    return _mm512_castsi512_ps(_mm512_and_si512(bytes, low));
+}
+
 INLINE __m512i widen_bytes(const char *p, int n) {
     return _mm512_cvtepu8_epi32(n >= VL ? _mm_loadu_si128((const void *)p)
                                         : _mm_maskz_loadu_epi8((__mmask16)bytes_below(n), p));
@@ -81,4 +87,10 @@ INLINE void order_columns(vw words[4]) {
     words[1] = _mm512_shuffle_i32x4(a, c, 0xdd);
     words[2] = _mm512_shuffle_i32x4(b, d, 0x88);
     words[3] = _mm512_shuffle_i32x4(b, d, 0xdd);
+}
+
+INLINE vw zip_words(vw a, vw b, vw *second) {
+    const __m512i places = _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    *second = _mm512_permutex2var_epi32(a, _mm512_add_epi32(places, _mm512_set1_epi32(8)), b);
+    return _mm512_permutex2var_epi32(a, places, b);
 }

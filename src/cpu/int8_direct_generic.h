@@ -7,6 +7,26 @@ enum {
     DIRECT_COLUMNS = 4 * VL,        /* of values, in one pass over the keys of a tile */
 };
 
+/* Which loads of codes are whole. Codes of four bits come into vectors with the least work if the first of all bytes go
+   into one and the second into another, where there are two vectors of them: queries and sums are in that order. */
+enum { DIRECT_PARTS, DIRECT_WHOLE, DIRECT_PAIRS };
+
+static int direct_width(mfa_span columns, int32_t format) {
+    const int64_t ends = columns.begin | columns.end;
+    if (ends % DIRECT_COLUMNS != 0)
+        return DIRECT_PARTS;
+    return mfai_formats[format].bits == 4 && ends % (2 * DIRECT_COLUMNS) == 0 ? DIRECT_PAIRS : DIRECT_WHOLE;
+}
+
+/* Codes of queries, in that order. */
+static void split_query(const int8_t *codes, mfa_span columns, int8_t *split) {
+    for (int64_t c = columns.begin; c < columns.end; c += 2 * DIRECT_COLUMNS)
+        for (int i = 0; i < DIRECT_COLUMNS; ++i) {
+            split[c + i] = codes[c + 2 * i];
+            split[c + DIRECT_COLUMNS + i] = codes[c + 2 * i + 1];
+        }
+}
+
 /* Row j, which lies in *run or one behind it. */
 INLINE const char *direct_row(const mfai_rows_run_t **run, int64_t step, int64_t j) {
     while (j >= (*run)->end)
@@ -16,24 +36,44 @@ INLINE const char *direct_row(const mfai_rows_run_t **run, int64_t step, int64_t
 
 /* Sums of codes of the queries' columns and those of the keys that are seen, as floats; `starts` is added to each of a
    row. */
-INLINE void direct_scores_as(const int rows, const bool whole, const int32_t format, const mfai_spaced_rows_t *keys,
+INLINE void direct_scores_as(const int rows, const int width, const int32_t format, const mfai_spaced_rows_t *keys,
                              mfa_span columns, left_t query, const int32_t *starts, mfa_span seen, sums_t sums) {
     uint32_t start[DIRECT_ROWS][VL] = {0};
     for (int r = 0; r < rows; ++r)
         start[r][0] = (uint32_t)starts[r];
     const mfai_rows_run_t *run = keys->run;
     const int64_t words = words_of(columns.end);
+    const bool whole = width != DIRECT_PARTS;
     const uint32_t flip = key_flip(keys->format);
     for (int64_t j = seen.begin; j < seen.end; j += DIRECT_KEYS) {
         const int count = (int)(seen.end - j < DIRECT_KEYS ? seen.end - j : DIRECT_KEYS);
         const char *key[DIRECT_KEYS];
-        for (int k = 0; k < DIRECT_KEYS; ++k)
-            key[k] = k < count ? direct_row(&run, keys->step, j + k) : keys->zeros;
+        if (count == DIRECT_KEYS && j + DIRECT_KEYS <= run->end)
+#pragma GCC unroll 4
+            for (int k = 0; k < DIRECT_KEYS; ++k)
+                key[k] = run->first + (j + k) * keys->step;
+        else
+            for (int k = 0; k < DIRECT_KEYS; ++k)
+                key[k] = k < count ? direct_row(&run, keys->step, j + k) : keys->zeros;
         vw sum[VL];
 #pragma GCC unroll 16
         for (int i = 0; i < VL; ++i)
             sum[i] = i / DIRECT_KEYS < rows ? vw_load(start[i / DIRECT_KEYS]) : vw_zero();
-        for (int64_t at = columns.begin / WORD_DEPTH; at < words; at += VL) {
+        for (int64_t at = columns.begin / WORD_DEPTH; at < words && width == DIRECT_PAIRS; at += 2 * VL)
+#pragma GCC unroll 4
+            for (int k = 0; k < DIRECT_KEYS; ++k) {
+                const char *pairs = key[k] + at * WORD_DEPTH / 2;
+                vf odd;
+                const vf even = split_nibbles(vf_flip(vf_load(pairs), 0x11 * flip), &odd);
+                __builtin_prefetch(pairs + run->ahead);
+#pragma GCC unroll 4
+                for (int r = 0; r < rows; ++r) {
+                    const lane32 *q = query.first + r * query.stride + at;
+                    vw *to = &sum[r * DIRECT_KEYS + k];
+                    *to = vw_dot(odd, vf_load(q + VL), vw_dot(even, vf_load(q), *to));
+                }
+            }
+        for (int64_t at = columns.begin / WORD_DEPTH; at < words && width != DIRECT_PAIRS; at += VL) {
             /* Zeros meet what the next group has, and what becomes of bytes that are not there. */
             vf q[DIRECT_ROWS];
 #pragma GCC unroll 4
@@ -51,8 +91,13 @@ INLINE void direct_scores_as(const int rows, const bool whole, const int32_t for
         }
         float products[VL];
         vf_store(products, vf_from_int(vw_sum_each(sum)));
-        for (int r = 0; r < rows; ++r)
-            memcpy(sums.first + r * sums.stride + j, products + r * DIRECT_KEYS, (size_t)count * sizeof *products);
+        for (int r = 0; r < rows; ++r) {
+            float *to = sums.first + r * sums.stride + j;
+            if (count == DIRECT_KEYS)
+                memcpy(to, products + r * DIRECT_KEYS, DIRECT_KEYS * sizeof *to);
+            else
+                memcpy(to, products + r * DIRECT_KEYS, (size_t)count * sizeof *to);
+        }
     }
 }
 
@@ -71,13 +116,33 @@ INLINE const mfai_rows_run_t *direct_word(const mfai_spaced_rows_t *values, cons
     return run;
 }
 
-/* The columns of a vector of words that begins at `column`: out = out * correction + what value_tile adds to it, for
-   rows of weights that begin with the first of `words`, some of whose keys are seen. */
-INLINE void direct_columns(const int rows, const bool whole, const int32_t format, const mfai_spaced_rows_t *values,
-                           const mfai_rows_run_t *run, left_t weights, mfa_span words, mfa_span seen, int64_t column,
-                           int64_t end, const value_terms_t *terms, sums_t out) {
+/* Where to prefetch next. Values are read in passes over their columns, but memory is fastest in the order of its
+   lines. */
+typedef struct {
+    const char *row;
+    int64_t at, bytes, step; /* in the row, of a row, and from row to row */
+} coming_t;
+
+INLINE void prefetch_coming(coming_t *coming, int64_t bytes) {
+    for (; bytes > 0; bytes -= 64) {
+        __builtin_prefetch(coming->row + coming->at);
+        coming->at += 64;
+        if (coming->at < coming->bytes)
+            continue;
+        __builtin_prefetch(coming->row + coming->bytes - 1); /* in a line more, if it begins inside one */
+        bytes += coming->at - coming->bytes;
+        coming->at = 0;
+        coming->row += coming->step;
+    }
+}
+
+/* Sums of weights times codes for the words of keys that begin with the first of `words`, some of whose keys are seen:
+   of a vector of codes from `column` on, or of those at even or odd places of two. `coming` is NULL if the next rows do
+   not follow each other as these do. */
+INLINE void direct_sums(const int rows, const int width, const bool odd, const int32_t format,
+                        const mfai_spaced_rows_t *values, const mfai_rows_run_t *run, coming_t *coming, left_t weights,
+                        mfa_span words, mfa_span seen, int64_t column, int64_t end, vw sum[DIRECT_ROWS][4]) {
     const uint32_t flip = value_flip(values->format);
-    vw sum[DIRECT_ROWS][4];
 #pragma GCC unroll 4
     for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 4
@@ -89,9 +154,17 @@ INLINE void direct_columns(const int rows, const bool whole, const int32_t forma
         vf row[WORD_DEPTH], word[4];
 #pragma GCC unroll 4
         for (int i = 0; i < WORD_DEPTH; ++i) {
-            row[i] = load_code_words(keys[i], format, column / WORD_DEPTH, whole ? INT64_MAX : end);
-            __builtin_prefetch(keys[i] + run->ahead + mfai_format_bytes(format, column));
+            if (width == DIRECT_PAIRS) {
+                vf second;
+                const vf first = split_nibbles(vf_load(keys[i] + column / 2), &second);
+                row[i] = odd ? second : first;
+            } else
+                row[i] = load_code_words(keys[i], format, column / WORD_DEPTH, width == DIRECT_WHOLE ? INT64_MAX : end);
+            if (coming == NULL)
+                __builtin_prefetch(keys[i] + run->ahead + mfai_format_bytes(format, column));
         }
+        if (coming != NULL)
+            prefetch_coming(coming, WORD_DEPTH * mfai_format_bytes(format, DIRECT_COLUMNS));
         interleave_rows(row, word);
 #pragma GCC unroll 4
         for (int v = 0; v < 4; ++v)
@@ -105,26 +178,51 @@ INLINE void direct_columns(const int rows, const bool whole, const int32_t forma
         }
     }
 #pragma GCC unroll 4
-    for (int r = 0; r < rows; ++r) {
+    for (int r = 0; r < rows; ++r)
         order_columns(sum[r]);
-#pragma GCC unroll 4
-        for (int v = 0; v < 4; ++v)
-            if (column + v * VL < end)
-                add_value_sums(sum[r][v], terms, r, column + v * VL, out.first + r * out.stride + column + v * VL);
-    }
 }
 
-INLINE void direct_values_as(const int rows, const bool whole, const int32_t format, const mfai_spaced_rows_t *values,
+/* out = out * correction + what value_tile adds to it, for rows of weights. */
+INLINE void direct_values_as(const int rows, const int width, const int32_t format, const mfai_spaced_rows_t *values,
                              mfa_span columns, left_t weights, mfa_span words, mfa_span seen,
                              const value_terms_t *terms, sums_t out) {
     const mfai_rows_run_t *run = values->run;
     const int64_t first = words.begin * WORD_DEPTH > seen.begin ? words.begin * WORD_DEPTH : seen.begin;
-    direct_row(&run, values->step, first);
-    for (int64_t c = columns.begin; c < columns.end; c += DIRECT_COLUMNS)
-        direct_columns(rows, whole, format, values, run, weights, words, seen, c, columns.end, terms, out);
+    const int64_t bytes = mfai_format_bytes(format, columns.end - columns.begin), end = columns.end;
+    const char *row = direct_row(&run, values->step, first) + mfai_format_bytes(format, columns.begin);
+    coming_t lines = {row + run->ahead, 0, bytes, values->step};
+    coming_t *coming = words.end * WORD_DEPTH <= run->end ? &lines : NULL;
+    vw sum[DIRECT_ROWS][4];
+    if (width == DIRECT_PAIRS) {
+        for (int64_t c = columns.begin; c < end; c += 2 * DIRECT_COLUMNS) {
+            vw odd[DIRECT_ROWS][4];
+            direct_sums(rows, width, false, format, values, run, coming, weights, words, seen, c, end, sum);
+            direct_sums(rows, width, true, format, values, run, coming, weights, words, seen, c, end, odd);
+#pragma GCC unroll 4
+            for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 4
+                for (int v = 0; v < 4; ++v) {
+                    float *to = out.first + r * out.stride + c + 2 * v * VL;
+                    vw second;
+                    const vw start = zip_words(sum[r][v], odd[r][v], &second);
+                    add_value_sums(start, terms, r, c + 2 * v * VL, to);
+                    add_value_sums(second, terms, r, c + (2 * v + 1) * VL, to + VL);
+                }
+        }
+        return;
+    }
+    for (int64_t c = columns.begin; c < end; c += DIRECT_COLUMNS) {
+        direct_sums(rows, width, false, format, values, run, coming, weights, words, seen, c, end, sum);
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 4
+            for (int v = 0; v < 4; ++v)
+                if (c + v * VL < end)
+                    add_value_sums(sum[r][v], terms, r, c + v * VL, out.first + r * out.stride + c + v * VL);
+    }
 }
 
-/* Rows as a constant, so that sums stay in registers, and whether all vectors of codes are whole. */
+/* Rows as a constant, so that sums stay in registers. */
 #define WITH_ROWS(rows, function, ...)      \
     switch (rows) {                         \
     case 1:                                 \
@@ -140,33 +238,39 @@ INLINE void direct_values_as(const int rows, const bool whole, const int32_t for
         function(DIRECT_ROWS, __VA_ARGS__); \
     }
 
-#define WITH_WHOLE(columns, rows, function, ...)                                        \
-    if ((columns).begin % DIRECT_COLUMNS == 0 && (columns).end % DIRECT_COLUMNS == 0) { \
-        WITH_ROWS(rows, function, true, __VA_ARGS__)                                    \
-    } else {                                                                            \
-        WITH_ROWS(rows, function, false, __VA_ARGS__)                                   \
-    }
-
-/* A format as wide as the codes': their sign is in what is turned over. */
-#define WITH_CODE_BITS(format, call)      \
-    if (mfai_formats[format].bits == 4) { \
-        call(MFAI_FORMAT_UINT4)           \
-    } else {                              \
-        call(MFAI_FORMAT_UINT8)           \
+/* Codes as wide as these: their sign is in what is turned over. */
+#define WITH_WIDTH(columns, format, call)          \
+    switch (direct_width(columns, format)) {       \
+    case DIRECT_PAIRS:                             \
+        call(DIRECT_PAIRS, MFAI_FORMAT_UINT4);     \
+        break;                                     \
+    case DIRECT_WHOLE:                             \
+        if (mfai_formats[format].bits == 4) {      \
+            call(DIRECT_WHOLE, MFAI_FORMAT_UINT4); \
+        } else {                                   \
+            call(DIRECT_WHOLE, MFAI_FORMAT_UINT8); \
+        }                                          \
+        break;                                     \
+    default:                                       \
+        if (mfai_formats[format].bits == 4) {      \
+            call(DIRECT_PARTS, MFAI_FORMAT_UINT4); \
+        } else {                                   \
+            call(DIRECT_PARTS, MFAI_FORMAT_UINT8); \
+        }                                          \
     }
 
 /* At most DIRECT_ROWS rows. */
 static void direct_scores(int rows, const mfai_spaced_rows_t *keys, mfa_span columns, left_t query,
                           const int32_t *starts, mfa_span seen, sums_t sums) {
-#define SCORES(format) WITH_WHOLE(columns, rows, direct_scores_as, format, keys, columns, query, starts, seen, sums)
-    WITH_CODE_BITS(keys->format, SCORES)
+#define SCORES(width, format) WITH_ROWS(rows, direct_scores_as, width, format, keys, columns, query, starts, seen, sums)
+    WITH_WIDTH(columns, keys->format, SCORES)
 #undef SCORES
 }
 
 static void direct_values(int rows, const mfai_spaced_rows_t *values, mfa_span columns, left_t weights, mfa_span words,
                           mfa_span seen, const value_terms_t *terms, sums_t out) {
-#define VALUES(format) \
-    WITH_WHOLE(columns, rows, direct_values_as, format, values, columns, weights, words, seen, terms, out)
-    WITH_CODE_BITS(values->format, VALUES)
+#define VALUES(width, format) \
+    WITH_ROWS(rows, direct_values_as, width, format, values, columns, weights, words, seen, terms, out)
+    WITH_WIDTH(columns, values->format, VALUES)
 #undef VALUES
 }

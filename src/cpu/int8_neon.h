@@ -39,6 +39,12 @@ INLINE vf load_nibbles_n(const void *p, int64_t n) {
         vandq_u8(vreinterpretq_u8_u16(vorrq_u16(pairs, vshlq_n_u16(pairs, 4))), vdupq_n_u8(15)));
 }
 
+INLINE vf split_nibbles(vf x, vf *odd) {
+    const uint8x16_t bytes = vreinterpretq_u8_f32(x);
+    *odd = vreinterpretq_f32_u8(vshrq_n_u8(bytes, 4));
+    return vreinterpretq_f32_u8(vandq_u8(bytes, vdupq_n_u8(15)));
+}
+
 INLINE uint32x4_t widen_bytes(const char *p, int n) {
     uint8_t some[8] = {0};
     memcpy(some, p, (size_t)(n < VL ? n : VL));
@@ -73,3 +79,8 @@ INLINE void interleave_rows(const vf rows[4], vf words[4]) {
     }
 }
 INLINE void order_columns(vw words[4]) { (void)words; }
+
+INLINE vw zip_words(vw a, vw b, vw *second) {
+    *second = vzip2q_u32(a, b);
+    return vzip1q_u32(a, b);
+}

@@ -216,17 +216,29 @@ static mfai_spaced_rows_t space_rows(const block_t *block, const mfai_view_t *vi
                            &block->room);
 }
 
+/* Of some rows, in a group of columns, as direct_scores wants them. */
+static left_t direct_queries(const block_t *block, int first, int rows, mfa_span columns) {
+    const int64_t words = block->job->shape.query_words;
+    const lane32 *query = block->query + first * words;
+    if (direct_width(columns, block->job->problem->key.format) != DIRECT_PAIRS)
+        return (left_t){query, words};
+    lane32 *split = block->scratch + block->job->int8.bytes;
+    for (int r = 0; r < rows; ++r)
+        split_query((const int8_t *)(query + r * words), columns, (int8_t *)(split + r * words));
+    return (left_t){split, words};
+}
+
 static void multiply_direct(const block_t *block, mfa_span seen) {
     const mfai_problem_t *p = block->job->problem;
-    const int64_t words = block->job->shape.query_words;
     const mfai_spaced_rows_t keys = space_rows(block, &p->key, seen);
     const sums_t sums = {block->key_panels, block->stride}; /* nothing is packed there */
     for (int first = 0; first < block->rows; first += DIRECT_ROWS)
         for (int64_t g = 0; g < block->job->int8.key.groups; ++g) {
             const int rows = block->rows - first < DIRECT_ROWS ? block->rows - first : DIRECT_ROWS;
             const score_terms_t terms = score_terms(block, first, g, 0);
-            direct_scores(rows, &keys, group_columns(&block->job->int8.key, g, p->head_dim),
-                          (left_t){block->query + first * words, words}, terms.row_starts, seen, sums);
+            const mfa_span columns = group_columns(&block->job->int8.key, g, p->head_dim);
+            direct_scores(rows, &keys, columns, direct_queries(block, first, rows, columns), terms.row_starts, seen,
+                          sums);
             for (int r = 0; r < rows; ++r)
                 for (int64_t j = seen.begin / VL * VL; j < seen.end; j += VL)
                     add_score_sums(vf_load(sums.first + r * sums.stride + j), &terms, r, j,

@@ -7,8 +7,10 @@
  *   vf_flip(x, bits)          x with these bits of each word turned over
  *   load_bytes_n              the first n of 4 * VL bytes, zero elsewhere, no other memory touched
  *   load_nibbles_n            likewise n codes of 4 bits, each in a byte of its own; behind the last there may be anything
+ *   split_nibbles(x, odd)     the first of the two codes in each byte; *odd: the second
  *   interleave_bytes(rows, n) word i holds byte i of each of four rows, the first in its lowest bits, for the first n
  *   interleave_rows           likewise of 4 * VL bytes of each row, in an order of columns that order_columns puts right
+ *   zip_words(a, b, second)   words of a and b in turn; *second: those of the upper halves
  *   vw_sum_each               lane i is the sum of rows[i]
  *   store_unsigned_bytes      VL floats, 0 to 255, rounded to nearest even; store_signed_bytes: -128 to 127
  */
@@ -54,6 +56,17 @@ INLINE vf load_nibbles_n(const void *p, int64_t n) {
     return vf_load(codes);
 }
 
+INLINE vf split_nibbles(vf x, vf *odd) {
+    uint8_t packed[4 * VL], first[4 * VL], second[4 * VL];
+    memcpy(packed, &x, sizeof packed);
+    for (int i = 0; i < 4 * VL; ++i) {
+        first[i] = packed[i] & 15;
+        second[i] = packed[i] >> 4;
+    }
+    *odd = vf_load(second);
+    return vf_load(first);
+}
+
 INLINE vf interleave_bytes(const char *const rows[4], int n) {
     uint8_t codes[4 * VL] = {0};
     for (int i = 0; i < n && i < VL; ++i)
@@ -91,3 +104,13 @@ __attribute__((noinline)) static void interleave_rows(const vf rows[4], vf words
     memcpy(words, to, sizeof to);
 }
 INLINE void order_columns(vw words[4]) { (void)words; }
+
+INLINE vw zip_words(vw a, vw b, vw *second) {
+    vw both[2];
+    for (int i = 0; i < VL; ++i) {
+        both[2 * i / VL].lane[2 * i % VL] = a.lane[i];
+        both[2 * i / VL].lane[2 * i % VL + 1] = b.lane[i];
+    }
+    *second = both[1];
+    return both[0];
+}
