@@ -222,9 +222,11 @@ static void run(const case_t *c, call_t *call) {
 
 static void encode(const case_t *c, call_t *call) {
     id<MTLCommandBuffer> commands = [queue commandBuffer];
-    CHECK(mfa_attention_forward_encode(context, &call->forward, commands) == MFA_SUCCESS);
+    id<MTLComputeCommandEncoder> encoder = [commands computeCommandEncoderWithDispatchType:MTLDispatchTypeConcurrent];
+    CHECK(mfa_attention_forward_encode(context, &call->forward, encoder) == MFA_SUCCESS);
     if (!c->is_forward_only)
-        CHECK(mfa_attention_backward_encode(context, &call->backward, commands) == MFA_SUCCESS);
+        CHECK(mfa_attention_backward_encode(context, &call->backward, encoder) == MFA_SUCCESS);
+    [encoder endEncoding];
     [commands commit];
     [commands waitUntilCompleted];
     CHECK([commands status] == MTLCommandBufferStatusCompleted);
