@@ -6,6 +6,7 @@
 
 #include "core/integers.h"
 #include "core/overlap.h"
+#include "core/quantization.h"
 
 #define OF(desc, type, member, view) MFAI_DESC_##desc, offsetof(mfa_##type##_t, member), offsetof(mfai_problem_t, view)
 #define FORWARD(member) OF(FORWARD, attention_desc, member, member)
@@ -187,31 +188,29 @@ static int64_t key_batch(const mfai_problem_t *p) {
 
 enum { SIZES = MFAI_SIZES };
 
-/* So many scales stand for `count` rows or columns of which `shared` share one. */
-static int64_t scales_for(int64_t count, int64_t shared) { return shared == 0 ? 1 : mfai_ceil_div(count, shared); }
-
 static void find_sizes(const mfai_problem_t *p, int64_t sizes[SIZES]) {
-    const int64_t found[SIZES] = {[MFAI_ONE] = 1,
-                                  [MFAI_BATCH] = p->batch,
-                                  [MFAI_STARTS] = p->batch + 1,
-                                  [MFAI_HEADS] = p->heads,
-                                  [MFAI_KV_HEADS] = p->kv_heads,
-                                  [MFAI_QUERIES] = p->query_count,
-                                  [MFAI_KEYS] = p->key_count,
-                                  [MFAI_QUERY_BATCH] = p->query_starts.present ? 1 : p->batch,
-                                  [MFAI_QUERY_ROWS] = p->query.shape[2],
-                                  [MFAI_KEY_BATCH] = key_batch(p),
-                                  [MFAI_KEY_ROWS] = p->key.shape[2],
-                                  [MFAI_HEAD_DIM] = p->head_dim,
-                                  [MFAI_VALUE_DIM] = p->value_dim,
-                                  [MFAI_NEW_BATCH] = p->new_starts.present ? 1 : p->batch,
-                                  [MFAI_NEW_ROWS] = p->new_key.shape[2],
-                                  [MFAI_ROTARY_ROWS] = p->rotary_cos.shape[2],
-                                  [MFAI_ROTARY_COLUMNS] = p->rotary_cos.shape[3],
-                                  [MFAI_KEY_SCALE_ROWS] = scales_for(p->key.shape[2], p->key_quantization.rows),
-                                  [MFAI_KEY_SCALE_COLUMNS] = scales_for(p->head_dim, p->key_quantization.columns),
-                                  [MFAI_VALUE_SCALE_ROWS] = scales_for(p->key.shape[2], p->value_quantization.rows),
-                                  [MFAI_VALUE_SCALE_COLUMNS] = scales_for(p->value_dim, p->value_quantization.columns)};
+    const int64_t found[SIZES] = {
+        [MFAI_ONE] = 1,
+        [MFAI_BATCH] = p->batch,
+        [MFAI_STARTS] = p->batch + 1,
+        [MFAI_HEADS] = p->heads,
+        [MFAI_KV_HEADS] = p->kv_heads,
+        [MFAI_QUERIES] = p->query_count,
+        [MFAI_KEYS] = p->key_count,
+        [MFAI_QUERY_BATCH] = p->query_starts.present ? 1 : p->batch,
+        [MFAI_QUERY_ROWS] = p->query.shape[2],
+        [MFAI_KEY_BATCH] = key_batch(p),
+        [MFAI_KEY_ROWS] = p->key.shape[2],
+        [MFAI_HEAD_DIM] = p->head_dim,
+        [MFAI_VALUE_DIM] = p->value_dim,
+        [MFAI_NEW_BATCH] = p->new_starts.present ? 1 : p->batch,
+        [MFAI_NEW_ROWS] = p->new_key.shape[2],
+        [MFAI_ROTARY_ROWS] = p->rotary_cos.shape[2],
+        [MFAI_ROTARY_COLUMNS] = p->rotary_cos.shape[3],
+        [MFAI_KEY_SCALE_ROWS] = mfai_scale_count(p->key.shape[2], p->key_quantization.rows),
+        [MFAI_KEY_SCALE_COLUMNS] = mfai_scale_count(p->head_dim, p->key_quantization.columns),
+        [MFAI_VALUE_SCALE_ROWS] = mfai_scale_count(p->key.shape[2], p->value_quantization.rows),
+        [MFAI_VALUE_SCALE_COLUMNS] = mfai_scale_count(p->value_dim, p->value_quantization.columns)};
     memcpy(sizes, found, sizeof found);
     if (p->block_rows == 0)
         return;

@@ -2,6 +2,7 @@
 #ifndef MFA_CORE_QUANTIZATION_H
 #define MFA_CORE_QUANTIZATION_H
 
+#include "core/integers.h"
 #include "core/problem.h"
 
 /* Takes what is said beside the operands. */
@@ -21,6 +22,11 @@ int64_t mfai_quantization_pieces(const mfai_problem_t *problem, int64_t *numbers
 
 /* Checks all scales, zero points and means that codes of a format are to be made with. */
 mfa_status_t mfai_quantization_check_static(const mfai_quantization_t *quantization, int32_t codes);
+
+/* So many scales stand for `count` rows or columns of which `shared` share one; 0: all. */
+static inline int64_t mfai_scale_count(int64_t count, int64_t shared) {
+    return shared == 0 ? 1 : mfai_ceil_div(count, shared);
+}
 
 /* The line of scales that holds for a row of an operand, wherever it is stored. */
 static inline int64_t mfai_scale_line(const mfai_quantization_t *quantization, int64_t stored_row) {

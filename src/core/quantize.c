@@ -38,14 +38,12 @@ static void list_operands(const mfai_quantize_t *call, operand_t operands[OPERAN
         operands[i] = listed[i];
 }
 
-static int64_t scales_for(int64_t count, int64_t shared) { return shared == 0 ? 1 : mfai_ceil_div(count, shared); }
-
 static mfa_status_t check_shapes(const mfai_quantize_t *call) {
     const mfai_quantization_t *quantization = &call->quantization;
     const int64_t *shape = call->input.shape;
     MFAI_TRY(mfai_view_expect("codes", &call->codes, shape, 0));
-    const int64_t scales[4] = {shape[0], shape[1], scales_for(shape[2], quantization->rows),
-                               scales_for(shape[3], quantization->columns)};
+    const int64_t scales[4] = {shape[0], shape[1], mfai_scale_count(shape[2], quantization->rows),
+                               mfai_scale_count(shape[3], quantization->columns)};
     MFAI_TRY(mfai_view_expect("quantization.scales", &quantization->scales, scales, BATCHES_AND_HEADS));
     if (quantization->zero_points.present)
         MFAI_TRY(
