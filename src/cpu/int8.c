@@ -40,7 +40,7 @@ static mfai_cpu_int8_side_t find_value_side(const mfai_problem_t *p) {
 
 /* Parts of vectors would cost more than packing does. */
 static bool has_whole_groups(const mfai_cpu_int8_side_t *side, int64_t codes) {
-    return side->groups == 1 || side->group_columns % codes == 0;
+    return side->groups == 1 || side->group_columns % codes == 0 || 2 * side->group_columns == codes;
 }
 
 int64_t mfai_cpu_int8_most_keys(const mfai_problem_t *p, int64_t most) {
@@ -69,7 +69,7 @@ mfai_cpu_int8_t mfai_cpu_int8_plan(const mfai_problem_t *p, int64_t chunk_rows, 
     at.value_row_scales =
         mfai_cpu_take(size, at.value.row_scales ? block_keys * at.value.groups + MFAI_ROWS_PADDING : 0);
     at.value_row_zeros = mfai_cpu_take(size, at.value.has_zeros ? block_keys * at.value.groups / 4 : 0);
-    at.weights = mfai_cpu_take(size, tile_rows * MFAI_CPU_INT8_KEYS / 4);
+    at.weights = mfai_cpu_take(size, 2 * tile_rows * MFAI_CPU_INT8_KEYS / 4);
     at.bytes = mfai_cpu_take(size, (remade ? block_keys : 4) * columns / 4);
     at.reals = mfai_cpu_take(size, remade ? block_keys * columns : 0);
     return at;

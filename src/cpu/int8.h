@@ -24,7 +24,7 @@ typedef struct mfai_cpu_int8_side {
 
 typedef struct mfai_cpu_int8 {
     mfai_cpu_int8_side_t key, value;
-    bool in_place; /* few rows meet codes where they lie: none are remade, and groups are whole vectors of codes */
+    bool in_place; /* few rows meet codes where they lie: none are remade, and groups are vectors of codes or halves */
     /* Offsets in floats into a thread's scratch memory. Of the chunk's rows, for each group of columns: the scale of the
        rounded query, its product with the mean, the sums of its codes, and what products begin with. */
     int64_t query_scales, query_means, query_sums, query_starts;
@@ -33,7 +33,7 @@ typedef struct mfai_cpu_int8 {
     int64_t key_factors, key_zeros, mean, row, value_zeros, value_factors;
     /* Of the block's rows, for each group. Zero points of values are bytes. */
     int64_t key_row_scales, key_row_zeros, value_row_scales, value_row_zeros;
-    int64_t weights; /* rounded, of a register tile */
+    int64_t weights; /* rounded, of a register tile, for two groups of columns */
     int64_t bytes;   /* codes of a few rows, each in a byte; of remade ones those of all the block's */
     int64_t reals;   /* what those stand for */
 } mfai_cpu_int8_t;

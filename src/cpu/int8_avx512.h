@@ -49,8 +49,9 @@ INLINE void store_signed_bytes(int8_t *to, vf x) {
     _mm_storeu_si128((void *)to, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x)));
 }
 
-/* As vf_sum_each. */
-INLINE vw vw_sum_each(const vw rows[VL]) {
+/* Lane i is the sum of the lower half of rows[i]; *upper: of the upper ones. */
+#define HALF_GROUPS
+INLINE vw vw_sum_halves(const vw rows[VL], vw *upper) {
     __m512i a[8], b[4];
 #pragma GCC unroll 8
     for (int i = 0; i < 8; ++i)
@@ -62,7 +63,18 @@ INLINE vw vw_sum_each(const vw rows[VL]) {
                                 _mm512_unpackhi_epi64(a[2 * i], a[2 * i + 1]));
     const __m512i c = _mm512_add_epi32(_mm512_shuffle_i32x4(b[0], b[1], 0x88), _mm512_shuffle_i32x4(b[0], b[1], 0xdd));
     const __m512i d = _mm512_add_epi32(_mm512_shuffle_i32x4(b[2], b[3], 0x88), _mm512_shuffle_i32x4(b[2], b[3], 0xdd));
-    return _mm512_add_epi32(_mm512_shuffle_i32x4(c, d, 0x88), _mm512_shuffle_i32x4(c, d, 0xdd));
+    *upper = _mm512_shuffle_i32x4(c, d, 0xdd);
+    return _mm512_shuffle_i32x4(c, d, 0x88);
+}
+INLINE vf vf_halves(float lower, float upper) {
+    return _mm512_mask_blend_ps(0xff00, _mm512_set1_ps(lower), _mm512_set1_ps(upper));
+}
+
+/* As vf_sum_each. */
+INLINE vw vw_sum_each(const vw rows[VL]) {
+    vw upper;
+    const vw lower = vw_sum_halves(rows, &upper);
+    return _mm512_add_epi32(lower, upper);
 }
 
 /* In each quarter of a vector: words[v] has columns 16 * quarter + 4 * v to 4 * v + 3. */

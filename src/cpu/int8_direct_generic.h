@@ -34,6 +34,73 @@ INLINE const char *direct_row(const mfai_rows_run_t **run, int64_t step, int64_t
     return (*run)->first + j * step;
 }
 
+/* Rows from j on, of which `count` are there; the others are zeros. */
+INLINE void direct_keys(const mfai_spaced_rows_t *keys, const mfai_rows_run_t **run, int64_t j, int count,
+                        const char *key[DIRECT_KEYS]) {
+    if (count == DIRECT_KEYS && j + DIRECT_KEYS <= (*run)->end)
+#pragma GCC unroll 4
+        for (int k = 0; k < DIRECT_KEYS; ++k)
+            key[k] = (*run)->first + (j + k) * keys->step;
+    else
+        for (int k = 0; k < DIRECT_KEYS; ++k)
+            key[k] = k < count ? direct_row(run, keys->step, j + k) : keys->zeros;
+}
+
+/* Of DIRECT_KEYS keys, `count` of them there: products[row * DIRECT_KEYS + key]. */
+INLINE void store_products(int rows, int count, const float *products, float *to, int64_t stride) {
+    for (int r = 0; r < rows; ++r, to += stride)
+        if (count == DIRECT_KEYS)
+            memcpy(to, products + r * DIRECT_KEYS, DIRECT_KEYS * sizeof *to);
+        else
+            memcpy(to, products + r * DIRECT_KEYS, (size_t)count * sizeof *to);
+}
+
+#if defined(HALF_GROUPS)
+/* Of the two groups of columns of a vector of codes: sums of the second follow those of DIRECT_ROWS rows. */
+INLINE void direct_score_halves_as(const int32_t format, int rows, const mfai_spaced_rows_t *keys, mfa_span columns,
+                                   left_t query, const int32_t *const starts[2], mfa_span seen, sums_t sums) {
+    uint32_t start[DIRECT_ROWS][VL] = {0};
+    for (int r = 0; r < rows; ++r)
+        for (int half = 0; half < 2; ++half)
+            start[r][half * VL / 2] = starts[half] != NULL ? (uint32_t)starts[half][r] : 0;
+    vf q[DIRECT_ROWS];
+    for (int r = 0; r < DIRECT_ROWS; ++r)
+        q[r] = vf_load_n(query.first + (r < rows ? r : 0) * query.stride + columns.begin / WORD_DEPTH,
+                         (int)words_of(columns.end - columns.begin));
+    const mfai_rows_run_t *run = keys->run;
+    const uint32_t flip = key_flip(keys->format);
+    for (int64_t j = seen.begin; j < seen.end; j += DIRECT_KEYS) {
+        const int count = (int)(seen.end - j < DIRECT_KEYS ? seen.end - j : DIRECT_KEYS);
+        const char *key[DIRECT_KEYS];
+        direct_keys(keys, &run, j, count, key);
+        vw sum[VL];
+#pragma GCC unroll 4
+        for (int k = 0; k < DIRECT_KEYS; ++k) {
+            const int64_t at = columns.begin / WORD_DEPTH;
+            const vf codes = vf_flip(load_code_words(key[k], format, at, columns.end), flip);
+            __builtin_prefetch(key[k] + run->ahead + mfai_format_bytes(format, columns.begin));
+#pragma GCC unroll 4
+            for (int r = 0; r < DIRECT_ROWS; ++r)
+                sum[r * DIRECT_KEYS + k] = vw_dot(codes, q[r], vw_load(start[r]));
+        }
+        vw upper;
+        float products[2][VL];
+        vf_store(products[0], vf_from_int(vw_sum_halves(sum, &upper)));
+        vf_store(products[1], vf_from_int(upper));
+        for (int half = 0; half < 2; ++half)
+            store_products(rows, count, products[half], sums.first + half * DIRECT_ROWS * sums.stride + j, sums.stride);
+    }
+}
+
+static void direct_score_halves(int rows, const mfai_spaced_rows_t *keys, mfa_span columns, left_t query,
+                                const int32_t *const starts[2], mfa_span seen, sums_t sums) {
+    if (mfai_formats[keys->format].bits == 4)
+        direct_score_halves_as(MFAI_FORMAT_UINT4, rows, keys, columns, query, starts, seen, sums);
+    else
+        direct_score_halves_as(MFAI_FORMAT_UINT8, rows, keys, columns, query, starts, seen, sums);
+}
+#endif
+
 /* Sums of codes of the queries' columns and those of the keys that are seen, as floats; `starts` is added to each of a
    row. */
 INLINE void direct_scores_as(const int rows, const int width, const int32_t format, const mfai_spaced_rows_t *keys,
@@ -48,13 +115,7 @@ INLINE void direct_scores_as(const int rows, const int width, const int32_t form
     for (int64_t j = seen.begin; j < seen.end; j += DIRECT_KEYS) {
         const int count = (int)(seen.end - j < DIRECT_KEYS ? seen.end - j : DIRECT_KEYS);
         const char *key[DIRECT_KEYS];
-        if (count == DIRECT_KEYS && j + DIRECT_KEYS <= run->end)
-#pragma GCC unroll 4
-            for (int k = 0; k < DIRECT_KEYS; ++k)
-                key[k] = run->first + (j + k) * keys->step;
-        else
-            for (int k = 0; k < DIRECT_KEYS; ++k)
-                key[k] = k < count ? direct_row(&run, keys->step, j + k) : keys->zeros;
+        direct_keys(keys, &run, j, count, key);
         vw sum[VL];
 #pragma GCC unroll 16
         for (int i = 0; i < VL; ++i)
@@ -91,13 +152,7 @@ INLINE void direct_scores_as(const int rows, const int width, const int32_t form
         }
         float products[VL];
         vf_store(products, vf_from_int(vw_sum_each(sum)));
-        for (int r = 0; r < rows; ++r) {
-            float *to = sums.first + r * sums.stride + j;
-            if (count == DIRECT_KEYS)
-                memcpy(to, products + r * DIRECT_KEYS, DIRECT_KEYS * sizeof *to);
-            else
-                memcpy(to, products + r * DIRECT_KEYS, (size_t)count * sizeof *to);
-        }
+        store_products(rows, count, products, sums.first + j, sums.stride);
     }
 }
 
@@ -140,8 +195,9 @@ INLINE void prefetch_coming(coming_t *coming, int64_t bytes) {
    of a vector of codes from `column` on, or of those at even or odd places of two. `coming` is NULL if the next rows do
    not follow each other as these do. */
 INLINE void direct_sums(const int rows, const int width, const bool odd, const int32_t format,
-                        const mfai_spaced_rows_t *values, const mfai_rows_run_t *run, coming_t *coming, left_t weights,
-                        mfa_span words, mfa_span seen, int64_t column, int64_t end, vw sum[DIRECT_ROWS][4]) {
+                        const lane32 *upper_weights, const mfai_spaced_rows_t *values, const mfai_rows_run_t *run,
+                        coming_t *coming, left_t weights, mfa_span words, mfa_span seen, int64_t column, int64_t end,
+                        vw sum[DIRECT_ROWS][4]) {
     const uint32_t flip = value_flip(values->format);
 #pragma GCC unroll 4
     for (int r = 0; r < rows; ++r)
@@ -171,7 +227,14 @@ INLINE void direct_sums(const int rows, const int width, const bool odd, const i
             word[v] = vf_flip(word[v], flip);
 #pragma GCC unroll 4
         for (int r = 0; r < rows; ++r) {
-            const vf weight = vf_set1(weights.first[r * weights.stride + w - words.begin]);
+            const int64_t of_row = r * weights.stride + w - words.begin;
+#if defined(HALF_GROUPS)
+            const vf weight = upper_weights != NULL ? vf_halves(weights.first[of_row], upper_weights[of_row])
+                                                    : vf_set1(weights.first[of_row]);
+#else
+            (void)upper_weights;
+            const vf weight = vf_set1(weights.first[of_row]);
+#endif
 #pragma GCC unroll 4
             for (int v = 0; v < 4; ++v)
                 sum[r][v] = vw_dot(weight, word[v], sum[r][v]);
@@ -196,8 +259,8 @@ INLINE void direct_values_as(const int rows, const int width, const int32_t form
     if (width == DIRECT_PAIRS) {
         for (int64_t c = columns.begin; c < end; c += 2 * DIRECT_COLUMNS) {
             vw odd[DIRECT_ROWS][4];
-            direct_sums(rows, width, false, format, values, run, coming, weights, words, seen, c, end, sum);
-            direct_sums(rows, width, true, format, values, run, coming, weights, words, seen, c, end, odd);
+            direct_sums(rows, width, false, format, NULL, values, run, coming, weights, words, seen, c, end, sum);
+            direct_sums(rows, width, true, format, NULL, values, run, coming, weights, words, seen, c, end, odd);
 #pragma GCC unroll 4
             for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 4
@@ -212,7 +275,7 @@ INLINE void direct_values_as(const int rows, const int width, const int32_t form
         return;
     }
     for (int64_t c = columns.begin; c < end; c += DIRECT_COLUMNS) {
-        direct_sums(rows, width, false, format, values, run, coming, weights, words, seen, c, end, sum);
+        direct_sums(rows, width, false, format, NULL, values, run, coming, weights, words, seen, c, end, sum);
 #pragma GCC unroll 4
         for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 4
@@ -221,6 +284,29 @@ INLINE void direct_values_as(const int rows, const int width, const int32_t form
                     add_value_sums(sum[r][v], terms, r, c + v * VL, out.first + r * out.stride + c + v * VL);
     }
 }
+
+#if defined(HALF_GROUPS)
+/* As direct_values_as, of the two groups of columns of a vector of codes. */
+INLINE void direct_value_halves_as(const int rows, const int width, const int32_t format,
+                                   const mfai_spaced_rows_t *values, mfa_span columns, left_t weights,
+                                   const lane32 *upper_weights, mfa_span words, mfa_span seen,
+                                   const value_terms_t terms[2], sums_t out) {
+    const mfai_rows_run_t *run = values->run;
+    const int64_t first = words.begin * WORD_DEPTH > seen.begin ? words.begin * WORD_DEPTH : seen.begin;
+    direct_row(&run, values->step, first);
+    vw sum[DIRECT_ROWS][4];
+    direct_sums(rows, width, false, format, upper_weights, values, run, NULL, weights, words, seen, columns.begin,
+                columns.end, sum);
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < 4; ++v) {
+            const int64_t c = columns.begin + v * VL;
+            if (c < columns.end)
+                add_value_sums(sum[r][v], &terms[v / 2], r, c, out.first + r * out.stride + c);
+        }
+}
+#endif
 
 /* Rows as a constant, so that sums stay in registers. */
 #define WITH_ROWS(rows, function, ...)      \
@@ -274,3 +360,17 @@ static void direct_values(int rows, const mfai_spaced_rows_t *values, mfa_span c
     WITH_WIDTH(columns, values->format, VALUES)
 #undef VALUES
 }
+
+#if defined(HALF_GROUPS)
+static void direct_value_halves(int rows, const mfai_spaced_rows_t *values, mfa_span columns, left_t weights,
+                                const lane32 *upper_weights, mfa_span words, mfa_span seen,
+                                const value_terms_t terms[2], sums_t out) {
+    if (mfai_formats[values->format].bits == 4) {
+        WITH_ROWS(rows, direct_value_halves_as, DIRECT_PARTS, MFAI_FORMAT_UINT4, values, columns, weights,
+                  upper_weights, words, seen, terms, out)
+    } else {
+        WITH_ROWS(rows, direct_value_halves_as, DIRECT_PARTS, MFAI_FORMAT_UINT8, values, columns, weights,
+                  upper_weights, words, seen, terms, out)
+    }
+}
+#endif

@@ -228,7 +228,45 @@ static left_t direct_queries(const block_t *block, int first, int rows, mfa_span
     return (left_t){split, words};
 }
 
+/* Groups are halves of vectors of codes. */
+static bool are_halves(const mfai_cpu_int8_side_t *side) {
+    return side->groups > 1 && side->group_columns < DIRECT_COLUMNS;
+}
+
+#if defined(HALF_GROUPS)
+static void multiply_halves(const block_t *block, mfa_span seen) {
+    const mfai_problem_t *p = block->job->problem;
+    const mfai_cpu_int8_side_t *side = &block->job->int8.key;
+    const int64_t words = block->job->shape.query_words;
+    const mfai_spaced_rows_t keys = space_rows(block, &p->key, seen);
+    const sums_t sums = {block->key_panels, block->stride}; /* nothing is packed there */
+    for (int first = 0; first < block->rows; first += DIRECT_ROWS)
+        for (int64_t g = 0; g < side->groups; g += 2) {
+            const int rows = block->rows - first < DIRECT_ROWS ? block->rows - first : DIRECT_ROWS;
+            const int halves = g + 1 < side->groups ? 2 : 1;
+            const score_terms_t terms[2] = {score_terms(block, first, g, 0),
+                                            score_terms(block, first, g + halves - 1, 0)};
+            const int32_t *const starts[2] = {terms[0].row_starts, halves == 2 ? terms[1].row_starts : NULL};
+            const mfa_span columns = mfa_span_of(group_columns(side, g, p->head_dim).begin,
+                                                 group_columns(side, g + halves - 1, p->head_dim).end);
+            direct_score_halves(rows, &keys, columns, (left_t){block->query + first * words, words}, starts, seen,
+                                sums);
+            for (int half = 0; half < halves; ++half)
+                for (int r = 0; r < rows; ++r)
+                    for (int64_t j = seen.begin / VL * VL; j < seen.end; j += VL)
+                        add_score_sums(vf_load(sums.first + (half * DIRECT_ROWS + r) * sums.stride + j), &terms[half],
+                                       r, j, block->scores + (first + r) * block->stride + j);
+        }
+}
+#endif
+
 static void multiply_direct(const block_t *block, mfa_span seen) {
+#if defined(HALF_GROUPS)
+    if (are_halves(&block->job->int8.key)) {
+        multiply_halves(block, seen);
+        return;
+    }
+#endif
     const mfai_problem_t *p = block->job->problem;
     const mfai_spaced_rows_t keys = space_rows(block, &p->key, seen);
     const sums_t sums = {block->key_panels, block->stride}; /* nothing is packed there */
@@ -291,6 +329,15 @@ static void multiply_group(const block_t *block, int64_t group, int first, int r
     }
 }
 
+static value_terms_t terms_of_rows(const value_terms_t *terms, int first) {
+    value_terms_t of_rows = *terms;
+    of_rows.corrections += first;
+    of_rows.weight_scales += first;
+    if (of_rows.weight_sums != NULL)
+        of_rows.weight_sums += first;
+    return of_rows;
+}
+
 /* Likewise, of values where they lie, `seen` of them. */
 static void multiply_group_direct(const block_t *block, const mfai_spaced_rows_t *values, int64_t group, int first,
                                   int rows, mfa_span words, mfa_span seen, const value_terms_t *terms) {
@@ -298,22 +345,35 @@ static void multiply_group_direct(const block_t *block, const mfai_spaced_rows_t
     const lane32 *weights = block->scratch + block->job->int8.weights;
     const mfa_span columns = group_columns(&block->job->int8.value, group, block->job->problem->value_dim);
     for (int r = 0; r < rows; r += DIRECT_ROWS) {
-        value_terms_t of_rows = *terms;
-        of_rows.corrections += r;
-        of_rows.weight_scales += r;
-        if (of_rows.weight_sums != NULL)
-            of_rows.weight_sums += r;
+        const value_terms_t of_rows = terms_of_rows(terms, r);
         direct_values(rows - r < DIRECT_ROWS ? rows - r : DIRECT_ROWS, values, columns,
                       (left_t){weights + r * stride, stride}, words, seen, &of_rows,
                       (sums_t){block->out + (first + r) * width, width});
     }
 }
 
+#if defined(HALF_GROUPS)
+/* As multiply_group_direct, of two groups, the weights of the second behind those of the first. */
+static void multiply_halves_direct(const block_t *block, const mfai_spaced_rows_t *values, mfa_span columns, int first,
+                                   int rows, mfa_span words, mfa_span seen, const value_terms_t terms[2]) {
+    const int64_t width = block->job->shape.value_width, stride = MFAI_CPU_INT8_KEYS / WORD_DEPTH;
+    const lane32 *weights = block->scratch + block->job->int8.weights;
+    for (int r = 0; r < rows; r += DIRECT_ROWS) {
+        const value_terms_t of_rows[2] = {terms_of_rows(&terms[0], r), terms_of_rows(&terms[1], r)};
+        direct_value_halves(rows - r < DIRECT_ROWS ? rows - r : DIRECT_ROWS, values, columns,
+                            (left_t){weights + r * stride, stride}, weights + (ROW_TILE + r) * stride, words, seen,
+                            of_rows, (sums_t){block->out + (first + r) * width, width});
+    }
+}
+#endif
+
 /* out = out * correction + weights . values, for the keys that rows of the tile see. */
 static void multiply_values(const block_t *block, int first, int rows, mfa_span seen, const float *correction) {
     const mfai_cpu_int8_t *at = &block->job->int8;
     uint8_t *bytes = (uint8_t *)(block->scratch + at->weights);
-    float corrections[ROW_TILE], scales[ROW_TILE], sums[ROW_TILE];
+    float corrections[ROW_TILE], scales_of[2][ROW_TILE], sums_of[2][ROW_TILE];
+    value_terms_t terms[2];
+    const bool halves = block->direct_codes && are_halves(&at->value);
     memcpy(corrections, correction, (size_t)rows * sizeof *corrections);
     mfai_spaced_rows_t in_place = {0};
     if (block->direct_codes)
@@ -324,24 +384,39 @@ static void multiply_values(const block_t *block, int first, int rows, mfa_span 
         const int64_t count = mfai_round_up(end - key, VL);
         for (int64_t g = 0; g < at->value.groups; ++g) {
             const float *row_scales = block->scratch + at->value_row_scales + g * block->stride + key;
+            const int upper = halves && g % 2 == 1;
+            float *scales = scales_of[upper], *sums = sums_of[upper];
             for (int r = 0; r < rows; ++r) {
-                uint8_t *row = bytes + r * MFAI_CPU_INT8_KEYS;
+                uint8_t *row = bytes + (upper * ROW_TILE + r) * MFAI_CPU_INT8_KEYS;
                 const float *weights = block->scores + (first + r) * block->stride + key;
                 scales[r] = at->value.row_scales ? round_weights(weights, row_scales, count, row)
                                                  : round_weights(weights, NULL, count, row);
                 if (at->value.has_zeros)
                     sums[r] = sum_zeros(row, value_row_zeros(block, g) + key, count);
             }
-            const value_terms_t terms = {.corrections = corrections,
-                                         .weight_scales = scales,
-                                         .weight_sums = at->value.has_zeros ? sums : NULL,
-                                         .zeros = block->scratch + at->value_zeros,
-                                         .factors = at->value.remade ? block->scratch + at->value_factors : NULL};
+            terms[upper] = (value_terms_t){
+                .corrections = corrections,
+                .weight_scales = scales,
+                .weight_sums = at->value.has_zeros ? sums : NULL,
+                .zeros = block->scratch + at->value_zeros,
+                .factors = at->value.remade ? block->scratch + at->value_factors : NULL,
+            };
             const mfa_span words = mfa_span_of(key / WORD_DEPTH, words_of(end));
+#if defined(HALF_GROUPS)
+            if (halves && !upper && g + 1 < at->value.groups)
+                continue;
+            if (halves) {
+                const mfa_span last = group_columns(&at->value, g, block->job->problem->value_dim);
+                terms[1] = terms[upper]; /* a last group may be alone */
+                multiply_halves_direct(block, &in_place, mfa_span_of(g / 2 * DIRECT_COLUMNS, last.end), first, rows,
+                                       words, seen, terms);
+                continue;
+            }
+#endif
             if (block->direct_codes)
-                multiply_group_direct(block, &in_place, g, first, rows, words, seen, &terms);
+                multiply_group_direct(block, &in_place, g, first, rows, words, seen, terms);
             else
-                multiply_group(block, g, first, rows, words, &terms);
+                multiply_group(block, g, first, rows, words, terms);
         }
         fill_floats(corrections, rows, 1);
     }
