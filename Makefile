@@ -179,12 +179,12 @@ $(PYTHON) -c $(1) 2>/dev/null || { echo "make: $(2)" >&2; exit 1; }
 endef
 
 $(VENV)/created:
-	@command -v $(PYTHON) > /dev/null || { echo "make: $(PYTHON) is not installed; on Debian or Ubuntu: apt-get install python3 python3.venv python3-dev" >&2; exit 1; }
+	@command -v $(PYTHON) > /dev/null || { echo "make: $(PYTHON) is not installed; on Debian or Ubuntu: apt-get install python3 python3-venv python3-dev" >&2; exit 1; }
 	@$(call need,'import sys; sys.exit(sys.version_info < (3$(comma) 10))',$(PYTHON) is older than Python 3.10; name a newer one: make PYTHON=python3.12)
-	@$(call need,'import.venv$(comma) ensurepip',$(PYTHON) cannot make virtual environments; on Debian or Ubuntu: apt-get install python3-venv)
+	@$(call need,'import venv$(comma) ensurepip',$(PYTHON) cannot make virtual environments; on Debian or Ubuntu: apt-get install python3-venv)
 	@$(call need,'import os$(comma) sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")',$(PYTHON) has no C headers; on Debian or Ubuntu: apt-get install python3-dev)
 	@command -v $(firstword $(CC)) > /dev/null || { echo "make: there is no C compiler '$(firstword $(CC))'; on Debian or Ubuntu: apt-get install gcc" >&2; exit 1; }
-	$(PYTHON) -m.venv $(VENV)
+	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
 $(VENV)/flags: FORCE | $(VENV)/created
