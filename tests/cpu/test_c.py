@@ -40,6 +40,7 @@ def test_program(tmp_path_factory, tmp_path, sanitizer, program):
         "append",
         "scoring",
         "quantise",
+        "int8",
     ],
 )
 def test_program_on_arm(tmp_path_factory, tmp_path, processor, instance, program):
