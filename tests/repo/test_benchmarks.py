@@ -69,7 +69,7 @@ def timed(case):
 
 
 def test_says_on_what_it_ran(smoke):
-    assert set(smoke) == {"machine", "size", "contenders", "cases", "memory"}
+    assert set(smoke) == {"machine", "size", "contenders", "cases", "memory", "quantized"}
     assert set(smoke["machine"]) == {"cpu", "isa", "threads", "system", "python", "packages", "date"}
     assert smoke["machine"]["threads"] == 2
     assert smoke["contenders"].keys() == CONTENDERS.keys()
