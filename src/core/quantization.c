@@ -2,8 +2,8 @@
 
 #include <inttypes.h>
 #include <math.h>
-#include <string.h>
 
+#include "core/half.h"
 #include "core/integers.h"
 
 mfa_status_t mfai_quantization_set(const char *name, const mfa_quantization_t *given,
@@ -98,19 +98,9 @@ static bool are_right(const checked_t *checked, const char *first, int64_t strid
 }
 
 static float scale_at(const char *element, int32_t format) {
-    uint32_t bits = 0;
-    float scale;
-    if (format == MFAI_FORMAT_FP32) {
-        memcpy(&scale, element, sizeof scale);
-        return scale;
-    }
-    memcpy(&bits, element, sizeof(uint16_t));
-    /* Exponents of half move to a float's; what is not a number or infinite stays so, and is told as it is. */
-    const uint32_t sign = bits >> 15 << 31, rest = bits & 0x7fff;
-    const uint32_t moved = rest >= 0x7c00 ? 0x7f800000 | (rest & 0x3ff) << 13 : rest << 13;
-    memcpy(&scale, &moved, sizeof scale);
-    scale *= rest >= 0x7c00 ? 1 : 0x1p112f;
-    return sign ? -scale : scale;
+    if (format == MFAI_FORMAT_FP16)
+        return mfai_f16_to_f32(*(const uint16_t *)(const void *)element);
+    return *(const float *)(const void *)element;
 }
 
 static mfa_status_t refuse(const checked_t *checked, const int64_t at[4], const char *element) {

@@ -5,7 +5,7 @@
 #include <math.h>
 
 #include "core/problem.h"
-#include "cpu/half.h"
+#include "core/half.h"
 
 typedef struct mfai_cpu_code_range {
     bool is_symmetric, is_half; /* half: scales are */

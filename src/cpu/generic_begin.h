@@ -19,7 +19,7 @@
 #include "cpu/code_range.h"
 #include "cpu/code_scales.h"
 #include "cpu/constants.h"
-#include "cpu/half.h"
+#include "core/half.h"
 #include "cpu/kernels.h"
 #include "cpu/threads.h"
 

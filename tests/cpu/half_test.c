@@ -1,5 +1,5 @@
 /* Every 16-bit float there and back, and rounding at every boundary between two of them. */
-#include "cpu/half.h"
+#include "core/half.h"
 
 #include <math.h>
 

@@ -2,7 +2,7 @@
 #ifndef TENSORS_H
 #define TENSORS_H
 
-#include "cpu/half.h"
+#include "core/half.h"
 #include "mfa.h"
 #include "naive.h"
 

@@ -1,6 +1,6 @@
 /* 16-bit floats, one at a time, for what the vector conversions do not cover. Rounding is to nearest even. */
-#ifndef MFA_CPU_HALF_H
-#define MFA_CPU_HALF_H
+#ifndef MFA_CORE_HALF_H
+#define MFA_CORE_HALF_H
 
 #include "core/arithmetic.h"
 
