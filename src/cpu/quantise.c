@@ -95,6 +95,11 @@ static char *line_of(const mfai_view_t *view, int64_t line) {
     return mfai_view_row(view, head / view->shape[1], head % view->shape[1], line % view->shape[2]);
 }
 
+/* One of them. */
+static char *cell_of(const mfai_view_t *view, int64_t line, int64_t group) {
+    return line_of(view, line) + mfai_view_offset(view, group * view->stride[3]);
+}
+
 /* Ranges of scales become scales. */
 static void find_scales(void *argument, int64_t task, int slot) {
     (void)slot;
@@ -118,13 +123,8 @@ static void load_scales(void *argument, int64_t task, int slot) {
     for (int64_t line = task * job->task_lines; line < (task + 1) * job->task_lines && line < job->lines; ++line)
         for (int64_t g = 0; g < job->groups; ++g) {
             const int64_t cell = line * job->groups + g;
-            job->scales[cell] = mfai_cpu_factor_load(
-                line_of(scales, line) + mfai_view_offset(scales, g * scales->stride[3]), scales->format);
-            job->zero_points[cell] =
-                zeros->present
-                    ? mfai_cpu_factor_load(line_of(zeros, line) + mfai_view_offset(zeros, g * zeros->stride[3]),
-                                           zeros->format)
-                    : 0;
+            job->scales[cell] = mfai_cpu_factor_load(cell_of(scales, line, g), scales->format);
+            job->zero_points[cell] = zeros->present ? mfai_cpu_factor_load(cell_of(zeros, line, g), zeros->format) : 0;
         }
 }
 
@@ -135,11 +135,9 @@ static void store_scales(void *argument, int64_t task, int slot) {
     for (int64_t line = task * job->task_lines; line < (task + 1) * job->task_lines && line < job->lines; ++line)
         for (int64_t g = 0; g < job->groups; ++g) {
             const int64_t cell = line * job->groups + g;
-            mfai_cpu_factor_store(line_of(scales, line) + mfai_view_offset(scales, g * scales->stride[3]),
-                                  scales->format, job->scales[cell]);
+            mfai_cpu_factor_store(cell_of(scales, line, g), scales->format, job->scales[cell]);
             if (zeros->present)
-                mfai_cpu_factor_store(line_of(zeros, line) + mfai_view_offset(zeros, g * zeros->stride[3]),
-                                      zeros->format, job->zero_points[cell]);
+                mfai_cpu_factor_store(cell_of(zeros, line, g), zeros->format, job->zero_points[cell]);
         }
 }
 
