@@ -85,14 +85,15 @@ static bool row_bytes(const mfa_shape_t *shape, mfa_precision_t precision, int64
     return !__builtin_mul_overflow(rows, *bytes, &rows);
 }
 
-size_t mfa_calculate_memory_reduction(const mfa_shape_t *shape, mfa_precision_t from, mfa_precision_t to) {
+size_t mfa_calculate_memory_reduction(const mfa_shape_t *shape, mfa_precision_t from_precision,
+                                      mfa_precision_t to_precision) {
     if (shape == NULL || shape->rank < 1 || shape->rank > 8)
         return 0;
     for (uint32_t i = 0; i < shape->rank; ++i)
         if (shape->dims[i] < 1)
             return 0;
     int64_t before = 0, after = 0;
-    if (!row_bytes(shape, from, &before) || !row_bytes(shape, to, &after))
+    if (!row_bytes(shape, from_precision, &before) || !row_bytes(shape, to_precision, &after))
         return 0;
     return (size_t)(before / after);
 }
