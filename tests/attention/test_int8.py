@@ -206,13 +206,6 @@ def test_what_is_not_finite_stays_in_its_row(context, rng, rows, poison):
 # ------------------------------------------------------ where they lie
 
 
-def in_memory(tensor, arrays):
-    """The same with other arrays, equal in what is read."""
-    return mfa.QuantizedTensor(
-        *arrays, precision=tensor.precision, rows=tensor.rows, columns=tensor.columns, shape=tensor.shape
-    )
-
-
 @ANY_ROWS
 @ANY_GRANULARITY
 def test_strides_change_no_bit(context, rng, rows, granularity):
@@ -226,7 +219,9 @@ def test_strides_change_no_bit(context, rng, rows, granularity):
         view[...] = array
         return view
 
-    strided = [in_memory(x, [apart(a) for a in (x.data, x.scales, x.zero_points)]) for x in (key, value)]
+    strided = [
+        quantizing.in_memory(x, [apart(a) for a in (x.data, x.scales, x.zero_points)]) for x in (key, value)
+    ]
     for found, wanted in zip(attention(context, query, *strided), expected, strict=True):
         assert checks.same_bits(found, wanted)
 
@@ -245,7 +240,7 @@ def test_what_no_sequence_has_is_not_read(context, rng, rows, columns):
     for x in (key, value):
         scales = np.where(used[..., None, None], x.scales, np.nan).astype(np.float32)
         zeros = np.where(used[..., None, None], x.zero_points, 2**30).astype(np.int32)
-        poisoned.append(in_memory(x, (x.data, scales, zeros)))
+        poisoned.append(quantizing.in_memory(x, (x.data, scales, zeros)))
     assert checks.same_bits(attention(context, query, *poisoned, **options)[0], expected)
 
 
@@ -258,23 +253,8 @@ def test_pages_equal_contiguous_to_the_bit(context, rng, precision, rows, page_s
     shared = shared_by(granularity)
     key, value = (quantizing.quantize(x, precision, symmetric=False, **shared) for x in (key, value))
     lengths = np.array([70, 33], np.int32)
-    columns = -(-70 // page_size)
-    table = rng.permutation(2 * columns).reshape(2, columns).astype(np.int32)
-
-    def paged(array, empty):
-        pages = np.full((2 * columns + 1, page_size, *array.shape[2:]), empty, array.dtype)
-        for b in range(2):
-            for row in range(lengths[b]):
-                pages[table[b, row // page_size], row % page_size] = array[b, row]
-        return pages
-
-    pages = [
-        mfa.QuantizedTensor(
-            paged(x.data, 1), paged(x.scales, np.nan), paged(x.zero_points, 2**30),
-            precision=precision, shape=(2 * columns + 1, page_size, 2, x.shape[3]), **shared,
-        )
-        for x in (key, value)
-    ]  # fmt: skip
+    table = rng.permutation(2 * -(-70 // page_size)).reshape(2, -1).astype(np.int32)
+    pages = [quantizing.paged(x, table, lengths, page_size) for x in (key, value)]
     options = {"seqused_k": lengths, "causal": True}
     expected = attention(context, query, key, value, **options)
     for found, wanted in zip(
@@ -309,7 +289,7 @@ def test_scales_of_rows_side_by_side_end_inside_a_vector(context, rng, rows, sca
     expected = attention(context, query, **pages, **options)
     x = pages[scaled]
     scales = np.ascontiguousarray(x.scales.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
-    pages[scaled] = in_memory(x, (x.data, scales, x.zero_points))
+    pages[scaled] = quantizing.in_memory(x, (x.data, scales, x.zero_points))
     for found, wanted in zip(attention(context, query, **pages, **options), expected, strict=True):
         assert checks.same_bits(found, wanted)
 

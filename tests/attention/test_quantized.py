@@ -167,13 +167,6 @@ def test_equals_the_oracle(context, call, precisions, granularities):
 # ------------------------------------------------------ where they lie
 
 
-def in_memory(tensor, arrays):
-    """The same with other arrays, equal in what is read."""
-    return mfa.QuantizedTensor(
-        *arrays, precision=tensor.precision, rows=tensor.rows, columns=tensor.columns, shape=tensor.shape
-    )
-
-
 @ANY_ROWS
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 def test_strides_change_no_bit(context, rng, rows, granularity):
@@ -188,7 +181,9 @@ def test_strides_change_no_bit(context, rng, rows, granularity):
         view[...] = array
         return view
 
-    strided = [in_memory(x, [apart(a) for a in (x.data, x.scales, x.zero_points)]) for x in (key, value)]
+    strided = [
+        quantizing.in_memory(x, [apart(a) for a in (x.data, x.scales, x.zero_points)]) for x in (key, value)
+    ]
     assert checks.same_bits(mfa.attention(query, *strided, context=context), expected)
 
 
@@ -216,7 +211,7 @@ def unused_as_nan(tensor, used):
     scales = tensor.scales.copy()
     scales[~used] = np.nan
     zeros = None if tensor.zero_points is None else np.where(used[..., None, None], tensor.zero_points, 2**30)
-    return in_memory(tensor, (tensor.data, scales, zeros, tensor.mean))
+    return quantizing.in_memory(tensor, (tensor.data, scales, zeros, tensor.mean))
 
 
 @ANY_ROWS
@@ -244,23 +239,8 @@ def test_pages_equal_contiguous_to_the_bit(context, rng, precision, rows, page_s
     shared = dict(zip(("rows", "columns"), GRANULARITIES[granularity], strict=True))
     key, value = (quantizing.quantize(x, precision, symmetric=False, **shared) for x in (key, value))
     lengths = np.array([70, 33], np.int32)
-    columns = -(-70 // page_size)
-    table = rng.permutation(2 * columns).reshape(2, columns).astype(np.int32)
-
-    def paged(array, empty):
-        pages = np.full((2 * columns + 1, page_size, *array.shape[2:]), empty, array.dtype)
-        for b in range(2):
-            for row in range(lengths[b]):
-                pages[table[b, row // page_size], row % page_size] = array[b, row]
-        return pages
-
-    pages = [
-        mfa.QuantizedTensor(
-            paged(x.data, 1), paged(x.scales, np.nan), paged(x.zero_points, 2**30),
-            precision=precision, shape=(2 * columns + 1, page_size, 2, x.shape[3]), **shared,
-        )
-        for x in (key, value)
-    ]  # fmt: skip
+    table = rng.permutation(2 * -(-70 // page_size)).reshape(2, -1).astype(np.int32)
+    pages = [quantizing.paged(x, table, lengths, page_size) for x in (key, value)]
     options = {"seqused_k": lengths, "causal": True, "context": context, "return_lse": True}
     out, lse = mfa.attention(query, *pages, page_table=table, **options)
     expected, expected_lse = mfa.attention(query, key, value, **options)

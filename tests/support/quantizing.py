@@ -115,6 +115,31 @@ def real(tensor):
     return values if tensor.mean is None else values + tensor.mean
 
 
+def in_memory(tensor, arrays):
+    """The same with other arrays, equal in what is read."""
+    return mfa.QuantizedTensor(
+        *arrays, precision=tensor.precision, rows=tensor.rows, columns=tensor.columns, shape=tensor.shape
+    )
+
+
+def paged(tensor, table, lengths, page_size):
+    """The same in pages of which what no length reaches is as wrong as it can be."""
+    page_count = table.size + 1
+
+    def cut(array, empty):
+        pages = np.full((page_count, page_size, *array.shape[2:]), empty, array.dtype)
+        for b, length in enumerate(lengths):
+            for row in range(length):
+                pages[table[b, row // page_size], row % page_size] = array[b, row]
+        return pages
+
+    return mfa.QuantizedTensor(
+        cut(tensor.data, 1), cut(tensor.scales, np.nan), cut(tensor.zero_points, 2**30),
+        precision=tensor.precision, rows=tensor.rows, columns=tensor.columns,
+        shape=(page_count, page_size, *tensor.shape[2:]),
+    )  # fmt: skip
+
+
 def expected(query, key, value, **options):
     """As checks.expected. What codes stand for may be rounded to query's type before it is multiplied."""
     rounding = 0.0 if query.dtype == checks.FLOAT32 else tolerance.unit_roundoff(query.dtype)
