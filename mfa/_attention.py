@@ -6,6 +6,7 @@ from mfa import _keywords
 from mfa._attention_keywords import Keywords, complete, takes_keywords
 from mfa._call import BackwardCall, ForwardCall
 from mfa._context import Context
+from mfa._forward import forward
 from mfa._inputs import Inputs
 from mfa.reports import Plan
 
@@ -33,9 +34,10 @@ def attention(
 
     Arrays are NumPy's, torch's on the CPU, or anything else with the buffer protocol or DLPack on the CPU.
     They are used in place, whatever their strides; an input is copied only if its address or strides in bytes
-    are not multiples of its item size, or if it is a tensor with its negative bit set. Gradients are not
-    recorded, but `attention_backward` computes them: a tensor that requires grad is refused unless grad mode
-    is off.
+    are not multiples of its item size, or if it is a tensor with its negative bit set. If a torch tensor
+    requires grad and grad mode is on, the call is recorded: ``backward()`` computes the gradients of query,
+    key, value, a floating `mask`, `bias` and `sinks`, from `out` and `lse`. Nothing else may require grad.
+    `attention_backward` computes them for other arrays.
 
     Parameters
     ----------
@@ -171,8 +173,10 @@ def attention(
     >>> mfa.attention(query, key, value, causal=True).shape
     (1, 4, 2, 8)
     """
-    inputs = Inputs(query, key, value, complete(keywords, "attention"))
-    return ForwardCall(inputs, out=out, out_dtype=out_dtype, return_lse=return_lse).run(context)
+    keywords = complete(keywords, "attention")
+    return forward(
+        query, key, value, keywords, out=out, out_dtype=out_dtype, return_lse=return_lse, context=context
+    )
 
 
 @takes_keywords

@@ -48,7 +48,7 @@ cdef class Call:
     cdef mfa_attention_desc_t desc
     cdef mfa_attention_backward_desc_t backward  # its `forward` is NULL unless this is a backward call
 
-    cdef Operand new_result(self, object like, tuple shape, int precision):
+    cdef Operand new_result(self, object like, tuple shape, int precision, bint heads_inside=False):
         """A new array of the kind of `like`; only its description when planning."""
         cdef Operand operand
         cdef int ndim = len(shape)
@@ -56,12 +56,17 @@ cdef class Call:
             operand = Operand.__new__(Operand)
             operand.describe_absent(shape, precision, self.inputs.stand_in())
             return operand
-        array = new_array(like, shape, NUMPY_DTYPES[precision])
+        array = new_array(like, shape, NUMPY_DTYPES[precision], heads_inside)
         return load_operand(array, "result", FLOATS, ndim, ndim, True, 0)
 
     cdef Operand new_rows(self, object like, tuple shape, int precision):
-        """new_result() for a shape whose axes are in the caller's order, as (batch, heads, rows, dim)."""
-        cdef Operand operand = self.new_result(like, shape, precision)
+        """new_result() for a shape whose axes are in the caller's order, as (batch, heads, rows, dim).
+
+        Of tensors with heads first, results lie in memory as queries do, which may be rows first.
+        """
+        cdef int64_t *stride = self.inputs.query.tensor.stride
+        cdef bint heads_inside = self.inputs.heads_first and stride[1] < stride[2]
+        cdef Operand operand = self.new_result(like, shape, precision, heads_inside)
         if not self.inputs.heads_first:
             operand.swap_rows_and_heads()
         return operand

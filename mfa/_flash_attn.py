@@ -4,9 +4,8 @@ from typing import Any
 
 from mfa import _keywords
 from mfa._attention_keywords import DEFAULTS
-from mfa._call import ForwardCall
-from mfa._inputs import Inputs
-from mfa._memory import as_ndarray
+from mfa._forward import forward
+from mfa._memory import known
 from mfa._messages import shown
 
 NAMES = {"query": "q", "key": "k", "value": "v", "window": "window_size"}
@@ -97,10 +96,10 @@ def flash_attn_func(
 
     Notes
     -----
-    May be called from any number of threads. Gradients are not recorded, but `mfa.attention_backward`
-    computes them: a tensor that requires grad is refused unless grad mode is off.
+    May be called from any number of threads. Gradients of torch tensors are recorded, as `mfa.attention`
+    says.
     """
-    inputs = Inputs(
+    return forward(
         q,
         k,
         v,
@@ -108,8 +107,8 @@ def flash_attn_func(
             softmax_scale, causal, q_descale, k_descale, v_descale, window_size, attention_chunk, softcap, qv
         ),
         names=NAMES,
+        return_lse=_keywords.flag(return_attn_probs, "return_attn_probs"),
     )
-    return ForwardCall(inputs, return_lse=_keywords.flag(return_attn_probs, "return_attn_probs")).run()
 
 
 def flash_attn_qkvpacked_func(
@@ -150,8 +149,8 @@ def flash_attn_qkvpacked_func(
     TypeError, ValueError, BufferError, MemoryError, mfa.MFAError
         As `mfa.attention`.
     """
-    q, k, v = _unpacked(as_ndarray(qkv, "qkv"), num_heads_q)
-    inputs = Inputs(
+    q, k, v = _unpacked(known(qkv, "qkv"), num_heads_q)
+    return forward(
         q,
         k,
         v,
@@ -159,9 +158,8 @@ def flash_attn_qkvpacked_func(
             softmax_scale, causal, q_descale, k_descale, v_descale, window_size, attention_chunk, softcap
         ),
         names=PACKED,
+        return_lse=_keywords.flag(return_attn_probs, "return_attn_probs"),
     )
-    return_lse = _keywords.flag(return_attn_probs, "return_attn_probs")
-    return ForwardCall(inputs, return_lse=return_lse, like=qkv).run()
 
 
 def _unpacked(qkv, num_heads_q):

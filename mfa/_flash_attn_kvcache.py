@@ -5,9 +5,8 @@ from typing import Any
 import numpy
 
 from mfa import _keywords, _scheduler_metadata
-from mfa._call import ForwardCall
 from mfa._flash_attn import scoring
-from mfa._inputs import Inputs
+from mfa._forward import forward
 from mfa._lists import INT32, int32_list
 from mfa._memory import as_ndarray
 from mfa._messages import shown
@@ -126,7 +125,7 @@ def flash_attn_with_kvcache(
     if page_table is not None and cache_batch_idx is not None:
         page_table = _rows(page_table, cache_batch_idx)
         cache_batch_idx = None
-    inputs = Inputs(
+    return forward(
         q,
         k_cache,
         v_cache,
@@ -150,8 +149,8 @@ def flash_attn_with_kvcache(
             "rotary_interleaved": _keywords.flag(rotary_interleaved, "rotary_interleaved"),
         },
         names=NAMES,
+        return_lse=_keywords.flag(return_softmax_lse, "return_softmax_lse"),
     )
-    return ForwardCall(inputs, return_lse=_keywords.flag(return_softmax_lse, "return_softmax_lse")).run()
 
 
 def _batch(q, cu_seqlens_q):

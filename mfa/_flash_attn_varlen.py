@@ -3,9 +3,8 @@
 from typing import Any
 
 from mfa import _keywords
-from mfa._call import ForwardCall
 from mfa._flash_attn import NAMES, scoring
-from mfa._inputs import Inputs
+from mfa._forward import forward
 
 
 def flash_attn_varlen_func(
@@ -67,7 +66,7 @@ def flash_attn_varlen_func(
     for name, starts in (("cu_seqlens_q", cu_seqlens_q), ("cu_seqlens_k", cu_seqlens_k)):
         if starts is None:
             raise TypeError(f"{name}: None, expected an array of int32; mfa.flash_attn_func takes batches")
-    inputs = Inputs(
+    return forward(
         q,
         k,
         v,
@@ -83,5 +82,5 @@ def flash_attn_varlen_func(
             "seqused_k": seqused_k,
         },
         names=NAMES,
+        return_lse=_keywords.flag(return_attn_probs, "return_attn_probs"),
     )
-    return ForwardCall(inputs, return_lse=_keywords.flag(return_attn_probs, "return_attn_probs")).run()

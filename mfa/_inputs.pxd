@@ -21,7 +21,7 @@ cdef class Inputs:
     cdef uintptr_t nowhere
     cdef dict names
     cdef list kept
-    cdef str forward_only  # an argument given that no backward pass knows; None without
+    cdef readonly str forward_only  # an argument given that no backward pass knows; None without
     cdef int64_t batch, key_batch  # sequences; what key and value have along that axis
     cdef Operand query, key, value
     cdef Codes key_codes, value_codes  # None without

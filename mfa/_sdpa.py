@@ -9,6 +9,7 @@ import numpy
 from mfa import _keywords
 from mfa._attention_keywords import DEFAULTS
 from mfa._call import ForwardCall
+from mfa._forward import forward
 from mfa._inputs import Inputs
 from mfa._memory import as_ndarray, known, rank_of
 from mfa._messages import shown
@@ -67,9 +68,9 @@ def scaled_dot_product_attention(
 
     Notes
     -----
-    May be called from any number of threads. Gradients are not recorded, but `mfa.attention_backward`
-    computes them: a tensor that requires grad is refused unless grad mode is off. After dropout they need
-    the seed, which only `mfa.attention` takes.
+    May be called from any number of threads. Gradients of torch tensors are recorded, as `mfa.attention`
+    says. Of other arrays `mfa.attention_backward` computes them; after dropout they need the seed, which only
+    `mfa.attention` takes.
     """
     dropout_p = _keywords.dropout_p(dropout_p)
     is_causal = _keywords.flag(is_causal, "is_causal")
@@ -97,7 +98,7 @@ def scaled_dot_product_attention(
                 f"query: {rank_of(query)} dimensions, expected at most 4 beside a QuantizedTensor"
             )
         return _each_batch(query, key, value, enable_gqa, keywords)
-    return ForwardCall(_inputs(query, key, value, enable_gqa, keywords)).run()
+    return forward(query, key, value, keywords, names=NAMES, loose=True, grouped=enable_gqa)
 
 
 def _known(array, name):

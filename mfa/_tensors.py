@@ -13,14 +13,32 @@ def is_tensor(array):
     return hasattr(torch, "Tensor") and isinstance(array, torch.Tensor)
 
 
-def new_array(like, shape, dtype):
-    """Uninitialised memory: a tensor if `like` is one, else an ndarray."""
+def is_recorded(query, key, value, keywords):
+    """Whether a call with these arguments is autograd's business."""
+    torch = sys.modules.get("torch")
+    if not hasattr(torch, "Tensor") or not torch.is_grad_enabled():
+        return False
+    operands = (query, key, value, *keywords.values())
+    with torch._C.DisableTorchFunctionSubclass():
+        return any(isinstance(operand, torch.Tensor) and operand.requires_grad for operand in operands)
+
+
+def new_array(like, shape, dtype, heads_inside=False):
+    """Uninitialised memory: a tensor if `like` is one, else an ndarray.
+
+    `heads_inside` has the last but two of a tensor's axes lie inside the last but one, as models want it that
+    merge heads next.
+    """
     try:
         # Most are NumPy's, and this is faster than asking whether they are torch's.
         if type(like) is numpy.ndarray or not is_tensor(like):
             return numpy.empty(shape, dtype)
         torch = sys.modules["torch"]
-        return torch.empty(shape, dtype=getattr(torch, dtype.name), device="cpu")
+        dtype = getattr(torch, dtype.name)
+        if heads_inside and len(shape) > 2:
+            *batch, heads, rows, dim = shape
+            return torch.empty((*batch, rows, heads, dim), dtype=dtype, device="cpu").transpose(-3, -2)
+        return torch.empty(shape, dtype=dtype, device="cpu")
     except (ValueError, RuntimeError) as error:
         raise MemoryError(f"a result of shape {shown(shape)}: {because(error)}") from error
 

@@ -16,6 +16,21 @@ settings.register_profile("long", max_examples=2000, deadline=None)
 settings.load_profile(os.environ.get("MFA_HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "quick"))
 
 
+# Frameworks are large, and are changed as a whole: their tests have processes of their own in tests/run.
+FRAMEWORKS = Path(__file__).parent / "torch"
+
+
+def is_chosen(path):
+    """Whether the tests at this path are for this process."""
+    is_framework = path == FRAMEWORKS or FRAMEWORKS in path.parents
+    return os.environ.get("MFA_TEST_FRAMEWORKS") != ("none" if is_framework else "only")
+
+
+def pytest_ignore_collect(collection_path):
+    # Not the folders that have both.
+    return None if is_chosen(collection_path) or collection_path in FRAMEWORKS.parents else True
+
+
 def pytest_report_header():
     absent = [backend.name for backend in backends.BACKENDS if backend not in backends.PRESENT]
     return [
@@ -33,6 +48,8 @@ def is_asked(item):
     """Whether the test is for the backend that it takes, or else uses: see the markers in pyproject.toml."""
     parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
     backend = next((x for x in parameters if isinstance(x, backends.Backend)), backends.DEFAULT)
+    if not is_chosen(item.path):
+        return False
     if backends.CHOSEN and backend is backends.DEFAULT:
         folder = item.path.parent
         if folder not in OF_DEFAULT or os.environ.get("MFA_BACKEND") not in backends.CHOSEN:

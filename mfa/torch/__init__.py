@@ -1,0 +1,24 @@
+"""mfa for PyTorch: gradients, and what puts it where models call attention.
+
+The functions of `mfa` take tensors and record their gradients themselves; they are here by the same names.
+"""
+
+from mfa import (
+    attention,
+    flash_attn_func,
+    flash_attn_qkvpacked_func,
+    flash_attn_varlen_func,
+    flash_attn_with_kvcache,
+    flex_attention,
+    scaled_dot_product_attention,
+)
+
+__all__ = [
+    "attention",
+    "flash_attn_func",
+    "flash_attn_qkvpacked_func",
+    "flash_attn_varlen_func",
+    "flash_attn_with_kvcache",
+    "flex_attention",
+    "scaled_dot_product_attention",
+]
