@@ -12,13 +12,19 @@ from mfa import (
     flex_attention,
     scaled_dot_product_attention,
 )
+from mfa.torch._counts import SdpaCounts, sdpa_counts
+from mfa.torch._replace import Replacement, replace_sdpa
 
 __all__ = [
+    "Replacement",
+    "SdpaCounts",
     "attention",
     "flash_attn_func",
     "flash_attn_qkvpacked_func",
     "flash_attn_varlen_func",
     "flash_attn_with_kvcache",
     "flex_attention",
+    "replace_sdpa",
     "scaled_dot_product_attention",
+    "sdpa_counts",
 ]
