@@ -112,20 +112,21 @@ class QuantizedFlashAttention(OnDevice):
                 if not is_tensor(array):
                     raise TypeError(f"return_gradients: True, expected False, or a torch tensor as {name}")
         dropout_p = _keywords.dropout_p(dropout_p)
-        if not is_training:
-            dropout_p = 0.0
-        grouped = _keywords.flag(enable_gqa, "enable_gqa")
-        keywords = keywords_of(self.config) | {
-            "layout": "bhsd",
+        keywords = {
             "causal": "top-left" if is_causal else None,
-            "alignment": "top-left",
             "softmax_scale": scale,
-            "dropout_p": dropout_p,
+            "dropout_p": dropout_p if is_training else 0.0,
             "mask": attn_mask,
         }
-        if dropout_p:
-            keywords["dropout_seed"] = draw_seed(query.detach() if return_gradients else query)
-        if return_gradients:
+        grouped = _keywords.flag(enable_gqa, "enable_gqa")
+        return self.attend(query, key, value, keywords, grouped=grouped, recorded=return_gradients)
+
+    def attend(self, query, key, value, keywords, *, grouped, recorded):
+        """The result, where `keywords` of `mfa.attention` say what the configuration does not."""
+        keywords = keywords_of(self.config) | {"layout": "bhsd", "alignment": "top-left"} | keywords
+        if keywords["dropout_p"]:
+            keywords["dropout_seed"] = draw_seed(query.detach() if recorded else query)
+        if recorded:
             return attention_with_gradients(
                 query, key, value, self.config, keywords, grouped=grouped, context=self.context
             )
