@@ -12,6 +12,7 @@ from mfa import (
     flex_attention,
     scaled_dot_product_attention,
 )
+from mfa.torch import _activate
 from mfa.torch._counts import SdpaCounts, sdpa_counts
 from mfa.torch._replace import Replacement, replace_sdpa
 
@@ -28,3 +29,5 @@ __all__ = [
     "scaled_dot_product_attention",
     "sdpa_counts",
 ]
+
+_activate.register()

@@ -112,7 +112,7 @@ def replace_sdpa(*, strict: bool = False) -> Replacement:
     return Replacement(strict)
 
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 _in_effect: list[Replacement] = []
 _overrides: dict[str, torch.library.Library] = {}
 _users: Counter[str] = Counter()
@@ -120,22 +120,31 @@ _users: Counter[str] = Counter()
 
 def override(*devices):
     """Have the dispatcher call mfa for tensors on `devices`, until as many calls of `restore`."""
-    for device in devices:
-        _users[device] += 1
-        if _users[device] == 1:
-            library = torch.library.Library("aten", "IMPL")
-            library.impl("scaled_dot_product_attention", _above_autograd, f"Autograd{device}")
-            library.impl("scaled_dot_product_attention", _below_autograd, device)
-            _overrides[device] = library
-    tag_caches()
+    with _lock:
+        for device in devices:
+            _users[device] += 1
+            if _users[device] == 1:
+                library = torch.library.Library("aten", "IMPL")
+                library.impl("scaled_dot_product_attention", _above_autograd, f"Autograd{device}")
+                library.impl("scaled_dot_product_attention", _below_autograd, device)
+                _overrides[device] = library
+        _tag()
 
 
 def restore(*devices):
-    for device in devices:
-        _users[device] -= 1
-        if not _users[device]:
-            _overrides.pop(device)._destroy()
-    if not _overrides:
+    with _lock:
+        for device in devices:
+            _users[device] -= 1
+            if not _users[device]:
+                _overrides.pop(device)._destroy()
+        _tag()
+
+
+def _tag():
+    """Tag the caches while what is compiled might be for an overridden device."""
+    if "CPU" in _overrides or ("MPS" in _overrides and torch.backends.mps.is_built()):
+        tag_caches()
+    else:
         untag_caches()
 
 
@@ -158,7 +167,7 @@ def _above_autograd(
             return result
     if reason is not CHOICE and _in_effect and _in_effect[-1].strict:
         raise RuntimeError(
-            f"scaled_dot_product_attention in strict replace_sdpa: {reason}; PyTorch could run it"
+            f"scaled_dot_product_attention: mfa cannot run it, and replace_sdpa is strict: {reason}"
         ) from refusal
     if _is_counted(query) and TALLY.add_torch(reason) and reason is not CHOICE:
         warnings.warn(
@@ -183,17 +192,18 @@ def _reason_against(operands, dropout_p):
     if not torch.backends.cuda.flash_sdp_enabled():
         return CHOICE
     if operands[0].dtype not in DTYPES:
-        return (
-            f"query: {str(operands[0].dtype).removeprefix('torch.')}, expected float32, float16 or bfloat16"
-        )
+        return of_dtype(operands[0].dtype)
     return None if dropout_p < 1 else f"dropout_p: {dropout_p}, expected less than 1"
 
 
+def of_dtype(dtype):
+    return f"query: {str(dtype).removeprefix('torch.')}, expected float32, float16 or bfloat16"
+
+
 def _dispatches(kind):
-    """Whether the memory of tensors of this type is not where it seems to be; of traced ones mfa knows."""
-    return kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__ and not issubclass(
-        kind, TRACED_TYPES
-    )
+    """Whether the memory of tensors of this type is elsewhere; what is traced, mfa knows itself."""
+    dispatches = kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
+    return dispatches and not issubclass(kind, TRACED_TYPES)
 
 
 def _is_counted(query):

@@ -230,7 +230,7 @@ def test_strict_makes_it_an_error(case):
     with mfa.torch.replace_sdpa(strict=True) as replaced, pytest.raises(RuntimeError) as raised:
         F.scaled_dot_product_attention(*make(), **keywords)
     assert str(raised.value) == (
-        f"scaled_dot_product_attention in strict replace_sdpa: {reason}; PyTorch could run it"
+        f"scaled_dot_product_attention: mfa cannot run it, and replace_sdpa is strict: {reason}"
     )
     assert replaced.counts == (0, 0, {})
 
