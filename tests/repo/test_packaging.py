@@ -99,6 +99,7 @@ def test_sdist_has_every_source(sdist):
         "README.md",
         "docs/metal.md",
         "Makefile",
+        "_mfa_torch_autoload.py",
         "mfa_quantized.py",
         "tests/repo/test_packaging.py",
     } <= names
@@ -110,11 +111,14 @@ def test_wheel_has_library_header_declarations_and_stubs(wheel):
         names = set(archive.namelist())
         library_symbols = archive.read(f"mfa/{LIBRARY}")
         header = archive.read("mfa/include/mfa.h")
+        [entry_points] = (archive.read(name).decode() for name in names if name.endswith("entry_points.txt"))
     assert b"mfa_attention_forward_desc" in library_symbols
     assert header == (ROOT / "include/mfa.h").read_bytes()
     for pattern in ("*.py", "*.pxd", "*.pyi", "py.typed"):
         assert {f"mfa/{path.name}" for path in (ROOT / "mfa").glob(pattern)} <= names
     assert {"mfa/c_mfa.pxd", "mfa/capi.pxd", "mfa/py.typed", "mfa_quantized.py"} <= names
+    assert "_mfa_torch_autoload.py" in names
+    assert "[torch.backends]" in entry_points
     modules = {path.stem for path in (ROOT / "mfa").glob("*.pyx")}
     built = {name.partition(".")[0].removeprefix("mfa/") for name in names if name.endswith(".so")}
     assert modules <= built
