@@ -118,7 +118,7 @@ def draw_seed(like):
     if is_tensor(like):
         torch = sys.modules["torch"]
         with torch._C.DisableTorchFunctionSubclass():
-            require_plain(like, "query")  # what is being traced has no numbers to give
+            require_plain(like.detach(), "query")  # what is being traced has no numbers to give
         return torch.randint(2**63 - 1, (), dtype=torch.int64, device="cpu").item()
     return int(numpy.random.randint(2**63 - 1, dtype=numpy.int64))
 
