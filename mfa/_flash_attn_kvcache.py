@@ -119,9 +119,9 @@ def flash_attn_with_kvcache(
     gradients of it, as in FlashAttention-3.
     """
     if scheduler_metadata is not None:
-        _scheduler_metadata.require(scheduler_metadata, _batch(q, cu_seqlens_q), q, k_cache, v_cache)
+        _scheduler_metadata.require(scheduler_metadata, batch_size(q, cu_seqlens_q), q, k_cache, v_cache)
     if isinstance(cache_seqlens, (int, numpy.integer)):
-        cache_seqlens = _each(cache_seqlens, _batch(q, cu_seqlens_q))
+        cache_seqlens = each(cache_seqlens, batch_size(q, cu_seqlens_q))
     if page_table is not None and cache_batch_idx is not None:
         page_table = _rows(page_table, cache_batch_idx)
         cache_batch_idx = None
@@ -153,14 +153,14 @@ def flash_attn_with_kvcache(
     )
 
 
-def _batch(q, cu_seqlens_q):
+def batch_size(q, cu_seqlens_q):
     """How many sequences there are; 0 if the arrays cannot tell, which is refused later."""
     if cu_seqlens_q is not None:
         return max(as_ndarray(cu_seqlens_q, "cu_seqlens_q").size - 1, 0)
     return (*as_ndarray(q, "q").shape, 0)[0]
 
 
-def _each(length, batch):
+def each(length, batch):
     """One length for all sequences."""
     length = _keywords.integer(length, "cache_seqlens", "an integer or an array of int32")
     if not 0 <= length < 2**31:
