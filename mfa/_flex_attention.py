@@ -1,31 +1,18 @@
 """PyTorch's flex_attention, for any array, without a compiler."""
 
-import functools
-import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy
 
 from mfa import _keywords
-from mfa._attention_keywords import DEFAULTS
-from mfa._block_lists import visible
-from mfa._block_mask import blocks_of_call
 from mfa._call import BackwardCall, ForwardCall
+from mfa._flex_call import FLOAT32, FlexCall
 from mfa._gradients import Gradients
-from mfa._inputs import Inputs
-from mfa._mask_mods import name_of
-from mfa._memory import as_ndarray, known
 from mfa._messages import shown
-from mfa._quantized_tensor import QuantizedTensor
-from mfa._score_mods import MOST_BIASES, EvaluatedScore, recognised
-from mfa._score_tiles import runs, tiles
-from mfa._tensors import is_tensor, new_array
+from mfa._tensors import is_torch_there
+from mfa._uncompiled import uncompiled
 from mfa.reports import Plan
-
-NAMES = {"softmax_scale": "scale"}
-MOST_SCORES = 1 << 22  # that a score_mod is asked for at once
-FLOAT32 = numpy.dtype(numpy.float32)
 
 
 class AuxRequest(NamedTuple):
@@ -63,214 +50,7 @@ class FlexPlan:
     plan: Plan
 
 
-class FlexCall:
-    """One call: what it is given, checked, and what its score_mod was found to be."""
-
-    def __init__(self, query, key, value, score_mod, block_mask, scale, enable_gqa, backward=False):
-        self.names = {"names": NAMES, "loose": not backward}
-        enable_gqa = _keywords.flag(enable_gqa, "enable_gqa")
-        names = ("query", "key", "value")
-        # An array of another kind may be exported once only.
-        self.arrays = [
-            x if i > 0 and type(x) is QuantizedTensor else known(x, names[i])
-            for i, x in enumerate((query, key, value))
-        ]
-        self.views = [
-            array if type(array) is QuantizedTensor else as_ndarray(array, name)
-            for array, name in zip(self.arrays, names, strict=True)
-        ]
-        for array, name in zip(self.views, names, strict=True):
-            if len(array.shape) != 4:
-                raise ValueError(f"{name}: {len(array.shape)} dimensions, expected 4")
-        query, key, value = self.views
-        for array, name in ((key, "key"), (value, "value")):
-            if type(array) is QuantizedTensor and array.layout != "bhsd":
-                raise ValueError(f"{name}: layout {array.layout!r}, expected 'bhsd' as the call has")
-            if array.shape[1] != query.shape[1] and not enable_gqa:
-                expected = f"{query.shape[1]} as query has, or enable_gqa=True"
-                raise ValueError(f"{name}: {array.shape[1]} heads, expected {expected}")
-        if score_mod is not None and not callable(score_mod):
-            raise TypeError(f"score_mod: {shown(score_mod)}, expected a function")
-        self.keywords = DEFAULTS | {"layout": "bhsd", "alignment": "top-left", "softmax_scale": scale}
-        inputs = self.inputs(self.arrays, planning=True)  # says what does not fit
-        self.shape = shape = (*inputs.shape[:3], key.shape[2])
-        self.group = query.shape[1] // key.shape[1]
-        self.scale = 1 / math.sqrt(query.shape[3]) if scale is None else _keywords.real(scale, "scale")
-        if block_mask is not None:
-            block_mask = blocks_of_call(block_mask, *shape[:2], shape[2:], True)
-        self.blocks = self.keywords["block_mask"] = block_mask
-        torch_first = backward or is_tensor(self.arrays[0])
-        form = recognised(score_mod, shape, torch_first)
-        if form is not None and not representable(self.scale * form.scale, form.softcap):
-            form = None
-        self.form = form
-        self.evaluated = functools.partial(
-            EvaluatedScore, unchanged if score_mod is None else score_mod, shape, torch_first
-        )
-        self.score_mod = None
-        self.tiles = None
-        if form is None:
-            self.ask_for_each_score()
-            return
-        self.keywords |= {
-            "softmax_scale": self.scale * form.scale,
-            "softcap": form.softcap,
-            "bias": form.bias,
-            "alibi_slopes": form.alibi_slopes,
-            "window": form.window,
-        }
-        if form.bias_of is not None:
-            self.tiles = tiles(shape, self.group, MOST_BIASES, form.each, self.block_rows())
-
-    def block_rows(self):
-        return 1 if self.blocks is None else self.blocks.block_size[0]
-
-    def ask_for_each_score(self):
-        batch, heads, _, keys = self.shape
-        self.score_mod = self.evaluated()
-        self.tiles = tiles(self.shape, self.group, MOST_SCORES, batch * heads * keys, self.block_rows())
-        for name in ("softcap", "alibi_slopes", "window"):
-            self.keywords[name] = DEFAULTS[name]
-
-    def inputs(self, arrays, planning=False, **keywords):
-        return Inputs(*arrays, self.keywords | keywords, **self.names, planning=planning)
-
-    def blocks_in(self, tile):
-        return None if self.blocks is None else self.blocks.part(tile.b, tile.h, tile.rows)
-
-    def tile_inputs(self, tile, arrays, bias, planning=False):
-        """Of the call for a tile, with these biases; for a score_mod unknown they are the scores."""
-        query, key, value = tile.of_queries(arrays[0]), tile.of_keys(arrays[1]), tile.of_keys(arrays[2])
-        keywords = {"bias": bias, "block_mask": self.blocks_in(tile)}
-        if self.score_mod is not None:
-            nothing = numpy.zeros((), query.dtype)
-            query, key = (numpy.broadcast_to(nothing, (*array.shape[:3], 1)) for array in (query, key))
-            keywords["softmax_scale"] = 0.0
-        return self.inputs((query, key, value), planning, **keywords)
-
-    def products(self, tile, arrays, keys):
-        """The scores of a tile and some keys before score_mod."""
-        query = tile.of_queries(arrays[0]).astype(FLOAT32)
-        key = tile.values_of_keys(arrays[1], keys)
-        grouped = query.reshape(len(query), key.shape[1], -1, *query.shape[2:])
-        scores = numpy.float32(self.scale) * (grouped @ key[:, :, None].swapaxes(-1, -2))
-        return scores.reshape(*query.shape[:3], key.shape[2])
-
-    def scores(self, tile, arrays):
-        """What score_mod makes of the scores of a tile, of which those of hidden blocks are not asked for."""
-        keys = self.shape[3]
-        shape = [part.stop - part.start for part in tile[:3]]
-        result = numpy.zeros((*shape, keys), FLOAT32)
-        for run in runs(self.blocks_in(tile), keys):
-            result[..., run] = self.score_mod(self.products(tile, arrays, run), *tile.indices(run))
-        return result
-
-    def forward(self, want_lse, want_max):
-        """(out, lse or None, max_scores or None)"""
-        if want_max:
-            self.ask_for_each_score()
-        if self.tiles is None:
-            result = ForwardCall(self.inputs(self.arrays), return_lse=want_lse).run()
-            return (*result, None) if want_lse else (result, None, None)
-        arrays = self.views
-        query, value = self.arrays[0], arrays[2]
-        out = new_array(query, (*self.shape[:3], value.shape[3]), arrays[0].dtype)
-        lse = new_array(query, self.shape[:3], FLOAT32)
-        most = new_array(query, self.shape[:3], FLOAT32) if want_max else None
-        outs, lses = as_ndarray(out, "out"), as_ndarray(lse, "lse")
-        for tile in self.tiles:
-            bias = self.form.bias_of(tile) if self.score_mod is None else self.scores(tile, arrays)
-            call = ForwardCall(
-                self.tile_inputs(tile, arrays, bias), out=tile.of_queries(outs), return_lse=True
-            )
-            tile.of_queries(lses)[...] = call.run()[1]
-            if want_max:
-                blocks = self.blocks_in(tile)
-                seen = True if blocks is None else visible(blocks, bias.shape)
-                highest = bias.max(axis=-1, where=seen, initial=-numpy.inf)
-                tile.of_queries(as_ndarray(most, "max_scores"))[...] = highest
-        return out, lse if want_lse else None, most
-
-    def backward(self, dout, out, lse):
-        if self.tiles is None:
-            wanted = ("dq", "dk", "dv")
-            return BackwardCall(self.inputs(self.arrays), dout, out, lse, wanted=wanted).run()
-        if self.score_mod is not None and not self.score_mod.has_derivative():
-            name = name_of(self.score_mod.function)
-            raise NotImplementedError(
-                f"score_mod: {name} has no derivative; expected what mfa.flex_plan does not call generic, "
-                "or a function of torch's operations"
-            )
-        arrays = self.views
-        out_shape = (*self.shape[:3], arrays[2].shape[3])
-        dout, out = whole(dout, "dout", out_shape), whole(out, "out", out_shape)
-        lse = whole(lse, "lse", self.shape[:3])
-        sums = [numpy.zeros(array.shape, FLOAT32) for array in arrays]
-        for tile in self.tiles:
-            results = [tile.of_queries(array) for array in (dout, out, lse)]
-            into = tile.of_queries(sums[0]), *map(tile.of_keys, sums[1:])
-            add = self.add_known if self.score_mod is None else self.add_generic
-            add(tile, arrays, results, into)
-        gradients = []
-        for array, view, total in zip(self.arrays, arrays, sums, strict=True):
-            if type(array) is QuantizedTensor:
-                array, view = self.arrays[0], arrays[0]
-            gradient = new_array(array, total.shape, view.dtype)
-            as_ndarray(gradient, "gradient")[...] = total
-            gradients.append(gradient)
-        return Gradients(*gradients, None, None)
-
-    def add_known(self, tile, arrays, results, into):
-        inputs = self.tile_inputs(tile, arrays, self.form.bias_of(tile))
-        gradients = BackwardCall(inputs, *results, out_dtype="float32", wanted=("dq", "dk", "dv")).run()
-        for total, part in zip(into, gradients, strict=False):
-            total += part
-
-    def add_generic(self, tile, arrays, results, into):
-        keys = self.shape[3]
-        scores = numpy.zeros((*results[0].shape[:3], keys), FLOAT32)
-        pieces = []
-        for run in runs(self.blocks_in(tile), keys):
-            found, backward = self.score_mod.differentiated(
-                self.products(tile, arrays, run), *tile.indices(run)
-            )
-            scores[..., run] = found
-            pieces.append((run, backward))
-        inputs = self.tile_inputs(tile, arrays, scores)
-        gradients = BackwardCall(inputs, *results, out_dtype="float32", wanted=("dv", "dbias")).run()
-        dq, dk, dv = into
-        dv += gradients.dv
-        query = tile.of_queries(arrays[0]).astype(FLOAT32)
-        kv_heads = dk.shape[1]
-        for run, backward in pieces:
-            dscores = backward(numpy.ascontiguousarray(gradients.dbias[..., run])) * numpy.float32(self.scale)
-            # Heads of a group beside each other, as rows of their key/value head.
-            grouped = dscores.reshape(len(dscores), kv_heads, -1, dscores.shape[3])
-            dq += (grouped @ tile.values_of_keys(arrays[1], run)).reshape(dq.shape)
-            dk[:, :, run] += grouped.swapaxes(-1, -2) @ query.reshape(
-                len(query), kv_heads, -1, query.shape[3]
-            )
-
-
-def whole(array, name, shape):
-    """An ndarray over the memory of `array`, of which a tile would not tell that it has another shape."""
-    view = as_ndarray(array, name)
-    if view.shape != shape:
-        raise ValueError(f"{name}: shape {shown(view.shape)}, expected {shape}")
-    return view
-
-
-def representable(scale, softcap):
-    """Whether the library can be given both, float32 as they are to be there."""
-    with numpy.errstate(over="ignore", under="ignore"):
-        scale, cap = numpy.float32(scale), numpy.float32(softcap)
-    return bool(numpy.isfinite(scale) and numpy.isfinite(cap) and (cap != 0) == (softcap != 0))
-
-
-def unchanged(score, b, h, q_idx, kv_idx):
-    return score
-
-
+@uncompiled("a score_mod is a function, which no operator of a graph can be given")
 def flex_attention(
     query: Any,
     key: Any,
@@ -318,7 +98,10 @@ def flex_attention(
     Raises
     ------
     TypeError, ValueError, BufferError, MemoryError, mfa.MFAError
-        As `mfa.attention`; ValueError also where `score_mod` raises.
+        As `mfa.attention`; ValueError also where `score_mod` raises, or uses a tensor that requires grad while
+        query is no tensor.
+    NotImplementedError
+        Gradients are to be recorded, and `score_mod` is "generic" by `flex_plan` and NumPy's.
 
     Notes
     -----
@@ -329,7 +112,13 @@ def flex_attention(
     memory linear in the lengths, another bias is computed for some rows at a time. Any other function is
     called with arrays of scores and indices, some rows at a time, and costs what it costs.
 
-    Gradients are not recorded, but `flex_attention_backward` computes them.
+    Of tensors gradients are recorded: of query, key and value, and of tensors that `score_mod` uses, through
+    `out` and `lse`. A bias that is looked up by indices or by their difference, as a learned relative bias,
+    keeps its speed; a learned factor or softcap has the function asked for every score. Of arrays of another
+    kind `flex_attention_backward` computes gradients. torch.compile runs the call between two graphs, and
+    torch.autocast casts query, key and value.
+
+    May be called from any number of threads; `score_mod` is called in the one that calls.
 
     Examples
     --------
@@ -357,8 +146,13 @@ def flex_attention(
             raise TypeError(f"return_aux: {shown(return_aux)}, expected an AuxRequest") from None
     if kernel_options is not None and not isinstance(kernel_options, dict):
         raise TypeError(f"kernel_options: {shown(kernel_options)}, expected None or a dict")
-    call = FlexCall(query, key, value, score_mod, block_mask, scale, enable_gqa)
-    out, lse, max_scores = call.forward(want_lse, want_max)
+    arguments = (query, key, value, score_mod, block_mask, scale, enable_gqa)
+    if is_torch_there() and (score_mod is not None or type(query) is not numpy.ndarray):
+        from mfa.torch._flex import attention
+
+        out, lse, max_scores = attention(*arguments, want_lse, want_max)
+    else:
+        out, lse, max_scores = FlexCall(*arguments).forward(want_lse, want_max)
     if return_aux is not None:
         return out, AuxOutput(lse, max_scores)
     return (out, lse) if return_lse else out
@@ -375,6 +169,8 @@ def flex_attention_backward(
     block_mask: Any = None,
     scale: float | None = None,
     enable_gqa: bool = False,
+    *,
+    dlse: Any = None,
 ) -> Gradients:
     """The gradients of `flex_attention`, as `attention_backward` computes them.
 
@@ -386,6 +182,8 @@ def flex_attention_backward(
         As `flex_attention` was given them; with as many batches of key and value as of query.
     out, lse : arrays
         What `flex_attention` returned with ``return_lse=True``.
+    dlse : array, shape as lse, of float32, or None, default None
+        Gradient of `lse`.
 
     Returns
     -------
@@ -400,7 +198,7 @@ def flex_attention_backward(
         As `attention_backward`.
     """
     call = FlexCall(query, key, value, score_mod, block_mask, scale, enable_gqa, backward=True)
-    return call.backward(dout, out, lse)
+    return call.backward(dout, out, lse, dlse)
 
 
 def flex_plan(

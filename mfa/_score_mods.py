@@ -5,6 +5,7 @@ an array of biases over indices, these are all that a call needs; whatever else 
 function is then one that must be asked for every score. Samples tell only that each pair counts alone.
 """
 
+import contextlib
 import functools
 import math
 import sys
@@ -54,10 +55,12 @@ class Score:
         return Score(-self.factor, known(other) - self.bias, self.inside)
 
     def __mul__(self, other):
-        return Score(self.factor * known(other), self.bias * other, self.inside)
+        bias = self.bias if is_zero(self.bias) else self.bias * other  # none, whatever `other` is
+        return Score(self.factor * known(other), bias, self.inside)
 
     def __truediv__(self, other):
-        return Score(self.factor / known(other), self.bias / other, self.inside)
+        bias = self.bias if is_zero(self.bias) else self.bias / other
+        return Score(self.factor / known(other), bias, self.inside)
 
     def __neg__(self):
         return Score(-self.factor, -self.bias, self.inside)
@@ -228,7 +231,8 @@ class Known(NamedTuple):
     """A score_mod that the library does itself: ``softcap(scale * score) + bias``, inside of a window.
 
     `bias` broadcasts to (B, H, Nq, Nkv), a view of few numbers if it is relative; or `bias_of` has that of a
-    Tile, where all would be too much. `name` says what it was found to be.
+    Tile, where all would be too much. `name` says what it was found to be. `trace` has the Score that the
+    function makes of a Tile's indices, as it makes it: where `by_difference`, that of all differences.
     """
 
     name: str
@@ -239,6 +243,9 @@ class Known(NamedTuple):
     window: tuple[int, int] = (-1, -1)
     bias_of: object = None
     each: int = 0  # how many numbers that is for a row of all heads
+    trace: object = None
+    by_difference: bool = False
+    wanted: tuple[str, ...] = ()  # gradients of `bias_of`
 
 
 def recognised(score_mod, shape, torch_first=False):
@@ -252,7 +259,7 @@ def recognised(score_mod, shape, torch_first=False):
     for way in ways:
         for found in (relative, by_index):
             try:
-                return found(functools.partial(traced, score_mod, way), shape)
+                return found(score_mod, way, shape)
             except MemoryError:
                 raise
             except Exception:  # whatever a function of the caller's does with what it is given
@@ -260,8 +267,8 @@ def recognised(score_mod, shape, torch_first=False):
     return None
 
 
-def traced(score_mod, array, b, h, q_idx, kv_idx):
-    """The Score that `score_mod` makes of these indices, with numbers and an array (four axes) of NumPy's."""
+def untouched(score_mod, array, b, h, q_idx, kv_idx):
+    """The Score that `score_mod` makes of these indices."""
     indices = [b, h, q_idx, kv_idx]
     for place, index in enumerate(indices):
         indices[place] = (
@@ -270,6 +277,12 @@ def traced(score_mod, array, b, h, q_idx, kv_idx):
     score = score_mod(Score(), *indices)
     if not isinstance(score, Score):
         raise NotKnownError("no score")
+    return score
+
+
+def traced(score_mod, array, *indices):
+    """The same with numbers and an array (four axes) of NumPy's."""
+    score = untouched(score_mod, array, *indices)
     bias = as_array(score.bias)
     if bias.ndim > 4 or bias.dtype == bool:
         raise NotKnownError("bias")
@@ -277,17 +290,22 @@ def traced(score_mod, array, b, h, q_idx, kv_idx):
     return Score(number(score.factor), bias, number(score.inside))
 
 
-def relative(trace, shape):
+def relative(score_mod, way, shape):
     """Of a score_mod that looks at q_idx and kv_idx only by their difference."""
+    trace = functools.partial(traced, score_mod, way)
     differences = numpy.arange(1 - shape[2], shape[3], dtype=numpy.int64).reshape(1, 1, 1, -1)
     b, h, _, _ = whole(shape)
-    score = trace(b, h, Position(-1, differences), Position(1, differences))
+    indices = b, h, Position(-1, differences), Position(1, differences)
+    score = trace(*indices)
     require_elementwise(trace, score, shape, lambda b, h, q, kv: (b, h, 0, kv - q + shape[2] - 1))
-    return form_of(score, shape, differences)
+    return form_of(score, shape, differences)._replace(
+        trace=lambda tile: untouched(score_mod, way, *indices), by_difference=score.bias.shape[3] > 1
+    )
 
 
-def by_index(trace, shape):
+def by_index(score_mod, way, shape):
     """Of a score_mod whose biases are looked up by indices."""
+    trace = functools.partial(traced, score_mod, way)
     rows, keys = shape[2:]
     b, h, q_idx, kv_idx = whole(shape)
     few_shape = (*shape[:2], min(rows, 2), min(keys, 2))
@@ -295,17 +313,24 @@ def by_index(trace, shape):
     def trace_ends(b, h, end_of_rows, end_of_keys):
         return trace(b, h, end_of_rows * (rows - 1), end_of_keys * (keys - 1))
 
+    def indices_of(tile):
+        return b[tile.b], h[:, tile.h], q_idx[:, :, tile.rows], kv_idx
+
+    def trace_tile(tile):
+        return untouched(score_mod, way, *indices_of(tile))
+
     few = trace_ends(*whole(few_shape))
     each = math.prod(few.bias.shape[:2]) * (keys if few.bias.shape[3] > 1 else 1)
     if few.bias.shape[2] == 1 or each * rows <= MOST_BIASES:
         few = trace(b, h, q_idx, kv_idx)
         require_elementwise(trace, few, shape, lambda *at: at)
-        return form_of(few, shape)
+        return form_of(few, shape)._replace(trace=trace_tile, each=0 if few.bias.shape[2] == 1 else each)
     require_elementwise(trace_ends, few, few_shape, lambda *at: at)
     return form_of(few, few_shape)._replace(
         bias=None,
-        bias_of=lambda tile: trace(b[tile.b], h[:, tile.h], q_idx[:, :, tile.rows], kv_idx).bias,
+        bias_of=lambda tile: trace(*indices_of(tile)).bias,
         each=each,
+        trace=trace_tile,
     )
 
 
@@ -428,11 +453,14 @@ class EvaluatedScore(Evaluated):
             raise self.failure(error, indices) from error
         return numpy.broadcast_to(result.astype(numpy.float32, copy=False), scores.shape)
 
-    def differentiated(self, scores, *indices):
-        """The results, and the function that makes of their gradient that of `scores`."""
+    def differentiated(self, scores, *indices, captures=None):
+        """The results, and the function that makes of their gradient that of `scores`.
+
+        It also adds to the gradients of `captures`, a mfa.torch._captures.Substituted.
+        """
         torch = sys.modules["torch"]
         way = of_tensors if self.way is with_tensors else of_scalar_tensors
-        with torch.enable_grad():
+        with torch.enable_grad(), contextlib.nullcontext() if captures is None else captures:
             scores = torch.from_numpy(scores).requires_grad_()
             results = torch.as_tensor(way(self.function, (scores,), indices), dtype=torch.float32)
             results = results.broadcast_to(scores.shape)
@@ -440,7 +468,12 @@ class EvaluatedScore(Evaluated):
         def backward(gradient):
             if not results.requires_grad:
                 return numpy.zeros_like(gradient)
-            [result] = torch.autograd.grad(results, scores, torch.from_numpy(gradient), allow_unused=True)
+            others = () if captures is None else captures.leaves
+            [result, *rest] = torch.autograd.grad(
+                results, (scores, *others), torch.from_numpy(gradient), allow_unused=True
+            )
+            if captures is not None:
+                captures.add(rest)
             return numpy.zeros_like(gradient) if result is None else result.numpy()
 
         return results.detach().numpy(), backward

@@ -13,6 +13,11 @@ def is_tensor(array):
     return hasattr(torch, "Tensor") and isinstance(array, torch.Tensor)
 
 
+def is_torch_there():
+    """Whether somebody imported it, all of it."""
+    return hasattr(sys.modules.get("torch"), "Tensor")
+
+
 def is_recorded(query, key, value, keywords):
     """Whether a call with these arguments is autograd's business."""
     torch = sys.modules.get("torch")

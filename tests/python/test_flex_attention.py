@@ -123,7 +123,7 @@ def test_hidden_keys_are_never_asked_for(rng):
 
     block_mask = mfa.create_block_mask(lambda b, h, q, k: k < 30, None, None, 96, 96, BLOCK_SIZE=32)
     mfa.flex_attention(query, key, value, lambda s, b, h, q, k: s * s, block_mask)
-    call = mfa._flex_attention.FlexCall(query, key, value, score_mod, block_mask, None, False)
+    call = mfa._flex_call.FlexCall(query, key, value, score_mod, block_mask, None, False)
     seen.clear()
     key[:, :, 32:] = value[:, :, 32:] = np.nan
     out, _, _ = call.forward(False, False)

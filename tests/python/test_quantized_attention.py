@@ -232,8 +232,8 @@ def torch_generic(score, b, h, q_idx, kv_idx):
 @pytest.mark.parametrize("score_mod", [None, relative, bias, generic])
 @pytest.mark.parametrize("most", [1 << 22, 300])
 def test_flex_attention(arrays, score_mod, most, monkeypatch):
-    monkeypatch.setattr("mfa._flex_attention.MOST_SCORES", most)
-    monkeypatch.setattr("mfa._flex_attention.MOST_BIASES", most)
+    monkeypatch.setattr("mfa._flex_call.MOST_SCORES", most)
+    monkeypatch.setattr("mfa._flex_call.MOST_BIASES", most)
     query, key, value = arrays
     codes = mfa.quantize(key, "uint8", "block4", layout="bhsd"), mfa.quantize(value, layout="bhsd")
     floats = [tensor.dequantize() for tensor in codes]
@@ -250,7 +250,7 @@ def test_flex_attention(arrays, score_mod, most, monkeypatch):
 
 @pytest.mark.parametrize("most", [1 << 22, 300])
 def test_flex_attention_to_one_batch_of_codes_with_means_of_all(arrays, most, monkeypatch):
-    monkeypatch.setattr("mfa._flex_attention.MOST_SCORES", most)
+    monkeypatch.setattr("mfa._flex_call.MOST_SCORES", most)
     query, key, value = arrays
     shared = mfa.quantize(key[:1], "int8", "block4", layout="bhsd")
     means = np.cos(key[:, :, :1]) * 3

@@ -6,7 +6,7 @@ from support import oracle, score_mods
 from support.tools import require_module
 
 import mfa
-from mfa import _flex_attention, _score_mods
+from mfa import _flex_call, _score_mods
 
 torch = require_module("torch", "pip install torch")
 flex = require_module("torch.nn.attention.flex_attention", "pip install torch")
@@ -25,8 +25,8 @@ def arrays(rng):
 @pytest.fixture
 def in_parts(monkeypatch):
     """Few scores at once, so that there are many tiles."""
-    monkeypatch.setattr(_flex_attention, "MOST_SCORES", 1000)
-    monkeypatch.setattr(_flex_attention, "MOST_BIASES", 1000)
+    monkeypatch.setattr(_flex_call, "MOST_SCORES", 1000)
+    monkeypatch.setattr(_flex_call, "MOST_BIASES", 1000)
     monkeypatch.setattr(_score_mods, "MOST_BIASES", 1000)
 
 
