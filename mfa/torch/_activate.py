@@ -5,6 +5,7 @@ import warnings
 import torch
 
 from mfa.torch import _flash_operators
+from mfa.torch._aten_kernels import Kernels
 from mfa.torch._counts import TALLY
 from mfa.torch._replace import DTYPES, of_dtype, override, restore
 
@@ -18,36 +19,36 @@ class Activation:
     """What PyTorch holds while mfa runs its flash attention operators, and removes to have its own back."""
 
     def __init__(self):
-        self._library = torch.library.Library("aten", "IMPL")
-        for function in OF_SDPA_ON_CPU:
-            self._override(function)
-        for name, function in _flash_operators.OPERATORS.items():
-            self._library.impl(name, function, "CPU")
-            self._library.impl(name, function, "MPS")
+        of_sdpa = {f"_{function.__name__}": function for function in OF_SDPA_ON_CPU}
+        self._kernels = [
+            Kernels(dict(map(_or_torch, of_sdpa.items())), ("CPU",), with_keyset=True),
+            Kernels(_flash_operators.OPERATORS, ("CPU", "MPS")),
+        ]
         # F.scaled_dot_product_attention asks for no flash attention there.
         override("MPS")
 
     def remove(self):
-        self._library._destroy()
+        for kernels in self._kernels:
+            kernels.remove()
         restore("MPS")
 
-    def _override(self, function):
-        """Have `function` run its operator for the dtypes that mfa has, and PyTorch for others."""
-        name = f"_{function.__name__}"
-        of_torch = torch.library.get_kernel(f"aten::{name}", "CPU")
 
-        def run(keys, *arguments, **keywords):
-            if arguments[0].dtype in DTYPES:
-                return function(*arguments, **keywords)
-            if not name.endswith("_backward"):
-                reason = of_dtype(arguments[0].dtype)
-                if TALLY.add_torch(reason):
-                    warnings.warn(f"PyTorch runs {name} in place of mfa: {reason} (said once)", stacklevel=2)
-            return of_torch.call_boxed(keys, *arguments, **keywords)
+def _or_torch(named):
+    """The function by its operator's name, and one that leaves dtypes that mfa has not to PyTorch."""
+    name, function = named
+    of_torch = torch.library.get_kernel(f"aten::{name}", "CPU")
 
-        with warnings.catch_warnings():  # that it overrides is what it is for
-            warnings.filterwarnings("ignore", "Warning only once for all operators", UserWarning)
-            self._library.impl(name, run, "CPU", with_keyset=True)
+    def run(keys, *arguments, **keywords):
+        dtype = arguments[0].dtype
+        if dtype in DTYPES:
+            return function(*arguments, **keywords)
+        reason = of_dtype(dtype)
+        # A gradient is no call of its own.
+        if not name.endswith("_backward") and TALLY.add_torch(reason):
+            warnings.warn(f"PyTorch runs {name} in place of mfa: {reason} (said once)", stacklevel=2)
+        return of_torch.call_boxed(keys, *arguments, **keywords)
+
+    return name, run
 
 
 def register():
