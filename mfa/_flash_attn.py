@@ -7,6 +7,7 @@ from mfa._attention_keywords import DEFAULTS
 from mfa._forward import forward
 from mfa._memory import known
 from mfa._messages import shown
+from mfa._tensors import is_compiled
 
 NAMES = {"query": "q", "key": "k", "value": "v", "window": "window_size"}
 PACKED = {"query": "qkv", "key": "qkv", "value": "qkv", "window": "window_size"}
@@ -149,7 +150,7 @@ def flash_attn_qkvpacked_func(
     TypeError, ValueError, BufferError, MemoryError, mfa.MFAError
         As `mfa.attention`.
     """
-    q, k, v = _unpacked(known(qkv, "qkv"), num_heads_q)
+    q, k, v = _unpacked(qkv if is_compiled() else known(qkv, "qkv"), num_heads_q)
     return forward(
         q,
         k,

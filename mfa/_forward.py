@@ -4,7 +4,7 @@ import numpy
 
 from mfa._call import ForwardCall
 from mfa._inputs import Inputs
-from mfa._tensors import is_recorded
+from mfa._tensors import is_cast, is_recorded, is_traced
 
 NO_NAMES = {}
 
@@ -23,25 +23,43 @@ def forward(
     return_lse=False,
     context=None,
 ):
-    """Attention of arrays, or of tensors whose gradients are recorded.
+    """Attention of arrays, or of tensors that torch records, traces or casts.
 
     `keywords`, `names`, `loose` and `grouped` are those of `Inputs`, the others those of `mfa.attention`.
     """
-    if type(query) is not numpy.ndarray and is_recorded(query, key, value, keywords):
-        from mfa.torch._autograd import record  # torch is there, as a tensor is
-
-        return record(
-            query,
-            key,
-            value,
-            keywords,
-            names=names,
-            loose=loose,
-            grouped=grouped,
-            out=out,
-            out_dtype=out_dtype,
-            return_lse=return_lse,
-            context=context,
-        )
+    if type(query) is not numpy.ndarray:
+        way = way_of(query, key, value, keywords)
+        if way is not None:
+            return way(
+                query,
+                key,
+                value,
+                keywords,
+                names=names,
+                loose=loose,
+                grouped=grouped,
+                out=out,
+                out_dtype=out_dtype,
+                return_lse=return_lse,
+                context=context,
+            )
     inputs = Inputs(query, key, value, keywords, names=names, loose=loose, grouped=grouped)
     return ForwardCall(inputs, out=out, out_dtype=out_dtype, return_lse=return_lse).run(context)
+
+
+def way_of(query, key, value, keywords):
+    """What makes of the call what torch is to know of; None if it is to know nothing."""
+    # torch is there where a tensor is, and so is mfa.torch then.
+    if is_traced(query, key, value, keywords):
+        from mfa.torch._traced import trace
+
+        return trace
+    if is_cast(query):
+        from mfa.torch._autocast import cast_call
+
+        return cast_call
+    if is_recorded(query, key, value, keywords):
+        from mfa.torch._autograd import record
+
+        return record
+    return None

@@ -15,6 +15,9 @@ COMPUTE_MODES = {"exact": 0, "int8": 1}
 BOOLS = (bool, numpy.bool_)
 NO_NUMBERS = (*BOOLS, str, bytes, bytearray)
 LARGEST_FLOAT32 = float(numpy.finfo(numpy.float32).max)
+# Floats that float32 rounds to 0 and 1: torch.compile can follow comparisons, but not NumPy's rounding.
+LARGEST_ZERO = 2.0**-150
+SMALLEST_ONE = 1 - 2.0**-25
 
 
 def integer(value, name, expected="an integer"):
@@ -123,7 +126,7 @@ def softcap(value):
     value = real(value, "softcap")
     if value < 0:
         raise ValueError(f"softcap: {shown(value)}, expected 0 (off) or a positive number")
-    if value and not numpy.float32(value):
+    if 0 < value <= LARGEST_ZERO:
         raise ValueError(
             f"softcap: {shown(value)}, which is 0 in float32; expected 0 (off) or a larger number"
         )
@@ -134,7 +137,7 @@ def dropout_p(value):
     value = real(value, "dropout_p")
     if not 0 <= value < 1:
         raise ValueError(f"dropout_p: {shown(value)}, expected at least 0 and less than 1")
-    if value and numpy.float32(value) == 1:
+    if value >= SMALLEST_ONE:
         raise ValueError(f"dropout_p: {shown(value)}, which is 1 in float32; expected less")
     return value
 

@@ -9,12 +9,12 @@ import numpy
 from mfa import _keywords
 from mfa._attention_keywords import DEFAULTS
 from mfa._call import ForwardCall
-from mfa._forward import forward
+from mfa._forward import forward, way_of
 from mfa._inputs import Inputs
 from mfa._memory import as_ndarray, known, rank_of
 from mfa._messages import shown
 from mfa._quantized_tensor import QuantizedTensor
-from mfa._tensors import is_tensor, new_array, require_plain
+from mfa._tensors import is_compiled, is_tensor, is_traced, new_array
 
 MOST_AXES = 32  # that NumPy broadcasts
 NAMES = {"mask": "attn_mask", "softmax_scale": "scale"}
@@ -87,6 +87,8 @@ def scaled_dot_product_attention(
     }
     if type(query) is type(key) is type(value) is numpy.ndarray:  # the usual case, without further questions
         most_axes = max(query.ndim, key.ndim, value.ndim)
+    elif is_compiled():
+        most_axes = max(len(query.shape), len(key.shape), len(value.shape))
     else:
         query, key, value = known(query, "query"), _known(key, "key"), _known(value, "value")
         most_axes = max(rank_of(query), _rank(key), _rank(value))
@@ -97,6 +99,10 @@ def scaled_dot_product_attention(
             raise ValueError(
                 f"query: {rank_of(query)} dimensions, expected at most 4 beside a QuantizedTensor"
             )
+        if way_of(query, key, value, keywords) is not None:
+            from mfa.torch._batches import each_batch  # torch is there
+
+            return each_batch(query, key, value, enable_gqa, keywords)
         return _each_batch(query, key, value, enable_gqa, keywords)
     return forward(query, key, value, keywords, names=NAMES, loose=True, grouped=enable_gqa)
 
@@ -114,12 +120,12 @@ def _inputs(query, key, value, grouped, keywords, planning=False):
 
 
 def draw_seed(like):
-    """A number from the generator that the caller of `like`'s library seeds."""
+    """A number, or a tensor of it, from the generator that the caller of `like`'s library seeds."""
     if is_tensor(like):
         torch = sys.modules["torch"]
-        with torch._C.DisableTorchFunctionSubclass():
-            require_plain(like.detach(), "query")  # what is being traced has no numbers to give
-        return torch.randint(2**63 - 1, (), dtype=torch.int64, device="cpu").item()
+        seed = torch.randint(2**63 - 1, (), dtype=torch.int64, device="cpu")
+        # A program that is traced draws another one each time it runs.
+        return seed if is_traced(like, None, None, {}) else seed.item()
     return int(numpy.random.randint(2**63 - 1, dtype=numpy.int64))
 
 

@@ -18,10 +18,36 @@ def is_torch_there():
     return hasattr(sys.modules.get("torch"), "Tensor")
 
 
-def is_recorded(query, key, value, keywords):
-    """Whether a call with these arguments is autograd's business."""
+def is_compiled():
+    """Whether torch.compile reads the caller, which it can do with Python alone."""
     torch = sys.modules.get("torch")
-    if not hasattr(torch, "Tensor") or not torch.is_grad_enabled():
+    return hasattr(torch, "Tensor") and torch.compiler.is_dynamo_compiling()
+
+
+def is_traced(query, key, value, keywords):
+    """Whether torch makes a program of a call or transforms it, `query` being a tensor."""
+    torch = sys.modules.get("torch")
+    if not hasattr(torch, "Tensor") or not isinstance(query, torch.Tensor):
+        return False
+    if is_compiled():
+        return True
+    if torch._C._are_functorch_transforms_active() or _is_recording(torch):
+        return True
+    return any(_has_no_memory(torch, operand) for operand in (query, key, value, *keywords.values()))
+
+
+def is_cast(query):
+    """Whether torch.autocast says of which dtype a call is."""
+    torch = sys.modules.get("torch")
+    if not hasattr(torch, "Tensor") or not torch._C._is_any_autocast_enabled():
+        return False
+    return isinstance(query, torch.Tensor) and torch.is_autocast_enabled(query.device.type)
+
+
+def is_recorded(query, key, value, keywords):
+    """Whether a call is autograd's business, `query` being a tensor."""
+    torch = sys.modules.get("torch")
+    if not hasattr(torch, "Tensor") or not isinstance(query, torch.Tensor) or not torch.is_grad_enabled():
         return False
     operands = (query, key, value, *keywords.values())
     with torch._C.DisableTorchFunctionSubclass():
@@ -71,12 +97,7 @@ def require_plain(tensor, name, in_place=False):
     torch = sys.modules["torch"]
     if not tensor.is_cpu:
         raise BufferError(f"{name}: on device {tensor.device}, expected cpu")
-    if (
-        torch._is_functional_tensor(tensor)
-        or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-        or (type(tensor) is not torch.Tensor and isinstance(tensor, _fake_types()))
-        or _is_recording(torch)
-    ):
+    if _has_no_memory(torch, tensor) or _is_recording(torch):
         raise TypeError(
             f"{name}: a tensor that torch is tracing or transforming has no memory; expected a plain tensor"
         )
@@ -122,6 +143,17 @@ def _capsule(torch, tensor, name, in_place, for_long):
         raise
     except Exception as error:
         raise BufferError(f"{name}: {because(error)}") from error
+
+
+def _has_no_memory(torch, operand):
+    """Whether it is a tensor that only stands for one."""
+    if not isinstance(operand, torch.Tensor):
+        return False
+    return (
+        torch._is_functional_tensor(operand)
+        or torch._C._functorch.is_functorch_wrapped_tensor(operand)
+        or (type(operand) is not torch.Tensor and isinstance(operand, _fake_types()))
+    )
 
 
 def _fake_types():

@@ -13,6 +13,7 @@ from mfa import (
     scaled_dot_product_attention,
 )
 from mfa.torch import _activate
+from mfa.torch import _operators as _operators  # which programs on disk call by name
 from mfa.torch._counts import SdpaCounts, sdpa_counts
 from mfa.torch._replace import Replacement, replace_sdpa
 
