@@ -116,6 +116,7 @@ _lock = threading.RLock()
 _in_effect: list[Replacement] = []
 _overrides: dict[str, torch.library.Library] = {}
 _users: Counter[str] = Counter()
+_run = scaled_dot_product_attention
 
 
 def override(*devices):
@@ -148,6 +149,12 @@ def _tag():
         untag_caches()
 
 
+def run_by(function):
+    """Have `function` run what mfa is to run; it takes what `mfa.scaled_dot_product_attention` does."""
+    global _run
+    _run = function
+
+
 def _above_autograd(
     query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, *, scale=None, enable_gqa=False
 ):
@@ -156,7 +163,7 @@ def _above_autograd(
     reason = _reason_against(operands, dropout_p)
     if reason is None:
         try:
-            result = scaled_dot_product_attention(*operands, dropout_p, is_causal, scale, enable_gqa)
+            result = _run(*operands, dropout_p, is_causal, scale, enable_gqa)
         except (TypeError, ValueError, BufferError, MFAError) as error:
             if isinstance(error, MFAError) and error.code != UNSUPPORTED:
                 raise
