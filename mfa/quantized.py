@@ -1,9 +1,9 @@
 """Attention to keys and values that are quantised on the way, by a configuration.
 
-`mfa.quantize` and `QuantizedTensor` are what is below it: codes that are kept, for any attention call. The
-module is importable as ``mfa_quantized`` too.
+`mfa.quantize` and `QuantizedTensor` are what is below it: codes that are kept, for any attention call.
+`mfa.torch.quantized` has torch modules.
 
->>> from mfa_quantized import QuantizedAttention, QuantizedFlashAttention
+>>> from mfa.quantized import QuantizedAttention, QuantizedFlashAttention
 """
 
 from mfa._quantize import quantize

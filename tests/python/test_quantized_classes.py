@@ -1,4 +1,4 @@
-"""mfa.quantized, by that name and by the seed's: attention that quantises by a configuration."""
+"""mfa.quantized: attention that quantises by a configuration."""
 
 import copy
 import pickle
@@ -12,7 +12,6 @@ import torch
 from support import backends
 
 import mfa
-import mfa_quantized
 from mfa.quantized import QuantizedAttention, QuantizedFlashAttention
 
 DEVICE = "cpu" if backends.DEFAULT.is_cpu else "metal"
@@ -37,18 +36,16 @@ def tensors(arrays, **options):
     return [torch.from_numpy(array).transpose(1, 2).clone().requires_grad_(**options) for array in arrays]
 
 
-def test_both_modules_have_the_same():
-    assert mfa_quantized.__all__ == mfa.quantized.__all__
-    for name in mfa_quantized.__all__:
-        assert getattr(mfa_quantized, name) is getattr(mfa.quantized, name)
+def test_what_both_have_is_the_same():
     assert mfa.quantized.QuantizedTensor is mfa.QuantizedTensor
+    assert mfa.quantized.quantize is mfa.quantize
 
 
 def test_torch_is_not_imported():
     program = (
-        "import sys, numpy, mfa_quantized\n"
+        "import sys, numpy, mfa.quantized\n"
         "one = numpy.ones((1, 2, 4, 8), numpy.float32)\n"
-        "layer = mfa_quantized.QuantizedFlashAttention(enable_training=True)\n"
+        "layer = mfa.quantized.QuantizedFlashAttention(enable_training=True)\n"
         "layer.scaled_dot_product_attention(one, one, one, is_training=True)\n"
         "assert 'torch' not in sys.modules\n"
     )

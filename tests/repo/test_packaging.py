@@ -100,7 +100,7 @@ def test_sdist_has_every_source(sdist):
         "docs/metal.md",
         "Makefile",
         "_mfa_torch_autoload.py",
-        "mfa_quantized.py",
+        "packaging/compat/mfa_quantized.py",
         "tests/repo/test_packaging.py",
     } <= names
     assert not [name for name in names if name.endswith(COMPILED) or "mfa/include" in name]
@@ -116,7 +116,7 @@ def test_wheel_has_library_header_declarations_and_stubs(wheel):
     assert header == (ROOT / "include/mfa.h").read_bytes()
     for pattern in ("*.py", "*.pxd", "*.pyi", "py.typed"):
         assert {f"mfa/{path.name}" for path in (ROOT / "mfa").glob(pattern)} <= names
-    assert {"mfa/c_mfa.pxd", "mfa/capi.pxd", "mfa/py.typed", "mfa_quantized.py"} <= names
+    assert {"mfa/c_mfa.pxd", "mfa/capi.pxd", "mfa/py.typed"} <= names
     assert "_mfa_torch_autoload.py" in names
     assert "[torch.backends]" in entry_points
     modules = {path.stem for path in (ROOT / "mfa").glob("*.pyx")}
