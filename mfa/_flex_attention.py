@@ -98,7 +98,7 @@ def flex_attention(
     Raises
     ------
     TypeError, ValueError, BufferError, MemoryError, mfa.MFAError
-        As `mfa.attention`; ValueError also where `score_mod` raises, or uses a tensor that requires grad while
+        As `mfa.attention`; ValueError also where `score_mod` raises, or uses a tensor that requires grad and
         query is no tensor.
     NotImplementedError
         Gradients are to be recorded, and `score_mod` is "generic" by `flex_plan` and NumPy's.
