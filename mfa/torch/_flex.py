@@ -4,7 +4,7 @@ import torch
 
 from mfa._flex_call import OF_INPUTS, FlexCall
 from mfa._score_tiles import Tile
-from mfa._tensors import is_recorded
+from mfa._tensors import is_cast, is_recorded
 from mfa.torch._captures import Captures, Substituted
 from mfa.torch._learned_biases import biases_of, traced
 
@@ -23,7 +23,11 @@ def attention(query, key, value, score_mod, block_mask, scale, enable_gqa, want_
                 "expected its detach(), or a tensor as query"
             )
         return call.forward(want_lse, want_max)
-    arrays = cast(query, key, value)
+    arrays = (query, key, value)
+    if is_cast(query):
+        from mfa.torch._autocast import cast_operands
+
+        arrays = cast_operands(dict(enumerate(arrays)), query.device.type).values()
     if not torch.is_grad_enabled():
         return FlexCall(*arrays, *options).forward(want_lse, want_max)
     arrays = expanded(*arrays)
@@ -37,19 +41,6 @@ def attention(query, key, value, score_mod, block_mask, scale, enable_gqa, want_
         call.require_derivative()
     out, lse, most = FlexAttention.apply(call.without_arrays(), want_max, *call.arrays, *captures.tensors)
     return out, lse if want_lse else None, most
-
-
-def cast(*arrays):
-    """What torch.autocast makes of them, as it does of those of PyTorch's flex_attention."""
-    if not torch.is_autocast_enabled("cpu"):
-        return arrays
-    dtype = torch.get_autocast_dtype("cpu")
-    return [
-        array.to(dtype)
-        if isinstance(array, torch.Tensor) and array.is_floating_point() and array.dtype != torch.float64
-        else array
-        for array in arrays
-    ]
 
 
 def expanded(query, key, value):

@@ -158,7 +158,7 @@ def test_wrong_score_mod_is_named(score_mod, error, message, arrays):
         mfa.flex_attention(*arrays, score_mod, enable_gqa=True)
 
 
-def differentiable(score_mod, query, key, value, dout, dense):
+def differentiable(score_mod, query, key, value, dout, dlse, dense):
     """The gradients that torch computes of the definition, in float64."""
     query, key, value = (torch.from_numpy(x).double().requires_grad_() for x in (query, key, value))
     keys, values = (x.repeat_interleave(2, dim=1) for x in (key, value))
@@ -166,9 +166,9 @@ def differentiable(score_mod, query, key, value, dout, dense):
     indices = [torch.from_numpy(i) for i in np.ix_(*map(np.arange, scores.shape))]
     scores = score_mod(scores, *indices).double().masked_fill(~torch.from_numpy(dense), -np.inf)
     weights = torch.softmax(scores, -1).nan_to_num()
-    return torch.autograd.grad(
-        (weights @ values * torch.from_numpy(dout)).sum(), (query, key, value), materialize_grads=True
-    )
+    loss = (weights @ values * torch.from_numpy(dout)).sum()
+    loss = loss + (torch.logsumexp(scores, -1) * torch.from_numpy(dlse)).sum()
+    return torch.autograd.grad(loss, (query, key, value), materialize_grads=True)
 
 
 GRADIENTS = {name: case for name, case in score_mods.TORCH.items() if name != "reducing"}
@@ -182,8 +182,11 @@ def test_gradients(score_mod, name, parts, arrays, rng, request):
     arrays = [x[:2] for x in arrays]
     out, lse = mfa.flex_attention(*arrays, score_mod, BLOCK_MASK, enable_gqa=True, return_lse=True)
     dout = rng.standard_normal(out.shape, dtype=np.float32)
-    gradients = mfa.flex_attention_backward(dout, *arrays, out, lse, score_mod, BLOCK_MASK, enable_gqa=True)
-    wanted = differentiable(score_mod, *arrays, dout, np.concatenate([DENSE, DENSE]))
+    dlse = rng.standard_normal(lse.shape, dtype=np.float32)
+    gradients = mfa.flex_attention_backward(
+        dout, *arrays, out, lse, score_mod, BLOCK_MASK, enable_gqa=True, dlse=dlse
+    )
+    wanted = differentiable(score_mod, *arrays, dout, dlse, np.concatenate([DENSE, DENSE]))
     for one, other in zip(gradients[:3], wanted, strict=True):
         np.testing.assert_allclose(one, other.numpy(), rtol=1e-3, atol=1e-4)
     assert gradients.dbias is None
