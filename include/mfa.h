@@ -512,19 +512,20 @@ typedef struct mfa_attention_desc {
  *
  * With P the softmax weights, R = 1 / (1 - dropout_p) where a weight was kept and 0 where it was dropped:
  *
- *   dvalue = (P R)^T dout                  delta = rowsum(dout * out)
- *   dP = R (dout value^T)                  dscore = P (dP - delta)
- *   dbias = dscore                         dsinks = -sum over rows of exp(sink - logsumexp) delta
+ *   dvalue = (P R)^T dout                  D = rowsum(dout * out) - dlogsumexp
+ *   dP = R (dout value^T)                  dscore = P (dP - D)
+ *   dbias = dscore                         dsinks = -sum over rows of exp(sink - logsumexp) D
  *   dquery = softmax_scale softcap' dscore key, and likewise dkey with query
  *
  * Of codes, dkey and dvalue are gradients with respect to what they stand for: the straight-through estimator of
  * training that is aware of quantisation (Bengio et al., 2013).
  *
  * Grouped heads sum into the key/value head that they share. A row that sees no key has gradients 0 and adds none,
- * and a key that no row sees has gradients 0. Weights lose what logsumexp, a float32, has lost: where scores are
- * beyond 1e4, as after an additive mask of finfo.min over a whole row, so do gradients. Non-finite values reach the
- * gradients of the queries, keys and values that see them, and no others, but for two things: rows of out that are
- * not finite count as such, and a key whose score is -inf has no weight and adds nothing.
+ * but for its dlogsumexp in dsinks, as its logsumexp is the sink; a key that no row sees has gradients 0. Weights lose
+ * what logsumexp, a float32, has lost: where scores are beyond 1e4, as after an additive mask of finfo.min over a whole
+ * row, so do gradients. Non-finite values reach the gradients of the queries, keys and values that see them, and no
+ * others, but for two things: rows of out that are not finite count as such, and a key whose score is -inf has no
+ * weight and adds nothing.
  *
  * Sources: FlashAttention-2 (Dao, 2023), whose loops over keys outside and queries inside these are.
  */
@@ -544,10 +545,12 @@ typedef struct mfa_attention_backward_desc {
     const mfa_tensor_t *dsinks;          /* (1, H, 1, 1)     FP32; written */
     const mfa_tensor_t *delta; /* (B, H, Nq, 1)    FP32: rowsum(dout * out). Written, or, where forward->out is NULL,
                                   read in its place; NULL: not wanted */
+    const mfa_tensor_t *dlogsumexp; /* (B, H, Nq, 1) FP32: the gradient of logsumexp; NULL: 0. Not part of delta, from
+                                       which it is subtracted in either case */
 } mfa_attention_backward_desc_t;
 
 #define MFA_ATTENTION_BACKWARD_DESC_INIT \
-    {(uint32_t)sizeof(mfa_attention_backward_desc_t), 0u, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL}
+    {(uint32_t)sizeof(mfa_attention_backward_desc_t), 0u, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL}
 
 /** How a call would run. Strings end in NUL and are cut to fit. */
 typedef struct mfa_plan {

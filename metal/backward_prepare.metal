@@ -1,6 +1,7 @@
 /*
- * What the other kernels of the backward pass read of rows: delta = rowsum(dout * out), and whether dout is finite. A
- * simdgroup takes some rows as they lie, of whatever sequence, one after the other. Without out, delta is the caller's.
+ * What the other kernels of the backward pass read of rows: delta = rowsum(dout * out) - dlogsumexp, and whether dout is
+ * finite. A simdgroup takes some rows as they lie, of whatever sequence, one after the other. Without out, the sum is the
+ * caller's.
  */
 #include "mfa_rows.h"
 
@@ -8,19 +9,20 @@
 
 constant bool has_out [[function_constant(MFA_CONSTANT_OUT)]];
 constant bool has_own_delta [[function_constant(MFA_CONSTANT_OWN_DELTA)]];
+constant bool has_dlogsumexp [[function_constant(MFA_CONSTANT_DLOGSUMEXP)]];
 
 static inline bool is_of_sequence(constant mfa_metal_params &p, mfa_lists lists, mfa_index batch, mfa_index row) {
     return !has_sequences || mfa_has_row(mfa_sequence_of(p, lists, mfa_sequence_at(p, lists, batch, row)), row);
 }
 
-[[kernel, max_total_threads_per_threadgroup(THREADS)]] void
-attention_backward_prepare(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]],
-                           const device MFA_O *out [[buffer(MFA_BUFFER_OUT), function_constant(has_out)]],
-                           const device MFA_DO *dout [[buffer(MFA_BUFFER_DOUT)]],
-                           device mfa_metal_delta *deltas [[buffer(MFA_BUFFER_DELTA)]],
-                           device float *own_delta [[buffer(MFA_BUFFER_OWN_DELTA), function_constant(has_own_delta)]],
-                           MFA_SEQUENCE_ARGUMENTS, uint threadgroup_number [[threadgroup_position_in_grid]],
-                           uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
+[[kernel, max_total_threads_per_threadgroup(THREADS)]] void attention_backward_prepare(
+    constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARAMS)]],
+    const device MFA_O *out [[buffer(MFA_BUFFER_OUT), function_constant(has_out)]],
+    const device MFA_DO *dout [[buffer(MFA_BUFFER_DOUT)]], device mfa_metal_delta *deltas [[buffer(MFA_BUFFER_DELTA)]],
+    device float *own_delta [[buffer(MFA_BUFFER_OWN_DELTA), function_constant(has_own_delta)]],
+    const device float *dlogsumexp [[buffer(MFA_BUFFER_DLOGSUMEXP), function_constant(has_dlogsumexp)]],
+    MFA_SEQUENCE_ARGUMENTS, uint threadgroup_number [[threadgroup_position_in_grid]],
+    uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
     const mfa_index tiles = (p.stored_rows + MFA_PREPARE_ROWS - 1) / MFA_PREPARE_ROWS;
     const mfa_index number = p.first_threadgroup + threadgroup_number;
     const mfa_index first_row = number % tiles * MFA_PREPARE_ROWS,
@@ -55,6 +57,8 @@ attention_backward_prepare(constant mfa_metal_params &p [[buffer(MFA_BUFFER_PARA
                 sum = own_delta[own_place];
             else if (has_own_delta)
                 own_delta[own_place] = is_of_sequence(p, MFA_LISTS, origin.batch, row) ? sum : 0.0f;
+            if (has_dlogsumexp)
+                sum -= dlogsumexp[mfa_place(p.dlogsumexp, origin.batch, head, row)];
             deltas[(origin.batch * p.heads + head) * p.stored_rows + row].delta = sum;
             deltas[(origin.batch * p.heads + head) * p.stored_rows + row].taint = taint;
         }

@@ -77,7 +77,7 @@ typedef struct mfa_metal_params {
     mfa_metal_strides query_value, query_scale, key_scale, value_scale;
     mfa_metal_strides new_key, new_value, new_starts, rotary_cos, rotary_sin, rotary_positions;
     mfa_metal_coding key_coding, value_coding;
-    mfa_metal_strides dout, dquery, dkey, dvalue, dbias, dsinks, delta;
+    mfa_metal_strides dout, dquery, dkey, dvalue, dbias, dsinks, delta, dlogsumexp;
     mfa_metal_strides dbias_size;          /* sizes of dbias: full, or 1 where it is summed */
     mfa_metal_strides turned;              /* of MFA_BUFFER_TURNED */
     mfa_metal_strides filled, filled_size; /* the result that fill.metal fills, and its sizes */
@@ -153,7 +153,8 @@ enum {
 
     MFA_BUFFER_DSINKS = 1, /* of backward_sinks alone */
 
-    MFA_BUFFER_OWN_DELTA = 1, /* the caller's; of prepare alone, bound if MFA_CONSTANT_OWN_DELTA */
+    MFA_BUFFER_OWN_DELTA = 1,  /* the caller's; of prepare alone, bound if MFA_CONSTANT_OWN_DELTA */
+    MFA_BUFFER_DLOGSUMEXP = 2, /* of prepare alone, bound if MFA_CONSTANT_DLOGSUMEXP */
 
     MFA_BUFFER_QUERY_VALUE = 11, /* these of the forward pass only */
     MFA_BUFFER_QUERY_TERMS = 12, /* mfa_metal_query_terms (B, H, Nq), contiguous; written by quantise. Bound if
@@ -173,7 +174,7 @@ enum {
 
 enum { MFA_PARTIAL_EXTRA = 2 };
 
-/* Of a row in the backward pass: rowsum(dout * out), and 0, or NaN if dout holds non-finite values. */
+/* Of a row in the backward pass: rowsum(dout * out) - dlogsumexp, and 0, or NaN if dout holds non-finite values. */
 typedef struct mfa_metal_delta {
     float delta, taint;
 } mfa_metal_delta;
@@ -228,6 +229,7 @@ enum {
     MFA_CONSTANT_KEY_CODES = 27, /* MFA_CODES_... */
     MFA_CONSTANT_VALUE_CODES = 28,
     MFA_CONSTANT_ZERO_CLIPPED = 29, /* codes at an end of their range have no gradients */
+    MFA_CONSTANT_DLOGSUMEXP = 30,   /* of prepare: logsumexp has a gradient */
     MFA_CONSTANTS
 };
 

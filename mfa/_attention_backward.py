@@ -23,6 +23,7 @@ def attention_backward(
     lse: Any,
     *,
     delta: Any = None,
+    dlse: Any = None,
     zero_clipped: bool = False,
     out_dtype: Any = None,
     context: Context | None = None,
@@ -65,6 +66,9 @@ def attention_backward(
         if the processor has them, for float16 and bfloat16 queries.
     delta : array (B, H, Nq) of float32, or None, default None
         The sums over the rows of ``dout * out``. Written, or read in place of `out` where that is None.
+    dlse : array (B, H, Nq) of float32, or None, default None
+        Gradient of `lse`; None is 0. It counts beside `dout` in every gradient but dv, and is no part of
+        `delta`. That of a row that sees no key counts in dsinks alone, as the row's `lse` is the sink.
     zero_clipped : bool, default False
         Gradients of codes at an end of the range that `quantize` has are 0, as what they stand for may have
         been cut.
@@ -119,5 +123,13 @@ def attention_backward(
     """
     inputs = Inputs(query, key, value, complete(keywords, "attention_backward"))
     return BackwardCall(
-        inputs, dout, out, lse, delta=delta, zero_clipped=zero_clipped, out_dtype=out_dtype, wanted=wanted
+        inputs,
+        dout,
+        out,
+        lse,
+        delta=delta,
+        dlse=dlse,
+        zero_clipped=zero_clipped,
+        out_dtype=out_dtype,
+        wanted=wanted,
     ).run(context)

@@ -24,6 +24,7 @@ class BackwardCall(Call):
         lse: Any,
         *,
         delta: Any = None,
+        dlse: Any = None,
         zero_clipped: bool = False,
         out_dtype: Any = None,
         wanted: Iterable[str] | None = None,

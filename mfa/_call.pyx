@@ -184,16 +184,16 @@ cdef class BackwardCall(Call):
         Neither loose nor with names of its own.
     dout, out, lse : arrays
         When planning, None stands for one like the forward call's.
-    delta, zero_clipped, out_dtype, wanted
+    delta, dlse, zero_clipped, out_dtype, wanted
         As for `mfa.attention_backward`.
     """
 
-    cdef Operand dout, out, logsumexp, delta
+    cdef Operand dout, out, logsumexp, delta, dlogsumexp
     cdef Operand dq, dk, dv, dbias, dsinks
 
     def __cinit__(
             self, Inputs inputs not None, object dout, object out, object lse, *, object delta=None,
-            object zero_clipped=False, object out_dtype=None, object wanted=None):
+            object dlse=None, object zero_clipped=False, object out_dtype=None, object wanted=None):
         cdef int out_precision = _keywords.out_dtype(out_dtype)
         cdef frozenset names = _keywords.wanted(wanted)
         cdef Operand bias = inputs.additive_mask
@@ -214,6 +214,9 @@ cdef class BackwardCall(Call):
         if delta is not None:
             self.delta = self.load_row_numbers(delta, "delta", out is not None)
             self.backward.delta = &self.delta.tensor
+        if dlse is not None:
+            self.dlogsumexp = self.load_row_numbers(dlse, "dlse")
+            self.backward.dlogsumexp = &self.dlogsumexp.tensor
         if _keywords.flag(zero_clipped, "zero_clipped"):
             if inputs.key_codes is inputs.value_codes is None:
                 raise ValueError("zero_clipped: True, expected False, or a QuantizedTensor as key or value")

@@ -19,6 +19,7 @@ NAMES = {
     "blocks.masks": "block_mask",
     "bool_mask": "mask",
     "delta": "delta",
+    "dlogsumexp": "dlse",
     "input": "x",
     "key": "key",
     "key_quantization.mean": "key.mean",

@@ -235,6 +235,7 @@ cdef extern from "mfa.h" nogil:
         const mfa_tensor_t *dbias
         const mfa_tensor_t *dsinks
         const mfa_tensor_t *delta
+        const mfa_tensor_t *dlogsumexp
 
     const uint32_t MFA_BACKWARD_ZERO_CLIPPED
 

@@ -125,6 +125,7 @@ const mfai_operand_t mfai_operands[MFAI_OPERANDS] = {
     {"dbias",         BACKWARD(dbias),        FLOATING, {0},                  "additive_mask", {NO,   OUT},  NULL},
     {"dsinks",        BACKWARD(dsinks),       FP32,     {0},                  "sinks",         {NO,   OUT},  NULL},
     {"delta",         BACKWARD(delta),        FP32,     {QB, H, NQ, ONE},     NULL,            {NO,   OUT},  NULL},
+    {"dlogsumexp",    BACKWARD(dlogsumexp),   FP32,     {QB, H, NQ, ONE},     NULL,            {NO,   IN},   NULL},
 };
 /* clang-format on */
 

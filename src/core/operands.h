@@ -81,7 +81,7 @@ typedef struct mfai_operand {
     const char *when_missing; /* behind "NAME is NULL", where more than that helps */
 } mfai_operand_t;
 
-enum { MFAI_OPERANDS = 45 };
+enum { MFAI_OPERANDS = 46 };
 extern const mfai_operand_t mfai_operands[MFAI_OPERANDS];
 
 static inline bool mfai_is_written(int use) {

@@ -66,6 +66,7 @@ typedef struct mfai_problem {
     mfai_view_t dout, dquery, dkey, dvalue, dbias,
         dsinks;        /* of a backward call; gradients not present are not wanted */
     mfai_view_t delta; /* read if `out` is not present */
+    mfai_view_t dlogsumexp;
     mfai_view_t query_starts, key_starts, query_lengths, key_lengths, left_padding, key_batches, page_table;
     mfai_view_t kv_num_blocks, kv_indices, full_kv_num_blocks, full_kv_indices, block_mask, masks, mask_indices;
     mfai_view_t new_key, new_value, new_starts, rotary_cos, rotary_sin, rotary_positions;

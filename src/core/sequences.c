@@ -121,8 +121,8 @@ void mfai_sequences_lay_out(mfai_problem_t *p) {
         tables->keys.page_entry = p->page_table.stride[3];
         tables->keys.page_rows = p->key.shape[2];
     }
-    mfai_view_t *const queries[] = {&p->query, &p->query_value, &p->out,  &p->logsumexp,
-                                    &p->dout,  &p->dquery,      &p->delta};
+    mfai_view_t *const queries[] = {&p->query, &p->query_value, &p->out,   &p->logsumexp,
+                                    &p->dout,  &p->dquery,      &p->delta, &p->dlogsumexp};
     for (size_t i = 0; i < sizeof queries / sizeof *queries; ++i)
         queries[i]->layout = &tables->queries;
     mfai_view_t *const keys[] = {&p->key,

@@ -533,7 +533,7 @@ static some_rows_t find_some_rows(const mfai_cpu_backward_job_t *job, int64_t nu
     return some;
 }
 
-/* dout . out of a row, or what the caller says it is. */
+/* dout . out of a row, or what the caller says it is. The caller's delta does not know dlogsumexp. */
 static float find_delta(const mfai_problem_t *p, const float *dout, int64_t b, int64_t head, int64_t row, float *copy) {
     float *given = p->delta.present ? (float *)(void *)mfai_view_row(&p->delta, b, head, row) : NULL;
     if (!p->out.present)
@@ -557,6 +557,8 @@ static void backward_prepare(void *argument, int64_t task, int slot) {
         job->reference[at] = logsumexp == -INFINITY ? INFINITY : logsumexp;
         const float *dout = float_row(&job->problem->dout, b, head, row, first_copy);
         job->delta[at] = find_delta(p, dout, b, head, row, second_copy);
+        if (p->dlogsumexp.present)
+            job->delta[at] -= *(const float *)mfai_view_row(&p->dlogsumexp, b, head, row);
         job->taint[at] = times_zero(dout, p->value_dim);
         if (p->dquery.present && !job->bias_pass && job->dquery == NULL)
             memset(mfai_view_row(&p->dquery, b, head, row), 0, (size_t)p->head_dim * sizeof(float));

@@ -178,7 +178,7 @@ typedef struct mfai_cpu_backward_job {
     int64_t first_block;  /* of MFAI_CPU_PREPARE_ROWS rows, of the first of these heads */
     int64_t sum_rows;     /* for which there is memory in dquery */
     char *memory;         /* scratch.size floats for each slot */
-    float *delta;         /* for each sequence, head and row: dout . out */
+    float *delta;         /* for each sequence, head and row: dout . out - dlogsumexp */
     float *taint;         /* likewise: 0, or NaN if dout holds what is not finite */
     float *reference;     /* likewise: logsumexp, or +inf where no key is seen */
     float *dquery;   /* for each query row of these heads query_width sums; NULL: added up in the gradient itself */

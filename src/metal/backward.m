@@ -66,6 +66,7 @@ static mfa_status_t add_prepare(const backward_t *b) {
     mfai_metal_kernel_define_type(&dispatch->kernel, MFAI_METAL_DO, p->dout.format);
     dispatch->kernel.constants[MFA_CONSTANT_OUT] = has_out;
     dispatch->kernel.constants[MFA_CONSTANT_OWN_DELTA] = p->delta.present;
+    dispatch->kernel.constants[MFA_CONSTANT_DLOGSUMEXP] = p->dlogsumexp.present;
     dispatch->threadgroups = (uint64_t)(heads * mfai_ceil_div(rows, MFA_PREPARE_ROWS));
     dispatch->work = (uint64_t)(MFA_PREPARE_ROWS * p->value_dim);
     return mfai_metal_call_add_scratch(b->call, MFA_BUFFER_DELTA, (uint64_t)(heads * rows) * sizeof(mfa_metal_delta));

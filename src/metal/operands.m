@@ -40,6 +40,7 @@ static const binding_t bindings[] = {
     BINDING(dbias, MFA_BUFFER_DBIAS, ATTENDS, false),
     BINDING(dsinks, MFA_BUFFER_DSINKS, ADDS_SINKS, false),
     BINDING(delta, MFA_BUFFER_OWN_DELTA, PREPARES, false),
+    BINDING(dlogsumexp, MFA_BUFFER_DLOGSUMEXP, PREPARES, false),
     BINDING(kv_num_blocks, MFA_BUFFER_KV_NUM_BLOCKS, LISTS_BLOCKS, false),
     BINDING(kv_indices, MFA_BUFFER_KV_INDICES, LISTS_BLOCKS, false),
     BINDING(full_kv_num_blocks, MFA_BUFFER_FULL_KV_NUM_BLOCKS, LISTS_BLOCKS, false),

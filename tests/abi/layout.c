@@ -125,6 +125,7 @@ int main(void) {
     FIELD(mfa_attention_backward_desc_t, dbias);
     FIELD(mfa_attention_backward_desc_t, dsinks);
     FIELD(mfa_attention_backward_desc_t, delta);
+    FIELD(mfa_attention_backward_desc_t, dlogsumexp);
     STRUCT(mfa_plan_t);
     FIELD(mfa_plan_t, struct_size);
     FIELD(mfa_plan_t, status);

@@ -62,10 +62,9 @@ def test_threads_do_not_change_a_bit(backend, call):
     for num_threads in (1, 3):
         with backend.context(num_threads=num_threads) as context:
             options = {**call.options, "forward_dtype": None}
-            plain = {name: x for name, x in options.items() if name != "forward_dtype"}
             results.append(
                 (
-                    mfa.attention(*call.forward.operands, context=context, **plain),
+                    mfa.attention(*call.forward.operands, context=context, **call.forward.options),
                     checks.backward(context, *call.operands, **options),
                 )
             )

@@ -146,6 +146,19 @@ static void test_delta(mfa_context_t context) {
     CHECK(import(&c) == MFA_SUCCESS && !problem.delta.present);
 }
 
+/* Read beside delta, which does not hold it. */
+static void test_dlogsumexp(mfa_context_t context) {
+    const mfai_operand_t *const dlogsumexp = &mfai_operands[number_of("dlogsumexp")];
+    call c = of_pass(context, MFAI_BACKWARD);
+    CHECK(import(&c) == MFA_SUCCESS && mfai_operand_use(dlogsumexp, &problem) == MFAI_READ);
+    T(dlogsumexp).data = DATA(delta);
+    CHECK_FAILS(import(&c), MFA_ERROR_INVALID_ARGS, "delta overlaps dlogsumexp");
+    ABSENT(out) = true;
+    CHECK(import(&c) == MFA_SUCCESS);
+    T(dlogsumexp).precision = MFA_PRECISION_FP16;
+    CHECK_FAILS(import(&c), MFA_ERROR_INVALID_ARGS, "dlogsumexp.precision is");
+}
+
 /* Sizes and strides at the ends of 64 bits, which an empty batch or the undefined behaviour sanitizer would let
    through. */
 static void test_extremes(mfa_context_t context) {
@@ -245,6 +258,7 @@ int main(void) {
     test_presence_and_shape(context, MFAI_BACKWARD);
     test_gradients_want_their_operands(context);
     test_delta(context);
+    test_dlogsumexp(context);
     test_extremes(context);
     test_forward_only(context);
     test_scales(context);

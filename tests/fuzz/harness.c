@@ -56,6 +56,7 @@ static bool names_an_argument(const char *message) {
         "alibi_slopes",
         "sinks",
         "dout",
+        "dlogsumexp",
         "dquery",
         "dkey",
         "dvalue",

@@ -403,8 +403,8 @@ static void expect_right(const call_t *c, bool backward) {
             continue;
         const bool is_bool = i == BOOL_MASK || i == BLOCK_MASK;
         const bool is_float =
-            t->precision == MFA_PRECISION_FP32 ||
-            (i != LOGSUMEXP && i != ALIBI_SLOPES && i != SINKS && i != DSINKS && t->precision >= 0 && t->precision < 2);
+            t->precision == MFA_PRECISION_FP32 || (i != LOGSUMEXP && i != ALIBI_SLOPES && i != SINKS && i != DSINKS &&
+                                                   i != DLOGSUMEXP && t->precision >= 0 && t->precision < 2);
         EXPECT(is_bool             ? t->precision == MFA_PRECISION_BOOL
                : i >= QUERY_STARTS ? t->precision == MFA_PRECISION_INT32
                                    : is_float,
@@ -447,6 +447,7 @@ static void expect_right(const call_t *c, bool backward) {
         [ALIBI_SLOPES] = SHAPE(sequences, h, 1, 1),
         [SINKS] = SHAPE(1, h, 1, 1),
         [DOUT] = out,
+        [DLOGSUMEXP] = SHAPE(b, h, rows, 1),
         [DQUERY] = q->shape,
         [DKEY] = k->shape,
         [DVALUE] = v->shape,

@@ -6,14 +6,39 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char *const operand_names[OPERANDS] = {
-    "query",           "key",           "value",         "out",         "logsumexp",
-    "bool_mask",       "additive_mask", "alibi_slopes",  "sinks",       "dout",
-    "dquery",          "dkey",          "dvalue",        "dbias",       "dsinks",
-    "query_starts",    "key_starts",    "query_lengths", "key_lengths", "left_padding",
-    "key_batches",     "page_table",    "kv_num_blocks", "kv_indices",  "full_kv_num_blocks",
-    "full_kv_indices", "block_mask",    "key scales",    "key zeros",   "key mean",
-    "value scales",    "value zeros"};
+const char *const operand_names[OPERANDS] = {"query",
+                                             "key",
+                                             "value",
+                                             "out",
+                                             "logsumexp",
+                                             "bool_mask",
+                                             "additive_mask",
+                                             "alibi_slopes",
+                                             "sinks",
+                                             "dout",
+                                             "dlogsumexp",
+                                             "dquery",
+                                             "dkey",
+                                             "dvalue",
+                                             "dbias",
+                                             "dsinks",
+                                             "query_starts",
+                                             "key_starts",
+                                             "query_lengths",
+                                             "key_lengths",
+                                             "left_padding",
+                                             "key_batches",
+                                             "page_table",
+                                             "kv_num_blocks",
+                                             "kv_indices",
+                                             "full_kv_num_blocks",
+                                             "full_kv_indices",
+                                             "block_mask",
+                                             "key scales",
+                                             "key zeros",
+                                             "key mean",
+                                             "value scales",
+                                             "value zeros"};
 
 int precision_size(int32_t precision) {
     return precision == MFA_PRECISION_FP32 || precision == MFA_PRECISION_INT32  ? 4
@@ -264,10 +289,11 @@ static void read_scalars(reader_t *r, mfa_attention_desc_t *d, int64_t keys) {
     }
 }
 
-static void read_backward(reader_t *r, problem_t *p, int features) {
+/* Whether logsumexp has a gradient. */
+static bool read_backward(reader_t *r, problem_t *p, int features) {
     p->backward.forward = &p->forward;
     add(r, p, DOUT, READ_PICK(r, floating), p->operands[OUT].tensor.shape);
-    const int unwanted = read_below(r, 32);
+    const int choices = read_below(r, 256), unwanted = choices % 32;
     for (int i = 0; i < 3; ++i)
         if (!(unwanted & 1 << i))
             add(r, p, DQUERY + i, READ_PICK(r, floating), p->operands[QUERY + i].tensor.shape);
@@ -275,6 +301,7 @@ static void read_backward(reader_t *r, problem_t *p, int features) {
         add(r, p, DBIAS, READ_PICK(r, floating), p->operands[ADDITIVE_MASK].tensor.shape);
     if (features & 32 && !(unwanted & 16))
         add(r, p, DSINKS, MFA_PRECISION_FP32, p->operands[SINKS].tensor.shape);
+    return choices >= 128;
 }
 
 /* ------------------------------------------------- sequences and blocks */
@@ -555,11 +582,12 @@ void problem_read(reader_t *r, int64_t work, bool with_codes, problem_t *p) {
         add(r, p, ALIBI_SLOPES, MFA_PRECISION_FP32, SHAPE(read_chance(r, 2) ? batch : 1, heads, 1, 1));
     if (features & 32)
         add(r, p, SINKS, MFA_PRECISION_FP32, SHAPE(1, heads, 1, 1));
-    if (p->has_backward)
-        read_backward(r, p, features);
+    const bool has_dlogsumexp = p->has_backward && read_backward(r, p, features);
     read_parts(r, p);
     if (with_codes)
         read_both_codes(r, p);
+    if (has_dlogsumexp)
+        add(r, p, DLOGSUMEXP, MFA_PRECISION_FP32, SHAPE(batch, heads, rows, 1));
 }
 
 void problem_free(problem_t *p) {
@@ -585,6 +613,7 @@ const mfa_tensor_t **problem_slot(problem_t *p, int operand) {
                                                   &f->alibi_slopes,
                                                   &f->sinks,
                                                   &b->dout,
+                                                  &b->dlogsumexp,
                                                   &b->dquery,
                                                   &b->dkey,
                                                   &b->dvalue,

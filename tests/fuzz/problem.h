@@ -19,6 +19,7 @@ enum {
     ALIBI_SLOPES,
     SINKS,
     DOUT,
+    DLOGSUMEXP,
     DQUERY,
     DKEY,
     DVALUE,

@@ -328,7 +328,7 @@ static sum_t dweight(const walk_t *w, int64_t h, int64_t i, int64_t j) {
     return s;
 }
 
-/* dout . out, of an out that is as far off as it may be */
+/* dout . out - dlogsumexp, of an out that is as far off as it may be */
 static sum_t delta(const walk_t *w, const reference_t *r, int64_t h, int64_t i) {
     const place_t place = query_place(w, i);
     sum_t s = {0, 0, TINY * (double)w->value_dim};
@@ -338,6 +338,11 @@ static sum_t delta(const walk_t *w, const reference_t *r, int64_t h, int64_t i) 
         s.value += x * out;
         s.magnitude += fabs(x * out);
         s.error += fabs(x) * r->of[OUT].bound[at];
+    }
+    if (w->of[DLOGSUMEXP].present) {
+        const double x = query_at(w, DLOGSUMEXP, h, i, 0);
+        s.value -= x;
+        s.magnitude += fabs(x);
     }
     s.error += (summation(w->value_dim) + ROUNDING) * s.magnitude;
     return s;
@@ -462,7 +467,7 @@ void reference_make(const problem_t *p, reference_t *r) {
     for_each_row(&w, r, forward_row);
     if (p->has_backward) {
         w.is_comparable &= is_finite(&w.of[QUERY]) && is_finite(&w.of[KEY]) && is_finite(&w.of[KEY_MEAN]) &&
-                           is_finite(&w.of[VALUE]) && is_finite(&w.of[DOUT]);
+                           is_finite(&w.of[VALUE]) && is_finite(&w.of[DOUT]) && is_finite(&w.of[DLOGSUMEXP]);
         for_each_row(&w, r, backward_row);
     }
     for (int i = DQUERY; i < OPERANDS; ++i)

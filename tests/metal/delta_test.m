@@ -1,4 +1,5 @@
-/* rowsum(dout * out), which a backward call writes for its caller, and which the caller may give in place of out. */
+/* rowsum(dout * out), which a backward call writes for its caller, and which the caller may give in place of out; and the
+   gradient of logsumexp, which is subtracted from it. */
 #include <math.h>
 #include <stdlib.h>
 
@@ -14,6 +15,7 @@ typedef struct {
 
 static float query[QUERIES], key[KEYS], value[ROWS * VALUE_DIM], sinks[HEADS] = {0.5f, -1, 0};
 static float out[RESULTS], dout[RESULTS], logsumexp[HEADS * ROWS], delta[HEADS * ROWS];
+static float dlogsumexp[HEADS * ROWS];
 
 static mfa_tensor_t tensor(void *data, int64_t heads, int64_t rows, int64_t width) {
     return (mfa_tensor_t){.struct_size = sizeof(mfa_tensor_t),
@@ -28,8 +30,9 @@ static void fill(float *data, int count, int period) {
         data[i] = (float)(i * 7 % period) / (float)period - 0.5f;
 }
 
-/* Both passes over sequences that leave the last rows to none; `with_out`: else delta is read. */
-static gradients_t run(mfa_context_t context, bool with_out) {
+/* Both passes over sequences that leave the last rows to none; `with_out`: else delta is read; `with_dlogsumexp`: else
+   there is none. */
+static gradients_t run_with(mfa_context_t context, bool with_out, bool with_dlogsumexp) {
     static int32_t starts[SEQUENCES + 1] = {0, 20, USED_ROWS};
     gradients_t found;
     const mfa_tensor_t t_query = tensor(query, HEADS, ROWS, HEAD_DIM), t_key = tensor(key, KV_HEADS, ROWS, HEAD_DIM);
@@ -40,6 +43,7 @@ static gradients_t run(mfa_context_t context, bool with_out) {
     const mfa_tensor_t t_dvalue = tensor(found.dvalue, KV_HEADS, ROWS, VALUE_DIM);
     const mfa_tensor_t t_sinks = tensor(sinks, HEADS, 1, 1), t_dsinks = tensor(found.dsinks, HEADS, 1, 1);
     const mfa_tensor_t t_delta = tensor(delta, HEADS, ROWS, 1);
+    const mfa_tensor_t t_dlogsumexp = tensor(dlogsumexp, HEADS, ROWS, 1);
     mfa_tensor_t t_starts = tensor(starts, 1, 1, SEQUENCES + 1);
     t_starts.precision = MFA_PRECISION_INT32;
     mfa_sequences_t sequences = MFA_SEQUENCES_INIT;
@@ -66,9 +70,12 @@ static gradients_t run(mfa_context_t context, bool with_out) {
     backward.dvalue = &t_dvalue;
     backward.dsinks = &t_dsinks;
     backward.delta = &t_delta;
+    backward.dlogsumexp = with_dlogsumexp ? &t_dlogsumexp : NULL;
     CHECK(mfa_attention_backward_desc(context, &backward) == MFA_SUCCESS);
     return found;
 }
+
+static gradients_t run(mfa_context_t context, bool with_out) { return run_with(context, with_out, false); }
 
 static void check_delta(void) {
     for (int head = 0; head < HEADS; ++head)
@@ -93,6 +100,29 @@ static void test_a_tainted_row(mfa_context_t context) {
     dout[RESULTS - 12 * VALUE_DIM] = before;
 }
 
+static bool is_near(const float *a, const float *b, int count) {
+    for (int i = 0; i < count; ++i)
+        if (!(fabsf(a[i] - b[i]) < 1e-5f))
+            return false;
+    return true;
+}
+
+/* As much less in delta; delta itself is what it is without. */
+static void test_dlogsumexp(mfa_context_t context) {
+    for (int i = 0; i < HEADS * ROWS; ++i)
+        dlogsumexp[i] = i % ROWS < USED_ROWS ? (float)(i % 11) / 11 - 0.5f : NAN; /* of no sequence: not read */
+    const gradients_t without = run(context, true), with = run_with(context, true, true);
+    check_delta();
+    CHECK(memcmp(with.dvalue, without.dvalue, sizeof with.dvalue) == 0);
+    CHECK(!is_near(with.dquery, without.dquery, QUERIES) && !is_near(with.dsinks, without.dsinks, HEADS));
+    const gradients_t read = run_with(context, false, true);
+    CHECK(memcmp(&with, &read, sizeof with) == 0);
+    for (int i = 0; i < HEADS * ROWS; ++i)
+        delta[i] -= dlogsumexp[i];
+    const gradients_t less = run(context, false);
+    CHECK(memcmp(&with, &less, sizeof with) == 0);
+}
+
 int main(void) {
     mfa_context_options_t options = MFA_CONTEXT_OPTIONS_INIT;
     options.backend = MFA_BACKEND_METAL;
@@ -112,6 +142,7 @@ int main(void) {
     const gradients_t changed = run(context, false);
     CHECK(changed.dquery[0] != with_out.dquery[0]);
     test_a_tainted_row(context);
+    test_dlogsumexp(context);
     mfa_destroy_context(context);
     return check_report();
 }

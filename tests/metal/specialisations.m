@@ -28,7 +28,7 @@ typedef struct {
     int32_t key, value;     /* formats of codes; 0: as query */
     unsigned codes;         /* MFA_CODES_..., of both */
     bool integers, zero_clipped;
-    bool dkey, dvalue, delta, no_out; /* no_out: delta is read */
+    bool dkey, dvalue, delta, no_out, dlogsumexp; /* no_out: delta is read */
 } variant_t;
 
 typedef struct {
@@ -170,6 +170,7 @@ static mfai_problem_t backward_of(const variant_t *v) {
     p.features |= v->zero_clipped ? MFAI_ZERO_CLIPPED : 0;
     p.out.present = !v->no_out;
     p.delta = view(v->delta, MFA_PRECISION_FP32);
+    p.dlogsumexp = view(v->dlogsumexp, MFA_PRECISION_FP32);
     p.dout = view(true, v->dout);
     p.dquery = view(true, v->gradient);
     p.dkey = view(v->dkey, v->gradient);
@@ -217,7 +218,7 @@ static variant_t with_everything(variant_t v, int32_t mask) {
     v.query_value = v.block_lists = v.block_masks = true;
     v.rotary = v.interleaved = v.float_tables = true;
     v.lists = v.scales = ~0u;
-    v.delta = true;
+    v.delta = v.dlogsumexp = true;
     return v;
 }
 
@@ -250,7 +251,7 @@ static void take_types(compiler_t *compiler) {
 
 static void take_features(compiler_t *compiler) {
     const variant_t nothing = plain(MFA_PRECISION_FP16, USUAL_DIM, USUAL_DIM);
-    variant_t v[24];
+    variant_t v[25];
     for (size_t i = 0; i < sizeof v / sizeof *v; ++i)
         v[i] = nothing;
     v[0].logsumexp = true;
@@ -279,6 +280,7 @@ static void take_features(compiler_t *compiler) {
     v[21].block_lists = v[21].block_masks = true;
     v[22].delta = true;
     v[23].delta = v[23].no_out = true;
+    v[24].dlogsumexp = true;
     for (size_t i = 0; i < sizeof v / sizeof *v; ++i)
         take_variant(compiler, v[i]);
 }

@@ -216,6 +216,10 @@ BACKWARD = [
     ({"lse": LSE.astype(np.float64)}, TypeError, "^lse: dtype float64, expected float32 in native"),
     ({"lse": torch.zeros(2, 4, 5).bfloat16()}, TypeError, "^lse: dtype bfloat16, expected float32 in native"),
     ({"lse": LSE > 0}, TypeError, "^lse: dtype bool, expected float32 in native"),
+    ({"dlse": 1.0}, TypeError, "^dlse: float, expected an array with the buffer protocol or DLPack"),
+    ({"dlse": LSE[0]}, ValueError, "^dlse: 2 dimensions, expected 3"),
+    ({"dlse": LSE.swapaxes(1, 2)}, ValueError, r"^dlse: shape \(2, 5, 4\), expected \(2, 4, 5\)"),
+    ({"dlse": LSE.astype(np.float64)}, TypeError, "^dlse: dtype float64, expected float32 in native"),
     (
         {"wanted": "dq"},
         TypeError,

@@ -40,7 +40,7 @@ cases = {
     "attention": lambda: mfa.attention(x, x, x, context=context),
     "every feature": lambda: mfa.attention(odd, x, x, causal=True, return_lse=True, **features),
     "out": lambda: mfa.attention(x, x, x, out=np.empty_like(x), out_dtype="float32"),
-    "backward": lambda: mfa.attention_backward(x, x, x, x, x, lse, **features),
+    "backward": lambda: mfa.attention_backward(x, x, x, x, x, lse, dlse=lse, **features),
     "plan": lambda: mfa.plan(x, x, x, **features),
     "plan of backward": lambda: mfa.plan(odd, x, x, backward=True, **features),
     "sdpa": lambda: mfa.scaled_dot_product_attention(x, x, x, mask, 0.5),

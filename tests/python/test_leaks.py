@@ -66,7 +66,7 @@ def buffers():
 
 def tensors():
     mfa.attention(tensor, tensor, tensor)
-    mfa.attention_backward(tensor, tensor, tensor, tensor, tensor, lse)
+    mfa.attention_backward(tensor, tensor, tensor, tensor, tensor, lse, dlse=lse)
 
 def codes():
     key, value = mfa.quantize(one, smooth=True), mfa.quantize(one, "uint4", "channel")

@@ -117,9 +117,11 @@ def test_every_operand_of_backward(rng, dtype, kind):
     features = {"bias": numbers(rng, dtype, 1, 4), "sinks": numbers(rng, dtype, 3)}
     forward = {name: arrays[name] for name in ("query", "key", "value")}
     arrays["out"], lse = mfa.attention(**forward, **features, layout="bhsd", return_lse=True)
-    expected = mfa.attention_backward(**arrays, lse=lse, **features, layout="bhsd")
+    dlse = numbers(rng, np.float32, *SHAPE[:3])
+    expected = mfa.attention_backward(**arrays, lse=lse, dlse=dlse, **features, layout="bhsd")
     given = {name: kind(array) for name, array in (arrays | features).items()}
-    actual = mfa.attention_backward(**given, lse=Bare(as_tensor(lse)), layout="bhsd")
+    sums = {"lse": Bare(as_tensor(lse)), "dlse": Bare(as_tensor(dlse))}
+    actual = mfa.attention_backward(**given, **sums, layout="bhsd")
     for gradient, wanted in zip(actual, expected, strict=True):
         same(gradient, wanted)
 

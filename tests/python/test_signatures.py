@@ -28,7 +28,7 @@ def test_shared_keywords_are_those_of_attention():
         (
             mfa.attention_backward,
             (ONES, ONES, ONES, ONES, ONES, LSE),
-            {"delta", "zero_clipped", "out_dtype", "context", "wanted"},
+            {"delta", "dlse", "zero_clipped", "out_dtype", "context", "wanted"},
         ),
     ],
     ids=["plan", "attention_backward"],

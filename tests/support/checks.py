@@ -104,7 +104,7 @@ def check(context, query, key, value, **options):
 
 def expected_gradients(
     dout, query, key, value, *, layout="bshd", intermediate_precision=None, out_dtype=None,
-    forward_dtype=None, **features,
+    forward_dtype=None, dlse=None, **features,
 ):  # fmt: skip
     """gradient_tolerance.GradientReference, in (B, H, N, D), of mfa.attention_backward with these arguments
     after a forward call that wrote `forward_dtype`, by default query's."""
@@ -117,9 +117,9 @@ def expected_gradients(
         "gradient_dtype": np.dtype(out_dtype or query.dtype),
     }
     if not sequences.is_plain(features):
-        return _expected_gradients_of_sequences(g, q, k, v, dtypes, bias_shape, bias_dtype, features)
+        return _expected_gradients_of_sequences(g, q, k, v, dlse, dtypes, bias_shape, bias_dtype, features)
     return _expected_gradients(
-        g, q, k, v, **dtypes, bias_shape=bias_shape, bias_dtype=bias_dtype, features=features
+        g, q, k, v, **dtypes, dlogsumexp=dlse, bias_shape=bias_shape, bias_dtype=bias_dtype, features=features
     )
 
 
@@ -130,7 +130,10 @@ def _expected_gradients(dout, query, key, value, *, features, **dtypes):
     )
 
 
-def _expected_gradients_of_sequences(dout, query, key, value, dtypes, bias_shape, bias_dtype, features):
+def _expected_gradients_of_sequences(
+    dout, query, key, value, dlse, dtypes, bias_shape, bias_dtype, features,
+):  # fmt: skip
+    dlse = dlse[None] if dlse is not None and dlse.ndim == 2 else dlse
     rows, keys = sequences.most(query, key, features)
     calls = list(sequences.plain_calls(query, key, value, features))
     scores = (len(calls), query.shape[1], rows, keys)
@@ -140,8 +143,9 @@ def _expected_gradients_of_sequences(dout, query, key, value, dtypes, bias_shape
     )
     for call in calls:
         part_dout = call.sequence.queries.gather(dout)
+        part_dlse = None if dlse is None else call.sequence.queries.gather(dlse)
         plain = _expected_gradients(
-            part_dout, call.query, call.key, call.value, **dtypes, features=call.options
+            part_dout, call.query, call.key, call.value, **dtypes, dlogsumexp=part_dlse, features=call.options
         )
         for whole, part in ((exact, plain.exact), (bound, plain.bound)):
             call.sequence.queries.scatter(whole.dq, part.dq)
@@ -162,12 +166,12 @@ def _bias_dtype(additive, out_dtype):
     return FLOAT32 if out_dtype is not None and np.dtype(out_dtype) == FLOAT32 else additive.dtype
 
 
-def backward(context, dout, query, key, value, *, forward_dtype=None, wanted=None, **options):
+def backward(context, dout, query, key, value, *, forward_dtype=None, wanted=None, dlse=None, **options):
     """mfa.attention_backward after the forward call that it needs, which writes `forward_dtype`."""
     forward = {**options, "out_dtype": forward_dtype}
     out, logsumexp = mfa.attention(query, key, value, context=context, return_lse=True, **forward)
     return mfa.attention_backward(
-        dout, query, key, value, out, logsumexp, context=context, wanted=wanted, **options
+        dout, query, key, value, out, logsumexp, dlse=dlse, context=context, wanted=wanted, **options
     )
 
 

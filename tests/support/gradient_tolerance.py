@@ -36,8 +36,8 @@ class GradientReference(NamedTuple):
 
 
 def gradient_reference(
-    dout, query, key, value, *, weight_dtype, out_dtype, gradient_dtype, bias_shape=None, bias_dtype=None,
-    **features,
+    dout, query, key, value, *, weight_dtype, out_dtype, gradient_dtype, dlogsumexp=None, bias_shape=None,
+    bias_dtype=None, **features,
 ):  # fmt: skip
     """The oracle's gradients for (B, H, N, D) float64 operands, with bounds for a kernel that
 
@@ -45,12 +45,14 @@ def gradient_reference(
     - rounds weights and their gradients to `weight_dtype` before they multiply rows of operands,
     - writes dq, dk and dv as `gradient_dtype`, and dbias summed to `bias_shape` as `bias_dtype`.
     """
-    exact = oracle.attention_backward(dout, query, key, value, **features)
+    exact = oracle.attention_backward(dout, query, key, value, dlogsumexp=dlogsumexp, **features)
     with np.errstate(invalid="ignore", over="ignore"):
         weights = _weights(query, key, **features)
         dropped = oracle.dropout(query, key, **features)
         dweights = _dweights(dout, value, dropped)
         delta = _delta(dout, query, value, weights, dropped, dweights, weight_dtype, out_dtype, features)
+        if dlogsumexp is not None:
+            delta = _less(delta, np.where(np.isneginf(weights.logsumexp), 0, finite(dlogsumexp)))
         dscore_error = _dscore_error(weights, dweights, delta, exact.dbias)
         dq, dk = _products_bounds(query, key, weights, np.abs(exact.dbias), dscore_error, weight_dtype)
         dv = _dvalue_bound(dout, value, weights, dropped, weight_dtype)
@@ -126,6 +128,11 @@ def _delta(dout, query, value, weights, dropped, dweights, weight_dtype, out_dty
         + FLOAT32_TINY * value_dim
     )
     return _Terms((weights.values * dweights.values).sum(axis=-1), terms, error)
+
+
+def _less(delta, dlogsumexp):
+    values, magnitudes = delta.values - dlogsumexp, delta.magnitudes + np.abs(dlogsumexp)
+    return _Terms(values, magnitudes, delta.error + ROUNDING * (np.abs(delta.values) + np.abs(dlogsumexp)))
 
 
 def _dscore_error(weights, dweights, delta, dscores):

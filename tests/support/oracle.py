@@ -159,8 +159,9 @@ class Gradients(NamedTuple):
     dsinks: np.ndarray  # (H,); 0 without sinks
 
 
-def attention_backward(dout, query, key, value, *, sinks=None, **features):
-    """The Gradients of sum(dout * out) where out is that of `attention` with the same arguments."""
+def attention_backward(dout, query, key, value, *, dlogsumexp=None, sinks=None, **features):
+    """The Gradients of sum(dout * out) + sum(dlogsumexp * logsumexp), over the logsumexps that are not -inf,
+    where out and logsumexp are those of `attention` with the same arguments."""
     dout, query, key, value = (np.asarray(x, np.float64) for x in (dout, query, key, value))
     factors = dropout(query, key, **features)
     g = Gradients(
@@ -179,6 +180,8 @@ def attention_backward(dout, query, key, value, *, sinks=None, **features):
             g.dv[row.kv][row.seen] += np.outer(row.weights * kept, dout[row.at])
             # Each weight falls as the sum of exponentials rises, the sink's included.
             delta = row.weights @ dweights
+            if dlogsumexp is not None and row.logsumexp != -np.inf:
+                delta = delta - float(dlogsumexp[row.at])
             dscores = row.weights * (dweights - delta)
             if sinks is not None:
                 g.dsinks[head] -= _share(sinks[head], row.logsumexp) * delta

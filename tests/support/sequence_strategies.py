@@ -184,12 +184,17 @@ def backward_calls(draw):
     query, value = (checks.heads_first(x, layout) for x in (call.query, call.value))
     rng = np.random.default_rng(draw(strategies.seeds))
     dout = np.full((*query.shape[:3], value.shape[3]), np.nan, draw(strategies.dtypes))
+    dlse = np.full(dout.shape[:3], np.nan, np.float32)
     key = checks.heads_first(call.key, layout)
     for sequence in sequences.sequences(query, key, call.options):
         shape = (1, dout.shape[1], len(sequence.queries), dout.shape[3])
         sequence.queries.scatter(dout, rng.standard_normal(shape).astype(dout.dtype))
-    dout = placed(draw, dout, layout, call.options.get("cu_seqlens_q") is not None)
-    return strategies.BackwardCall(dout, call, draw(st.one_of(st.none(), strategies.dtypes)))
+        sequence.queries.scatter(dlse, rng.standard_normal(shape[:3]).astype(np.float32))
+    is_packed = call.options.get("cu_seqlens_q") is not None
+    dout = placed(draw, dout, layout, is_packed)
+    dlse = draw(strategies.memories(3 - is_packed, constant=False)).place(dlse[0] if is_packed else dlse)
+    forward_dtype = draw(st.one_of(st.none(), strategies.dtypes))
+    return strategies.BackwardCall(dout, call, forward_dtype, draw(st.sampled_from((None, dlse))))
 
 
 @dataclass(frozen=True)

@@ -350,9 +350,12 @@ class BackwardCall:
     dout: np.ndarray
     forward: Call
     forward_dtype: np.dtype | None  # of the forward call's output
+    dlse: np.ndarray | None
 
     def _repr_pretty_(self, printer, cycle):
-        printer.text(f"forward_dtype={self.forward_dtype}, dout <{self.dout.dtype} {self.dout.strides}> of ")
+        dlse = None if self.dlse is None else self.dlse.strides
+        printer.text(f"forward_dtype={self.forward_dtype}, dout <{self.dout.dtype} {self.dout.strides}>, ")
+        printer.text(f"dlse strides {dlse} of ")
         self.forward._repr_pretty_(printer, cycle)
 
     @property
@@ -361,7 +364,7 @@ class BackwardCall:
 
     @property
     def options(self):
-        return {**self.forward.options, "forward_dtype": self.forward_dtype}
+        return {**self.forward.options, "forward_dtype": self.forward_dtype, "dlse": self.dlse}
 
     @property
     def layout(self):
@@ -369,7 +372,8 @@ class BackwardCall:
 
     def contiguous(self):
         """The same numbers in new arrays in C order."""
-        return BackwardCall(self.dout.copy(order="C"), self.forward.contiguous(), self.forward_dtype)
+        dlse = None if self.dlse is None else self.dlse.copy(order="C")
+        return BackwardCall(self.dout.copy(order="C"), self.forward.contiguous(), self.forward_dtype, dlse)
 
 
 @st.composite
@@ -383,4 +387,20 @@ def backward_calls(draw):
     values = draw(FACTORS) * rng.standard_normal((*query.shape[:3], value.shape[3]))
     dtype = draw(st.one_of(st.just(query.dtype), dtypes))
     dout = _placed(draw, layout, values.astype(dtype))
-    return BackwardCall(dout, call, draw(st.one_of(st.none(), dtypes)))
+    return BackwardCall(dout, call, draw(st.one_of(st.none(), dtypes)), draw(_dlses(rng, call)))
+
+
+@st.composite
+def _dlses(draw, rng, call):
+    """The logsumexp's gradient, NaN in rows that see no key and have no sink; or None."""
+    if draw(st.booleans()):
+        return None
+    query, key, value = (heads_first(x, call.options["layout"]) for x in call.operands)
+    rows, keys = query.shape[2], key.shape[2]
+    shape = Shape(*query.shape[:2], key.shape[1], rows, keys, query.shape[3], value.shape[3])
+    dlse = (draw(FACTORS) * rng.standard_normal(shape.scores[:3])).astype(np.float32)
+    if call.options.get("sinks") is None:
+        no_rules = ("layout", "intermediate_precision", "out_dtype")
+        rules = {name: x for name, x in call.options.items() if name not in no_rules}
+        dlse[~_visible(shape, rules).any(axis=3)] = np.nan
+    return draw(memories(3, constant=False)).place(dlse)

@@ -31,6 +31,7 @@ def problem(dtype):
     operands = dict(
         zip(("dout", "query", "key", "value"), (x.astype(np.float64) for x in arrays), strict=True)
     )
+    operands["dlogsumexp"] = rng.standard_normal((2, 4, 60))
     return operands, {
         **FEATURES,
         "sinks": rng.standard_normal(4),
@@ -86,10 +87,16 @@ def without_keys(problem, first, last):
 
 def without_rows(problem, first, last):
     """What a kernel that never visits some rows makes of dk and dv."""
-    dout = problem[0]["dout"].copy()
-    dout[:, :, first:last] = 0
-    g = gradients(problem, {"dout": dout})
+    left = np.ones((60, 1))
+    left[first:last] = 0
+    g = gradients(problem, of_some(problem, left))
     return {"dk": g.dk, "dv": g.dv}
+
+
+def of_some(problem, factors):
+    """The gradients of results times `factors`, (B, H, Nq, 1)."""
+    operands = problem[0]
+    return {"dout": operands["dout"] * factors, "dlogsumexp": operands["dlogsumexp"] * factors[..., 0]}
 
 
 def with_delta_dropped(problem):
@@ -114,12 +121,12 @@ def without_softcap_slope(problem):
 
 
 def one_head_of_a_group(problem):
-    g = gradients(problem, {"dout": problem[0]["dout"] * np.reshape([1, 0, 1, 0], (4, 1, 1))})
+    g = gradients(problem, of_some(problem, np.reshape([1, 0, 1, 0], (4, 1, 1))))
     return {"dk": g.dk, "dv": g.dv}
 
 
 def one_batch(problem):
-    g = gradients(problem, {"dout": problem[0]["dout"] * np.reshape([1, 0], (2, 1, 1, 1))})
+    g = gradients(problem, of_some(problem, np.reshape([1, 0], (2, 1, 1, 1))))
     return {"dsinks": g.dsinks}
 
 
@@ -127,14 +134,21 @@ def in_another_head_order(problem):
     """Query head h reading key/value head h % Hkv."""
     order = [0, 2, 1, 3]
     operands, features = problem
-    moved = {name: operands[name][:, order] for name in ("dout", "query")}
+    moved = {name: operands[name][:, order] for name in ("dout", "dlogsumexp", "query")}
     per_head = {name: features[name][order] for name in ("sinks", "alibi_slopes")}
     return gradients(problem, moved, **per_head)._asdict()
+
+
+def with_another_dlogsumexp(problem, factor):
+    g = gradients(problem, {"dlogsumexp": factor * problem[0]["dlogsumexp"]})
+    return {name: getattr(g, name) for name in ("dq", "dk", "dbias", "dsinks")}
 
 
 # Each gives wrong values for the gradients that it names, every one of which must be found out.
 MISTAKES = {
     "delta dropped": with_delta_dropped,
+    "dlogsumexp left out": lambda problem: with_another_dlogsumexp(problem, 0),
+    "dlogsumexp of the wrong sign": lambda problem: with_another_dlogsumexp(problem, -1),
     "softcap slope left out": without_softcap_slope,
     "scale twice": lambda problem: {"dq": SCALE * gradients(problem).dq, "dk": SCALE * gradients(problem).dk},
     "one tile of keys missed": lambda problem: without_keys(problem, 64, 80),

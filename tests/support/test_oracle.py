@@ -174,6 +174,18 @@ def test_gradient_of_a_sink_by_hand():
     np.testing.assert_allclose(g.dsinks, [-1.5], rtol=1e-15)
 
 
+def test_gradient_of_the_logsumexp_by_hand():
+    # Score 0 and sink log 3: of a unit of logsumexp, 1/4 is the score's and 3/4 the sink's.
+    arrays = rows([0]), rows([0]), rows([6]), rows([8])
+    g = oracle.attention_backward(
+        *arrays, dlogsumexp=np.full((1, 1, 1), 2), softmax_scale=1, sinks=[np.log(3)]
+    )
+    np.testing.assert_allclose(g.dsinks, [1.5], rtol=1e-15)
+    np.testing.assert_allclose(g.dbias, [[[[0.5]]]], rtol=1e-15)
+    np.testing.assert_allclose(g.dq, [[[[3]]]], rtol=1e-15)
+    assert not g.dv.any()
+
+
 def test_row_without_visible_key_has_and_adds_no_gradient():
     arrays = rows([1], [np.nan]), rows([1], [2]), rows([3], [5])
     mask = np.array([[True, True], [False, False]])
@@ -212,12 +224,19 @@ def small_problems(draw):
     return operands, rng.standard_normal((*shape.scores[:3], value_dim)), features
 
 
+def product_with_results(dout, dlogsumexp, operands, features):
+    """sum(dout * out) + sum(dlogsumexp * logsumexp), over the logsumexps that are not -inf."""
+    out, logsumexp = oracle.attention(**operands, **features)
+    return np.vdot(dout, out) + np.vdot(dlogsumexp, np.where(np.isneginf(logsumexp), 0, logsumexp))
+
+
 @given(drawn=small_problems(), seed=strategies.seeds)
 def test_gradients_equal_finite_differences(drawn, seed):
     """Along a random direction of each operand, whatever the combination of features."""
     operands, dout, features = drawn
     rng = np.random.default_rng(seed)
-    g = oracle.attention_backward(dout, **operands, **features)
+    dlogsumexp = rng.standard_normal(dout.shape[:3])
+    g = oracle.attention_backward(dout, dlogsumexp=dlogsumexp, **operands, **features)
     gradients = {"query": g.dq, "key": g.dk, "value": g.dv, "sinks": g.dsinks}
     if "additive_mask" in operands:
         gradients["additive_mask"] = oracle.summed_to(g.dbias, operands["additive_mask"].shape)
@@ -225,7 +244,7 @@ def test_gradients_equal_finite_differences(drawn, seed):
     for name, operand in operands.items():
         direction = rng.standard_normal(operand.shape)
         ahead, behind = (
-            np.vdot(dout, oracle.attention(**{**operands, name: operand + way * direction}, **features)[0])
+            product_with_results(dout, dlogsumexp, {**operands, name: operand + way * direction}, features)
             for way in (step, -step)
         )
         slope = (ahead - behind) / (2 * step)
