@@ -1,0 +1,187 @@
+"""The attention that models call."""
+
+from typing import Any
+
+import torch
+
+from mfa._attention_keywords import DEFAULTS
+from mfa._forward import forward
+from mfa._messages import shown
+from mfa._sdpa import draw_seed
+from mfa.transformers._lazy_mask import LazyMask, recipe_of
+from mfa.transformers._patterns import Pattern
+from mfa.transformers._visible import Call, packed_call
+
+NAMES = {
+    "softmax_scale": "scaling",
+    "dropout_p": "dropout",
+    "mask": "attention_mask",
+    "bias": "position_bias",
+    "sinks": "s_aux",
+    "window": "sliding_window",
+    "cu_seqlens_q": "cu_seq_lens_q",
+    "cu_seqlens_k": "cu_seq_lens_k",
+}
+
+# What models say of keys to functions that they know by name, and to these in place of a mask.
+SELECTIONS = ("indices", "block_indices", "sinks")
+
+
+def attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    position_bias: torch.Tensor | None = None,
+    is_causal: bool | None = None,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    cu_seq_lens_k: torch.Tensor | None = None,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention as models of Transformers call it, registered there under the name "mfa".
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Whose `is_causal` counts where the argument is None.
+    query : Tensor (B, H, N, D) of float32, float16 or bfloat16
+        Of any strides. Under autocast it is cast first, as are key and value.
+    key : Tensor (B, Hkv, S, D), dtype as query
+    value : Tensor (B, Hkv, S, Dv), dtype as query
+        H is a multiple of Hkv. A batch of 1 goes with any.
+    attention_mask : Tensor or None
+        bool (True = attend) or floating (added to the scores), broadcast to (B, H, N, S); or what
+        `mfa.transformers.attention_mask` makes. None is causal if `is_causal` is and N is more than 1: row i
+        sees keys up to i.
+    dropout : float, default 0.0
+        As `dropout_p` of `mfa.scaled_dot_product_attention`.
+    scaling : float or None, default None
+        None is ``1 / sqrt(D)``.
+    sliding_window : int or None, default None
+        Looked at with `cu_seq_lens_q` alone: masks have it in them.
+    softcap : float or None, default None
+        Scaled scores become ``softcap * tanh(score / softcap)``.
+    s_aux : Tensor (H), floating, or None, default None
+        One more logit a head, in the softmax's denominator only.
+    position_bias : Tensor, floating, or None, default None
+        Added to the scores, broadcast to (B, H, N, S).
+    is_causal : bool or None, default None
+    cu_seq_lens_q, cu_seq_lens_k : Tensor (sequences + 1) of int32, or None, default None
+        Where sequences begin that are packed one behind the other. Not looked at beside a mask of another
+        kind than `mfa.transformers.attention_mask` makes, nor beside one that knows better or has padding.
+    others
+        Ignored, other than what would choose keys or ask for weights.
+
+    Returns
+    -------
+    out : Tensor (B, N, H, Dv)
+        Contiguous, dtype as query. A row that sees no key is 0.
+    weights : None
+
+    Raises
+    ------
+    TypeError, ValueError, BufferError, MemoryError, mfa.MFAError
+        As `mfa.attention`; the message names the argument.
+
+    Notes
+    -----
+    May be called from any number of threads. Gradients of query, key, value, a floating `attention_mask`,
+    `s_aux` and `position_bias` are recorded.
+    """
+    require_known(module, others)
+    query, key, value = common_batch(*cast(query, key, value))
+    rows, keys = query.shape[2], key.shape[2]
+    is_causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
+    is_batched = "read_index" in others  # continuously: sequences are causal, and False is said beside a mask
+    recipe = None
+    if attention_mask is not None and not torch.compiler.is_compiling():
+        recipe = recipe_of(attention_mask)
+    call = None
+    if cu_seq_lens_q is not None and cu_seq_lens_k is not None:
+        pattern = None
+        if recipe is not None and recipe.present is None and recipe.pattern.sequences is None:
+            pattern = recipe.pattern
+        elif attention_mask is None or is_batched:
+            pattern = windowed(is_causal or is_batched, sliding_window)
+        if pattern is not None:
+            if position_bias is not None:
+                raise ValueError("position_bias: given beside cu_seq_lens_q, expected None")
+            call = packed_call(pattern, cu_seq_lens_q, cu_seq_lens_k, keys)
+    if call is None and recipe is not None:
+        if recipe.shape[2:] != (rows, keys):
+            shape = shown(recipe.shape)
+            raise ValueError(f"attention_mask: shape {shape}, expected {rows} queries and {keys} keys")
+        call = recipe.call if position_bias is None else recipe.call_beside_bias
+    if call is None and attention_mask is None:
+        call = Call(0, keys, {})
+        if is_causal and rows > 1:
+            # Behind these is what a static cache has not been given yet.
+            call = Call(0, min(rows, keys), {"causal": "top-left", "alignment": "top-left"})
+    if call is None:
+        mask = attention_mask.dense() if isinstance(attention_mask, LazyMask) else attention_mask
+        call = Call(0, keys, {"mask": mask})
+    keywords = {
+        "softmax_scale": scaling,
+        "softcap": 0.0 if softcap is None else softcap,
+        "sinks": s_aux,
+        "dropout_p": dropout,
+        "dropout_seed": draw_seed(query) if dropout else 0,
+    }
+    if position_bias is not None:
+        if position_bias.shape[-1] == keys:
+            position_bias = position_bias[..., call.start : call.stop]
+        keywords |= biased(position_bias, call.keywords.get("mask"))
+    query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
+    shape = query.shape[:2]
+    if call.packed:
+        query, key, value = (tensor.flatten(0, 1) for tensor in (query, key, value))
+    elif (call.start, call.stop) != (0, keys):
+        key, value = key[:, call.start : call.stop], value[:, call.start : call.stop]
+    out = forward(query, key, value, DEFAULTS | call.keywords | keywords, names=NAMES)
+    return (out.unflatten(0, shape) if call.packed else out), None
+
+
+def require_known(module, others):
+    """Refuse what a model says of keys, or asks for, that is no part of this."""
+    for name in SELECTIONS:
+        if others.get(name) is not None and module.config._attn_implementation != "sdpa":
+            raise ValueError(
+                f"{name}: given, expected None; models that choose keys themselves make a mask of them for "
+                'attn_implementation="sdpa", which mfa.transformers.replace_sdpa() is about'
+            )
+    if others.get("output_attentions"):
+        raise ValueError(
+            "output_attentions: True, expected False, as there are no weights here; "
+            'attn_implementation="eager" has them'
+        )
+
+
+def cast(*tensors):
+    """What autocast makes of them, which does not know this function."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    return [tensor.to(torch.get_autocast_dtype(device)) for tensor in tensors]
+
+
+def common_batch(*tensors):
+    batch = max(tensor.shape[0] for tensor in tensors)
+    return [tensor.expand(batch, -1, -1, -1) if tensor.shape[0] == 1 else tensor for tensor in tensors]
+
+
+def windowed(is_causal, width):
+    pattern = Pattern(causal=is_causal)
+    return pattern if width is None else pattern.within(width - 1, width - 1)
+
+
+def biased(bias, mask):
+    """Keywords for both, of which there is room for one that is floating beside one that is not."""
+    if mask is None or mask.dtype == torch.bool:
+        return {"bias": bias}
+    return {"mask": mask + bias}
