@@ -4,7 +4,7 @@ import sys
 
 import numpy
 
-from mfa._messages import because, shown
+from mfa._messages import because, kind, shown
 
 
 def is_tensor(array):
@@ -101,6 +101,8 @@ def require_plain(tensor, name, in_place=False):
         raise TypeError(
             f"{name}: a tensor that torch is tracing or transforming has no memory; expected a plain tensor"
         )
+    if _is_wrapper(torch, tensor):
+        raise BufferError(f"{name}: {kind(tensor)}, whose numbers are elsewhere; expected a plain tensor")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise ValueError(
             f"{name}: requires grad, and gradients are not recorded here; "
@@ -154,6 +156,17 @@ def _has_no_memory(torch, operand):
         or torch._C._functorch.is_functorch_wrapped_tensor(operand)
         or (type(operand) is not torch.Tensor and isinstance(operand, _fake_types()))
     )
+
+
+def _is_wrapper(torch, tensor):
+    """Whether its class has it stand for others. Where it lies in memory is then a number from nowhere."""
+    if type(tensor).__torch_dispatch__ is torch.Tensor.__torch_dispatch__:
+        return False
+    try:
+        tensor.untyped_storage().data_ptr()
+    except RuntimeError:
+        return True
+    return False
 
 
 def _fake_types():

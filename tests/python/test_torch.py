@@ -94,6 +94,25 @@ def test_torch_subclass_that_takes_no_functions(operands):
         assert torch.equal(mfa.scaled_dot_product_attention(mute, key, value, dropout_p=dropout_p), expected)
 
 
+def test_torch_subclass_that_has_other_tensors(operands):
+    """Its place in memory is an offset from nowhere, which would be read where it is not 0."""
+
+    class Wrapper(torch.Tensor):
+        @staticmethod
+        def __new__(cls, tensor, offset):
+            strides = tensor.stride()
+            return cls._make_wrapper_subclass(cls, tensor.shape, strides, offset, dtype=tensor.dtype)
+
+        @classmethod
+        def __torch_dispatch__(cls, *_):
+            raise RuntimeError("no operator")
+
+    query, key, value = (torch.from_numpy(x) for x in operands)
+    for offset in (0, 100):
+        with pytest.raises(BufferError, match="^key: Wrapper, whose numbers are elsewhere; expected a plain"):
+            mfa.attention(query, Wrapper(key, offset), value)
+
+
 @pytest.mark.parametrize("name", ["alibi_slopes", "sinks"])
 def test_torch_negative_bit_of_slopes_and_sinks(operands, name):
     tensors = [torch.from_numpy(x) for x in operands]
