@@ -118,3 +118,19 @@ def test_gradients_have_no_gradients(alone):
     result = ring_attention(query, key, value)
     with pytest.raises(RuntimeError, match=r"^create_graph: True, expected False: "):
         torch.autograd.grad(result, query, dout, create_graph=True)
+
+
+def test_example_prints_tokens_and_memory():
+    program = ROOT / "examples/python/context_parallel.py"
+    done = subprocess.run(
+        [sys.executable, program, "--tokens", "512", "--processes", "1", "2"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = re.findall(r"(?m)^ +(\d+) +512 +(\d+) +\d+\.\d MiB$", done.stdout)
+    assert rows == [("1", "512"), ("2", "256")]
+    difference = float(re.search(r"Largest difference between them: (\S+)", done.stdout)[1])
+    assert 0 < difference < 1e-5
