@@ -201,6 +201,52 @@ def test_jit_trace_and_export_record_the_function_of_torch():
         agree(program(*operands), expected)
 
 
+@pytest.fixture
+def fresh_compiler():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()  # what was traced in a test is of no use after it
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+@pytest.mark.parametrize("case", CASES)
+def test_compiled_functions_are_traced_into_mfa(case):
+    shape, keywords = CASES[case]
+    operands = tensors(*shape)
+    compiled = torch.compile(F.scaled_dot_product_attention, backend="aot_eager", fullgraph=True)
+    with mfa.torch.replace_sdpa(strict=True) as replaced:
+        actual = outcome(compiled, operands, **keywords)
+        assert replaced.counts == (1, 0, {})
+        outcome(compiled, operands, **keywords)
+    assert replaced.counts == (1, 0, {}), "counted when it is traced"
+    agree(actual, exact(operands, **keywords))
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+def test_compiled_dropout_is_another_each_time():
+    operands = tensors(1, 2, 20, 8)
+    compiled = torch.compile(
+        lambda *x: F.scaled_dot_product_attention(*x, dropout_p=0.5), backend="aot_eager", fullgraph=True
+    )
+    with mfa.torch.replace_sdpa(strict=True):
+        results = []
+        for seed in (3, 3, 4):
+            torch.manual_seed(seed)
+            results.append(compiled(*operands))
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+def test_compiled_functions_that_mfa_refuses_run_in_torch():
+    operands = tensors(1, 2, 4, 8, dtype=torch.float64)
+    compiled = torch.compile(F.scaled_dot_product_attention, backend="aot_eager", fullgraph=True)
+    with mfa.torch.replace_sdpa() as replaced, pytest.warns(UserWarning, match=FLOAT64):
+        actual = outcome(compiled, operands)
+    assert replaced.counts == (0, 1, {FLOAT64: 1})
+    agree(actual, exact(operands))
+
+
 REFUSED = {
     "float64": (lambda: tensors(1, 2, 4, 8, dtype=torch.float64), {}, FLOAT64),
     "dropout": (lambda: tensors(1, 2, 4, 8), {"dropout_p": 1.0}, "dropout_p: 1.0, expected less than 1"),
