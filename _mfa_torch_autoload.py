@@ -15,7 +15,10 @@ def autoload():
         from torch.nn.attention import register_flash_attention_impl
 
         register_flash_attention_impl("mfa", register_fn=activate)
-        if os.environ.get(VARIABLE) == "1":
+        value = os.environ.get(VARIABLE, "0")
+        if value not in ("0", "1"):
+            raise ValueError(f"{VARIABLE}: {value!r}, expected '0' or '1'")
+        if value == "1":
             from mfa.torch._replace import replace_sdpa
 
             replace_sdpa()

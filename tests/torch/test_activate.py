@@ -17,6 +17,7 @@ from torch.nn.attention import (
 )
 from torch.nn.attention.varlen import AuxRequest, varlen_attn, varlen_attn_out
 
+import _mfa_torch_autoload
 import mfa
 import mfa.torch
 from mfa.torch import _counts, _flash_operators
@@ -336,3 +337,11 @@ def test_a_broken_mfa_does_not_break_torch(installed, tmp_path):
     assert done.returncode == 0
     assert "PyTorch goes on without mfa" in done.stderr
     assert "OSError: no library" in done.stderr
+
+
+def test_a_wrong_value_in_the_environment_is_named(monkeypatch, caplog):
+    monkeypatch.setenv("MFA_TORCH_REPLACE_SDPA", "yes")
+    _mfa_torch_autoload.autoload()
+    assert "MFA_TORCH_REPLACE_SDPA: 'yes', expected '0' or '1'" in caplog.text
+    F.scaled_dot_product_attention(*tensors(1, 2, 4, 8))
+    assert not torch._C._dispatch_has_kernel_for_dispatch_key("aten::scaled_dot_product_attention", "CPU")

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention as bound_before
+from torch.utils.checkpoint import checkpoint
 
 import mfa
 import mfa.torch
@@ -177,6 +178,34 @@ def test_dropout_follows_the_generator_of_torch():
     assert torch.equal(results[0], results[1])
     assert not torch.equal(results[0], results[2])
     assert abs(results[0].mean() - 1) < 0.1
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_checkpoints_drop_the_same_again(use_reentrant):
+    query, key, value = tensors(1, 2, 20, 8)
+
+    def attend(query):
+        return F.scaled_dot_product_attention(query, key, value, dropout_p=0.5)
+
+    gradients = []
+    with mfa.torch.replace_sdpa(strict=True):
+        for call in (attend, lambda x: checkpoint(attend, x, use_reentrant=use_reentrant)):
+            torch.manual_seed(3)
+            query.grad = None
+            call(query).sum().backward()
+            gradients.append(query.grad)
+    assert torch.equal(*gradients)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_nested_tensors_are_left_alone():
+    parts = [torch.randn(length, 2, 8) for length in (3, 5)]
+    nested = torch.nested.nested_tensor(parts, layout=torch.jagged).transpose(1, 2)
+    with mfa.torch.replace_sdpa(strict=True) as replaced:
+        result = F.scaled_dot_product_attention(nested, nested, nested)
+    assert replaced.counts == (0, 0, {})
+    for actual, part in zip(result.transpose(1, 2).unbind(), parts, strict=True):
+        agree(actual, F.scaled_dot_product_attention(*(part.transpose(0, 1),) * 3).transpose(0, 1))
 
 
 def test_jit_trace_and_export_record_the_function_of_torch():
