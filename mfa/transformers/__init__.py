@@ -8,8 +8,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from mfa.transformers._attention import attention
 from mfa.transformers._mask import attention_mask
+from mfa.transformers._replace import Replacement, continuous_batching, replace_sdpa
 
-__all__ = ["attention", "attention_mask"]
+__all__ = ["Replacement", "attention", "attention_mask", "continuous_batching", "replace_sdpa"]
 
 AttentionInterface.register("mfa", attention)
 AttentionMaskInterface.register("mfa", attention_mask)

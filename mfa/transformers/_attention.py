@@ -96,36 +96,19 @@ def attention(
     """
     require_known(module, others)
     query, key, value = common_batch(*cast(query, key, value))
-    rows, keys = query.shape[2], key.shape[2]
     is_causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
-    is_batched = "read_index" in others  # continuously: sequences are causal, and False is said beside a mask
-    recipe = None
-    if attention_mask is not None and not torch.compiler.is_compiling():
-        recipe = recipe_of(attention_mask)
-    call = None
-    if cu_seq_lens_q is not None and cu_seq_lens_k is not None:
-        pattern = None
-        if recipe is not None and recipe.present is None and recipe.pattern.sequences is None:
-            pattern = recipe.pattern
-        elif attention_mask is None or is_batched:
-            pattern = windowed(is_causal or is_batched, sliding_window)
-        if pattern is not None:
-            if position_bias is not None:
-                raise ValueError("position_bias: given beside cu_seq_lens_q, expected None")
-            call = packed_call(pattern, cu_seq_lens_q, cu_seq_lens_k, keys)
-    if call is None and recipe is not None:
-        if recipe.shape[2:] != (rows, keys):
-            shape = shown(recipe.shape)
-            raise ValueError(f"attention_mask: shape {shape}, expected {rows} queries and {keys} keys")
-        call = recipe.call if position_bias is None else recipe.call_beside_bias
-    if call is None and attention_mask is None:
-        call = Call(0, keys, {})
-        if is_causal and rows > 1:
-            # Behind these is what a static cache has not been given yet.
-            call = Call(0, min(rows, keys), {"causal": "top-left", "alignment": "top-left"})
-    if call is None:
-        mask = attention_mask.dense() if isinstance(attention_mask, LazyMask) else attention_mask
-        call = Call(0, keys, {"mask": mask})
+    starts = None if cu_seq_lens_q is None or cu_seq_lens_k is None else (cu_seq_lens_q, cu_seq_lens_k)
+    # Continuous batching says causality by a mask and that there is none beside it, and where sequences begin.
+    is_batched = "read_index" in others
+    if starts is not None and (attention_mask is None or is_batched):
+        call = packed_call(windowed(is_causal or is_batched, sliding_window), *starts)
+    elif attention_mask is not None:
+        call = call_of_mask(attention_mask, query.shape[2], key.shape[2], position_bias is not None, starts)
+    elif is_causal and query.shape[2] > 1:
+        # Behind as many keys there is what a static cache has not been given yet.
+        call = Call({"causal": "top-left", "alignment": "top-left"}, 0, query.shape[2])
+    else:
+        call = Call({})
     keywords = {
         "softmax_scale": scaling,
         "softcap": 0.0 if softcap is None else softcap,
@@ -134,17 +117,35 @@ def attention(
         "dropout_seed": draw_seed(query) if dropout else 0,
     }
     if position_bias is not None:
-        if position_bias.shape[-1] == keys:
-            position_bias = position_bias[..., call.start : call.stop]
-        keywords |= biased(position_bias, call.keywords.get("mask"))
+        keywords |= biased(position_bias, call, key.shape[2])
+    return attend(query, key, value, call, DEFAULTS | call.keywords | keywords), None
+
+
+def call_of_mask(mask, rows, keys, is_biased, starts):
+    """The Call for a mask, or for sequences that begin at `starts` where it does not know of any."""
+    # Its own classes and attributes are not for torch's compiler, which is never given any.
+    recipe = None if torch.compiler.is_compiling() else recipe_of(mask)
+    if recipe is None:
+        return Call({"mask": mask.dense() if isinstance(mask, LazyMask) else mask})
+    if starts is not None and recipe.present is None and recipe.pattern.sequences is None:
+        return packed_call(recipe.pattern, *starts)
+    if recipe.shape[2:] != (rows, keys):
+        shape = shown(recipe.shape)
+        raise ValueError(f"attention_mask: shape {shape}, expected {rows} queries and {keys} keys")
+    call = recipe.call_beside_bias if is_biased else recipe.call
+    return Call({"mask": mask.dense() if isinstance(mask, LazyMask) else mask}) if call is None else call
+
+
+def attend(query, key, value, call, keywords):
+    """The result (B, N, H, Dv) for operands with heads first."""
     query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
-    shape = query.shape[:2]
-    if call.packed:
+    if call.is_packed:
+        batch = query.shape[:2]
         query, key, value = (tensor.flatten(0, 1) for tensor in (query, key, value))
-    elif (call.start, call.stop) != (0, keys):
+        return forward(query, key, value, keywords, names=NAMES).unflatten(0, batch)
+    if call.start or call.stop is not None:
         key, value = key[:, call.start : call.stop], value[:, call.start : call.stop]
-    out = forward(query, key, value, DEFAULTS | call.keywords | keywords, names=NAMES)
-    return (out.unflatten(0, shape) if call.packed else out), None
+    return forward(query, key, value, keywords, names=NAMES)
 
 
 def require_known(module, others):
@@ -180,8 +181,11 @@ def windowed(is_causal, width):
     return pattern if width is None else pattern.within(width - 1, width - 1)
 
 
-def biased(bias, mask):
-    """Keywords for both, of which there is room for one that is floating beside one that is not."""
-    if mask is None or mask.dtype == torch.bool:
-        return {"bias": bias}
-    return {"mask": mask + bias}
+def biased(bias, call, keys):
+    """Keywords for a bias and the call's mask, of which one may be floating beside one that is not."""
+    if call.is_packed:
+        raise ValueError("position_bias: given beside cu_seq_lens_q, expected None")
+    if bias.shape[-1] == keys:
+        bias = bias[..., call.start : call.stop]
+    mask = call.keywords.get("mask")
+    return {"bias": bias} if mask is None or mask.dtype == torch.bool else {"mask": mask + bias}

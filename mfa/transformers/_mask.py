@@ -75,9 +75,11 @@ def attention_mask(
 def is_implied(visible):
     """Whether no mask says the same, to the function that is called with none."""
     call = visible.call
-    if call is None or not call.is_plain:
+    if call is None or call.is_packed or call.keywords["window"] != (-1, -1):
+        return False
+    if call.keywords.keys() - {"causal", "alignment", "window"}:
         return False
     _, _, rows, keys = visible.shape
     if rows == 1 or not visible.pattern.causal:
-        return call.stop - call.start == keys
+        return (call.start, call.stop) == (0, keys)
     return visible.shift == 0

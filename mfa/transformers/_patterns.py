@@ -1,13 +1,12 @@
 """What the functions that Transformers makes masks of come to."""
 
-import dataclasses
+from typing import NamedTuple
 
 from torch import Tensor
 from transformers import masking_utils
 
 
-@dataclasses.dataclass(frozen=True)
-class Pattern:
+class Pattern(NamedTuple):
     """Which keys a row sees, padding aside. Distances are those of positions in the sequence.
 
     Attributes
@@ -33,7 +32,7 @@ class Pattern:
 
     def within(self, left, right):
         """This, and no further than that."""
-        return dataclasses.replace(self, left=nearer(self.left, left), right=nearer(self.right, right))
+        return self._replace(left=nearer(self.left, left), right=nearer(self.right, right))
 
 
 def nearer(one, other):
@@ -47,7 +46,7 @@ def pattern_of(mask_function):
     while pending:
         function = pending.pop()
         if function is masking_utils.causal_mask_function:
-            pattern = dataclasses.replace(pattern, causal=True)
+            pattern = pattern._replace(causal=True)
             continue
         if function is masking_utils.bidirectional_mask_function:
             continue
@@ -64,11 +63,11 @@ def pattern_of(mask_function):
             case "chunked_overlay", {"chunk_size": int(size), "left_padding": Tensor() as starts} if (
                 size > 0 and not pattern.chunk
             ):
-                pattern = dataclasses.replace(pattern, chunk=size, chunk_starts=starts)
+                pattern = pattern._replace(chunk=size, chunk_starts=starts)
             case "packed_sequence_mask_function", {"packed_sequence_mask": Tensor() as numbers} if (
                 pattern.sequences is None
             ):
-                pattern = dataclasses.replace(pattern, sequences=numbers)
+                pattern = pattern._replace(sequences=numbers)
             case "remap_positions_for_packed_sequence", {"mask_function": inner}:
                 pending.append(inner)
                 renumbered = True

@@ -1,36 +1,11 @@
 """Which keys the rows of a mask see, as keywords of mfa.attention."""
 
-import dataclasses
 import functools
-from typing import Any
 
 import torch
 from transformers.masking_utils import sdpa_mask
 
-
-@dataclasses.dataclass(frozen=True)
-class Call:
-    """What is to be asked of mfa.attention in place of a mask.
-
-    Attributes
-    ----------
-    start, stop : int
-        The keys that matter.
-    keywords : dict
-    packed : bool
-        Whether the batch is one axis with the rows.
-    """
-
-    start: int
-    stop: int
-    keywords: dict[str, Any]
-    packed: bool = False
-
-    @property
-    def is_plain(self):
-        """Whether nothing but causality hides a key."""
-        hides_more = self.keywords.keys() - {"causal", "alignment", "window"}
-        return not self.packed and not hides_more and self.keywords["window"] == (-1, -1)
+from mfa.transformers._call import Call, packed_call
 
 
 class Visible:
@@ -111,7 +86,7 @@ class Visible:
             keywords["alignment"] = alignment
         if pattern.causal:
             keywords["causal"] = alignment
-        return Call(start, stop, keywords | padding)
+        return Call(keywords | padding, start, stop)
 
     def _windows(self, left, right, start, stop):
         """By alignment, those of them in which the pattern can be said, the window."""
@@ -170,17 +145,4 @@ class Visible:
         begins[:, 1:] = numbers[:, 1:] != numbers[:, :-1]
         starts = begins.flatten().nonzero().flatten().to(torch.int32)
         starts = torch.nn.functional.pad(starts, (0, 1), value=batch * rows)
-        return packed_call(pattern, starts, starts, keys)
-
-
-def packed_call(pattern, starts, key_starts, keys):
-    """The Call for sequences that begin at `starts` and end where the next one begins."""
-    keywords = {
-        "cu_seqlens_q": starts,
-        "cu_seqlens_k": key_starts,
-        "causal": "bottom-right" if pattern.causal else None,
-        "alignment": "bottom-right",
-        "window": (pattern.left, -1 if pattern.causal else pattern.right),
-        "attention_chunk": pattern.chunk,
-    }
-    return Call(0, keys, keywords, packed=True)
+        return packed_call(pattern, starts, starts)

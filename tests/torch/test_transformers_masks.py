@@ -263,7 +263,7 @@ def test_static_offset_is_read_once():
 
 def test_mask_of_other_lengths_is_refused():
     with pytest.raises(
-        ValueError, match=r"attention_mask: shape \(3, 1, 7, 7\), expected one for 7 queries and 6 keys"
+        ValueError, match=r"attention_mask: shape \(3, 1, 7, 7\), expected 7 queries and 6 keys"
     ):
         mfa.transformers.attention(Module, operands(7, 7)[0], *operands(7, 6)[1:], made())
 
