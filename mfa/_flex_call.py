@@ -207,7 +207,7 @@ class FlexCall:
         They do so by `biases`, learned ones of torch's, where the score_mod is known.
         """
         if self.tiles is None and biases is None:
-            return gradients(self.inputs(self.arrays), dout, out, lse, dlse, wanted=wanted)
+            return BackwardCall(self.inputs(self.arrays), dout, out, lse, dlse=dlse, wanted=wanted).run()
         arrays = self.views
         out_shape = (*self.shape[:3], arrays[2].shape[3])
         results = [whole(dout, "dout", out_shape), whole(out, "out", out_shape)]
@@ -247,6 +247,10 @@ class FlexCall:
         as_ndarray(gradient, "gradient")[...] = total
         return gradient
 
+    def gradients(self, inputs, results, wanted):
+        dout, out, lse, dlse = results
+        return BackwardCall(inputs, dout, out, lse, dlse=dlse, out_dtype="float32", wanted=wanted).run()
+
     def require_derivative(self):
         if not self.score_mod.has_derivative():
             name = name_of(self.score_mod.function)
@@ -258,7 +262,7 @@ class FlexCall:
     def add_known(self, biases, tile, results, into):
         inputs = self.tile_inputs(tile, self.views, biases.bias_of(tile))
         wanted = [*into, *biases.wanted]
-        found = gradients(inputs, *results, out_dtype="float32", wanted=wanted)
+        found = self.gradients(inputs, results, wanted)
         for name, total in into.items():
             total += getattr(found, name)
         if biases.wanted:
@@ -277,7 +281,7 @@ class FlexCall:
             pieces.append((run, backward))
         inputs = self.tile_inputs(tile, arrays, scores)
         wanted = ["dbias", *(name for name in into if name == "dv")]
-        found = gradients(inputs, *results, out_dtype="float32", wanted=wanted)
+        found = self.gradients(inputs, results, wanted)
         if "dv" in into:
             into["dv"] += found.dv
         query = tile.of_queries(arrays[0]).astype(FLOAT32)
@@ -292,15 +296,6 @@ class FlexCall:
                 into["dk"][:, :, run] += grouped.swapaxes(-1, -2) @ query.reshape(
                     len(query), kv_heads, -1, query.shape[3]
                 )
-
-
-def gradients(inputs, dout, out, lse, dlse, **options):
-    if dlse is None:
-        return BackwardCall(inputs, dout, out, lse, **options).run()
-    # A score's share of the logsumexp is its weight, by which `delta` is multiplied too.
-    products = as_ndarray(dout, "dout").astype(FLOAT32) * as_ndarray(out, "out").astype(FLOAT32)
-    delta = products.sum(axis=-1) - as_ndarray(dlse, "dlse")
-    return BackwardCall(inputs, dout, None, lse, delta=delta, **options).run()
 
 
 def whole(array, name, shape):
