@@ -27,7 +27,7 @@ def test_program(tmp_path_factory, tmp_path, sanitizer, program):
 
 # Those that take a minute under emulation run on one processor, which has the kernels of the other, too.
 ON_ARM = ["precision", "half", "backward", "dropout", "float_mode", "append", "scoring", "int8"]
-LONG_ON_ARM = ["holes", "sequences", "quantise"]
+LONG_ON_ARM = ["sequences", "quantise"]
 
 
 @pytest.mark.parametrize(

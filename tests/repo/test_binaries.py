@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from support.elf import assert_hardened, assert_no_trace_of_the_build, run_paths
-from support.flags import CORE, INCLUDES, flags
+from support.flags import CORE, INCLUDES
 from support.source_tree import ROOT, make, run
 from support.tools import require_tool
 
@@ -72,12 +72,3 @@ def test_clang_is_told_to_keep_arithmetic(flag, tmp_path):
     instructions = re.findall(r"= (f(?:add|sub|mul|div) .*)", text.read_text())
     assert instructions
     assert not [line for line in instructions if re.match(r"\w+ (?:fast|reassoc|arcp|nsz|nnan|ninf)", line)]
-
-
-@pytest.mark.parametrize("compiler", list(COMPILERS))
-def test_hardening_flags_give_no_warning(compiler, tmp_path):
-    """Checked copies bring headers' own inline functions into the regions of other instruction sets."""
-    program = require_tool(*COMPILERS[compiler])
-    sources = sorted((ROOT / "src").glob("cpu/*.c"))
-    for source in sources:
-        run(program, "-O1", *CORE, *flags("HARDENING"), *INCLUDES, "-c", source, "-o", tmp_path / "object.o")
