@@ -10,6 +10,7 @@ from mfa._forward import forward
 from mfa._lists import INT32, int32_list
 from mfa._memory import as_ndarray
 from mfa._messages import shown
+from mfa._tensors import is_compiled, is_tensor, is_traced
 
 NAMES = {
     "query": "q",
@@ -156,8 +157,12 @@ def flash_attn_with_kvcache(
 def batch_size(q, cu_seqlens_q):
     """How many sequences there are; 0 if the arrays cannot tell, which is refused later."""
     if cu_seqlens_q is not None:
-        return max(as_ndarray(cu_seqlens_q, "cu_seqlens_q").size - 1, 0)
-    return (*as_ndarray(q, "q").shape, 0)[0]
+        return max((*_shape(cu_seqlens_q, "cu_seqlens_q"), 0)[0] - 1, 0)
+    return (*_shape(q, "q"), 0)[0]
+
+
+def _shape(array, name):
+    return array.shape if is_tensor(array) else as_ndarray(array, name).shape
 
 
 def each(length, batch):
@@ -170,6 +175,8 @@ def each(length, batch):
 
 def _rows(page_table, indices):
     """The rows of the page table that the sequences have."""
+    if is_compiled() or is_traced(page_table, indices, None, {}):
+        return page_table[indices.long()]
     table, indices = int32_list(page_table, "page_table", 2), int32_list(indices, "cache_batch_idx")
     for place in numpy.flatnonzero((indices < 0) | (indices >= len(table)))[:1]:
         raise ValueError(

@@ -4,7 +4,7 @@ import numpy
 
 from mfa._call import ForwardCall
 from mfa._inputs import Inputs
-from mfa._tensors import is_cast, is_recorded, is_traced
+from mfa._tensors import is_cast, is_compiled, is_recorded, is_traced
 
 NO_NAMES = {}
 
@@ -49,8 +49,9 @@ def forward(
 
 def way_of(query, key, value, keywords):
     """What makes of the call what torch is to know of; None if it is to know nothing."""
-    # torch is there where a tensor is, and so is mfa.torch then.
-    if is_traced(query, key, value, keywords):
+    # torch is there where a tensor is, and so is mfa.torch then. Its compiler reads this, but can read no
+    # more than the first question.
+    if is_compiled() or is_traced(query, key, value, keywords):
         from mfa.torch._traced import trace
 
         return trace

@@ -125,7 +125,7 @@ def draw_seed(like):
         torch = sys.modules["torch"]
         seed = torch.randint(2**63 - 1, (), dtype=torch.int64, device="cpu")
         # A program that is traced draws another one each time it runs.
-        return seed if is_traced(like, None, None, {}) else seed.item()
+        return seed if is_compiled() or is_traced(like, None, None, {}) else seed.item()
     return int(numpy.random.randint(2**63 - 1, dtype=numpy.int64))
 
 

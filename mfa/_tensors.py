@@ -29,8 +29,6 @@ def is_traced(query, key, value, keywords):
     torch = sys.modules.get("torch")
     if not hasattr(torch, "Tensor") or not isinstance(query, torch.Tensor):
         return False
-    if is_compiled():
-        return True
     if torch._C._are_functorch_transforms_active() or _is_recording(torch):
         return True
     return any(_has_no_memory(torch, operand) for operand in (query, key, value, *keywords.values()))

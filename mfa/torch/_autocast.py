@@ -4,7 +4,7 @@ import torch
 
 from mfa._forward import forward
 from mfa.torch._library import attention
-from mfa.torch._schema import APPENDED, FORWARD
+from mfa.torch._schema import APPENDED_ARRAYS, FORWARD
 
 # A call into a cache is none of these: the cache is where it is, in the dtype that it has.
 CAST = ("query", "key", "value", "qv")
@@ -14,7 +14,7 @@ def cast_call(query, key, value, keywords, **options):
     """`mfa._forward.forward` of what autocast makes of the operands."""
     device_type = query.device.type
     operands = {"query": query, "key": key, "value": value, "qv": keywords["qv"]}
-    if not any(keywords[name] is not None for name in APPENDED):
+    if not any(keywords[name] is not None for name in APPENDED_ARRAYS):
         operands = cast_operands(operands, device_type)
     keywords = keywords | {"qv": operands.pop("qv")}
     with torch.autocast(device_type, enabled=False):

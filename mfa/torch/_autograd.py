@@ -1,17 +1,28 @@
 """Attention as torch's autograd knows it."""
 
 from itertools import compress
+from typing import Any
 
 import numpy
 import torch
 
 from mfa import _keywords
+from mfa._attention_keywords import DEFAULTS, Keywords
 from mfa._call import BackwardCall, ForwardCall
 from mfa._inputs import Inputs
 from mfa._quantized_tensor import QuantizedTensor
 
+QUERY_KEY_VALUE = ("query", "key", "value")
 # The operands that have gradients, as mfa.attention_backward names these.
 GRADIENTS = {"query": "dq", "key": "dk", "value": "dv", "mask": "dbias", "bias": "dbias", "sinks": "dsinks"}
+
+
+# Of which the gradient may have another dtype.
+CONVERTED = ("sinks",)
+# The keywords that are arrays.
+ARRAYS = tuple(
+    name for name, kind in Keywords.__annotations__.items() if kind is Any and name != "block_mask"
+)
 
 
 def record(query, key, value, keywords, *, names, loose, grouped, out, out_dtype, return_lse, context):
@@ -19,15 +30,32 @@ def record(query, key, value, keywords, *, names, loose, grouped, out, out_dtype
     if out is not None:
         raise ValueError("out: given, expected None where gradients are recorded")
     ndim = 4
-    if loose:
+    if loose and not fit(query, key, value, grouped):
         ndim = max(len(array.shape) for array in (query, key, value))
         query, key, value = four_axes(query, key, value, grouped, names)
-    arrays = {"query": query, "key": key, "value": value} | keywords
-    tensors = {name: array for name, array in arrays.items() if isinstance(array, torch.Tensor)}
-    require_gradients(tensors, names)
-    call = Call(arrays | dict.fromkeys(tensors), tuple(tensors), names, out_dtype, return_lse, context)
-    results = Attention.apply(call, *tensors.values())
-    return without_axes(results, ndim, return_lse)
+    tensors = {"query": query}
+    others = keywords
+    if isinstance(key, torch.Tensor):
+        tensors["key"], key = key, None
+    if isinstance(value, torch.Tensor):
+        tensors["value"], value = value, None
+    if keywords is not DEFAULTS:
+        given = tensors_of(keywords)
+        if given:
+            require_gradients(given, names)
+            tensors |= given
+            others = keywords | dict.fromkeys(given)
+    require_no_tangents(tensors, names)
+    call = Call(key, value, others, tuple(tensors), names, out_dtype, return_lse, context)
+    return without_axes(apply(call, *tensors.values()), ndim, return_lse)
+
+
+def tensors_of(keywords):
+    return {
+        name: keywords[name]
+        for name in ARRAYS
+        if keywords[name] is not None and isinstance(keywords[name], torch.Tensor)
+    }
 
 
 def without_axes(results, ndim, return_lse):
@@ -50,18 +78,25 @@ def require_gradients(tensors, names):
 
 
 class Call:
-    """What a call has that autograd does not keep: all but its tensors, of which these are the names."""
+    """What a call has that autograd does not keep: all but its tensors, of which `tensors` are the names."""
 
-    def __init__(self, others, tensors, names, out_dtype, return_lse, context):
-        self.others, self.tensors = others, tensors
+    __slots__ = ("context", "key", "names", "others", "out_dtype", "return_lse", "tensors", "value")
+
+    def __init__(self, key, value, others, tensors, names, out_dtype, return_lse, context):
+        self.key, self.value, self.others, self.tensors = key, value, others, tensors
         self.names, self.out_dtype, self.return_lse, self.context = names, out_dtype, return_lse, context
 
-    def arrays(self, tensors):
-        return self.others | dict(zip(self.tensors, tensors, strict=True))
+    def inputs(self, tensors, names):
+        """`Inputs` with the tensors back in their places."""
+        if self.tensors == QUERY_KEY_VALUE:
+            return Inputs(*tensors, self.others, names=names)
+        given = dict(zip(self.tensors, tensors, strict=True))
+        query, key, value = given.pop("query"), given.pop("key", self.key), given.pop("value", self.value)
+        return Inputs(query, key, value, self.others | given, names=names)
 
     def forward(self, tensors):
         """(out, lse)"""
-        inputs = inputs_of(self.arrays(tensors), self.names)
+        inputs = self.inputs(tensors, self.names)
         if inputs.forward_only is not None:
             name = self.names.get(inputs.forward_only, inputs.forward_only)
             raise ValueError(f"{name}: given, expected None, as there are no gradients of calls with it")
@@ -69,7 +104,8 @@ class Call:
 
     def backward(self, tensors, dout, out, lse, dlse, wanted):
         """`Gradients`, with those that `wanted` names."""
-        return gradients_of(self.arrays(tensors), dout, out, lse, dlse, wanted, self.context)
+        layout = self.others["layout"]
+        return gradients_of(self.inputs(tensors, {}), layout, dout, out, lse, dlse, wanted, self.context)
 
 
 class Attention(torch.autograd.Function):
@@ -84,41 +120,81 @@ class Attention(torch.autograd.Function):
         return (out, lse) if call.return_lse else out
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, dout, dlse=None):
-        return backward(ctx, dout, dlse)
+        saved = ctx.saved_tensors
+        if not torch.is_grad_enabled():
+            return backward(ctx, saved, dout, dlse)
+        return apply_last(lambda: backward(ctx, saved, dout, dlse), dout, dlse, *saved)
 
 
-def backward(ctx, dout, dlse):
+class LastDerivative(torch.autograd.Function):
+    """What `compute` returns for some tensors, of which there are no gradients."""
+
+    @staticmethod
+    def forward(ctx, compute, *tensors):
+        return compute()
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        raise NotImplementedError(
+            "query: a second derivative of attention is asked for, expected the first alone; "
+            "create_graph=True is for what comes before or behind it"
+        )
+
+
+def backward(ctx, saved, dout, dlse):
     """What `Attention.backward` returns."""
     call = ctx.call
-    *tensors, out, lse = ctx.saved_tensors
+    *tensors, out, lse = saved
     wanted = [GRADIENTS[name] for name in compress(call.tensors, ctx.needs_input_grad[1:])]
     if dout is None:
         dout = torch.zeros_like(out)
     gradients = call.backward(tensors, dout, out, lse, dlse, wanted)
-    return None, *(
-        getattr(gradients, GRADIENTS[name]).to(tensor.dtype) if is_needed else None
-        for name, tensor, is_needed in zip(call.tensors, tensors, ctx.needs_input_grad[1:], strict=True)
-    )
+    results = [None]
+    for name, tensor, is_needed in zip(call.tensors, tensors, ctx.needs_input_grad[1:], strict=True):
+        gradient = getattr(gradients, GRADIENTS[name]) if is_needed else None
+        results.append(gradient.to(tensor.dtype) if name in CONVERTED and is_needed else gradient)
+    return tuple(results)
 
 
-def inputs_of(arrays, names):
-    """`Inputs` of all arrays and keywords in one."""
-    keywords = dict(arrays)
-    return Inputs(keywords.pop("query"), keywords.pop("key"), keywords.pop("value"), keywords, names=names)
+def require_no_tangents(tensors, names):
+    """Refuse what forward-mode autograd would have a gradient of."""
+    forward_ad = torch.autograd.forward_ad
+    if forward_ad._current_level < 0:  # outside of all levels there is none, and asking is slow
+        return
+    for argument, tensor in tensors.items():
+        if isinstance(tensor, torch.Tensor) and forward_ad.unpack_dual(tensor).tangent is not None:
+            name = names.get(argument, argument)
+            raise ValueError(
+                f"{name}: has a tangent, and forward-mode gradients are not computed here; "
+                f"expected {name}.detach()"
+            )
 
 
-def gradients_of(arrays, dout, out, lse, dlse, wanted, context=None):
-    """`Gradients` of a call with these arrays and keywords, `dlse` not among them if None."""
-    inputs = inputs_of(arrays, {})
+# The C functions themselves: what Python puts before them is for other kinds of Function.
+apply = super(torch.autograd.Function, Attention).apply
+apply_last = super(torch.autograd.Function, LastDerivative).apply
+
+
+def gradients_of(inputs, layout, dout, out, lse, dlse, wanted, context=None):
+    """`Gradients` for those of out and lse, the latter None if nothing came of it."""
     if dlse is None:
         return BackwardCall(inputs, dout, out, lse, wanted=wanted).run(context)
     # Of a score it is its weight times dout value^T - delta; what lse adds is its weight times dlse.
     delta = (dout.float() * out.float()).sum(-1)
-    if not _keywords.heads_first(arrays["layout"]):
+    if not _keywords.heads_first(layout):
         delta = delta.transpose(-1, -2)
     return BackwardCall(inputs, dout, None, lse, delta=delta - dlse, wanted=wanted).run(context)
+
+
+def fit(query, key, value, grouped):
+    """Whether they have all axes, of sizes that go together."""
+    first, second, third = query.shape, key.shape, value.shape
+    return (
+        len(first) == len(second) == len(third) == 4
+        and first[0] == second[0] == third[0]
+        and (grouped or first[1] == second[1] == third[1])
+    )
 
 
 def four_axes(query, key, value, grouped, names):

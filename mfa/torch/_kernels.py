@@ -5,19 +5,20 @@ import torch
 from mfa._attention_keywords import DEFAULTS
 from mfa._call import ForwardCall
 from mfa._gradients import Gradients
-from mfa.torch._autograd import gradients_of, inputs_of
+from mfa._inputs import Inputs
+from mfa.torch._autograd import gradients_of
 from mfa.torch._schema import BACKWARD
 
 
-def keywords_of(given):
-    """Those of `mfa.attention` that an operator was given."""
-    drawn = given.pop("drawn_seed", None)
+def inputs_of(given):
+    """`Inputs` of what an operator was given."""
+    query, key, value, drawn = (given.pop(name, None) for name in ("query", "key", "value", "drawn_seed"))
     keywords = DEFAULTS | given
     for name in ("dropout_seed", "dropout_offset"):
         keywords[name] %= 2**64
     if drawn is not None:
         keywords["dropout_seed"] = int(drawn)
-    return keywords
+    return Inputs(query, key, value, keywords)
 
 
 def computed(signature):
@@ -27,8 +28,7 @@ def computed(signature):
     def compute(*arguments):
         given = signature.given(arguments)
         out_dtype = given.pop("out_dtype", None)
-        inputs = inputs_of(keywords_of(given), {})
-        return ForwardCall(inputs, out_dtype=out_dtype, return_lse=True).run()
+        return ForwardCall(inputs_of(given), out_dtype=out_dtype, return_lse=True).run()
 
     return compute
 
@@ -40,7 +40,8 @@ def compute_backward(*arguments):
     wanted = [
         name for name, is_wanted in zip(Gradients._fields, given.pop("wanted"), strict=True) if is_wanted
     ]
-    gradients = gradients_of(keywords_of(given), dout, out, lse, dlse, wanted)
+    layout = given.get("layout", "bshd")
+    gradients = gradients_of(inputs_of(given), layout, dout, out, lse, dlse, wanted)
     return tuple(out.new_empty(0) if gradient is None else gradient for gradient in gradients)
 
 

@@ -4,27 +4,29 @@ import torch
 from torch._functorch.utils import enable_single_level_autograd_function
 
 from mfa._gradients import Gradients
-from mfa.torch._autograd import Call, backward, require_gradients
+from mfa.torch._autograd import LastDerivative, backward, require_gradients, require_no_tangents
 from mfa.torch._library import attention, attention_append, attention_backward
-from mfa.torch._schema import APPEND, APPENDED, BACKWARD, FORWARD, FORWARD_ONLY
+from mfa.torch._schema import APPEND, APPENDED, BACKWARD, FORWARD, FORWARD_ONLY, RESULT
 
 
-class OperatorCall(Call):
-    """A call whose passes are operators, for a compiler to see both."""
+class OperatorCall:
+    """As `Call`, with passes that are operators, for a compiler to see both."""
 
     def __init__(self, keyset, given):
-        tensors = {name: value for name, value in given.items() if isinstance(value, torch.Tensor)}
-        super().__init__(given | dict.fromkeys(tensors), tuple(tensors), {}, None, True, None)
         self.keyset = keyset
+        self.tensors = tuple(name for name, value in given.items() if isinstance(value, torch.Tensor))
+        self.others = given | dict.fromkeys(self.tensors)
+
+    def given(self, tensors):
+        return self.others | dict(zip(self.tensors, tensors, strict=True))
 
     def forward(self, tensors):
-        return below_autograd(attention, self.keyset, self.arrays(tensors).values())
+        return recorded_below(attention, self.keyset, self.given(tensors).values())
 
     def backward(self, tensors, dout, out, lse, dlse, wanted):
-        given = self.arrays(tensors)
-        given.pop("out_dtype", None)
+        given = self.given(tensors)
         query, key, value = given.pop("query"), given.pop("key"), given.pop("value")
-        for name in FORWARD_ONLY:
+        for name in (*FORWARD_ONLY, *RESULT):
             given.pop(name, None)
         flags = [name in wanted for name in Gradients._fields]
         return Gradients(*attention_backward(dout, query, key, value, out, lse, dlse, flags, *given.values()))
@@ -41,27 +43,20 @@ class AttentionOperator(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         return out, lse
 
-    backward = staticmethod(backward)
-
-
-class WithoutDerivative(torch.autograd.Function):
-    """What `compute` returns, of which no gradient may be asked."""
-
     @staticmethod
-    def forward(ctx, compute, *tensors):
-        return compute()
-
-    @staticmethod
-    def backward(ctx, *gradients):
-        raise NotImplementedError(
-            "query: a second derivative of attention is asked for, expected the first alone; "
-            "create_graph=True is for what comes before or behind it"
-        )
+    def backward(ctx, dout, dlse):
+        return backward(ctx, ctx.saved_tensors, dout, dlse)
 
 
 def below_autograd(operator, keyset, arguments):
     with torch._C._AutoDispatchBelowAutograd():
         return operator.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
+
+
+def recorded_below(operator, keyset, arguments):
+    """From a Function, which has no gradients inside: those that torch.func takes around this one go on."""
+    with torch.enable_grad(), torch.autograd.forward_ad._set_fwd_grad_enabled(True):
+        return below_autograd(operator, keyset, arguments)
 
 
 def are_recorded(arguments):
@@ -76,21 +71,8 @@ def apply(function, *arguments):
         return super(torch.autograd.Function, function).apply(*arguments)
 
 
-def require_no_tangents(names, arguments):
-    """As `require_plain` in mfa/_tensors.py does of eager calls."""
-    forward_ad = torch.autograd.forward_ad
-    if forward_ad._current_level < 0:
-        return
-    for name, argument in zip(names, arguments, strict=False):
-        if isinstance(argument, torch.Tensor) and forward_ad.unpack_dual(argument).tangent is not None:
-            raise ValueError(
-                f"{name}: has a tangent, and forward-mode gradients are not computed here; "
-                f"expected {name}.detach()"
-            )
-
-
 def record(keyset, *arguments):
-    require_no_tangents(FORWARD.names, arguments)
+    require_no_tangents(FORWARD.given(arguments), {})
     if not are_recorded(arguments):
         return below_autograd(attention, keyset, arguments)
     given = FORWARD.given(arguments)
@@ -102,22 +84,18 @@ def record(keyset, *arguments):
 
 
 def record_append(keyset, *arguments):
-    require_no_tangents(APPEND.names, arguments)
+    require_no_tangents(APPEND.given(arguments), {})
     if are_recorded(arguments):
         require_no(FORWARD_ONLY | APPENDED, APPEND.given(arguments))
     return below_autograd(attention_append, keyset, arguments)
 
 
 def record_backward(keyset, *arguments):
-    require_no_tangents(BACKWARD.names, arguments)
-
-    def compute():
-        return below_autograd(attention_backward, keyset, arguments)
-
+    require_no_tangents(BACKWARD.given(arguments), {})
     if not are_recorded(arguments):
-        return compute()
+        return below_autograd(attention_backward, keyset, arguments)
     tensors = [argument for argument in arguments if isinstance(argument, torch.Tensor)]
-    return apply(WithoutDerivative, compute, *tensors)
+    return apply(LastDerivative, lambda: recorded_below(attention_backward, keyset, arguments), *tensors)
 
 
 def require_no(arguments, given):

@@ -49,6 +49,8 @@ APPENDED = {
     "rotary_positions": ARRAY,
     "rotary_interleaved": "bool rotary_interleaved=True",
 }
+# Those that make a call one into a cache.
+APPENDED_ARRAYS = tuple(name for name, kind in APPENDED.items() if kind is ARRAY)
 RESULT = {"out_dtype": "ScalarType? out_dtype=None"}
 QUERY_KEY_VALUE = {"query": "Tensor query", "key": "Tensor key", "value": "Tensor value"}
 

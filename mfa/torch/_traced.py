@@ -9,7 +9,7 @@ from mfa._messages import kind
 from mfa._sparsity import with_sparsity
 from mfa.torch._autograd import four_axes, without_axes
 from mfa.torch._operators import attention, attention_append
-from mfa.torch._schema import APPENDED
+from mfa.torch._schema import APPENDED_ARRAYS
 
 DTYPES = {code: getattr(torch, name) for name, code in _keywords.PRECISIONS.items()}
 
@@ -74,7 +74,10 @@ def trace(query, key, value, keywords, *, names, loose, grouped, out, out_dtype,
         raise ValueError("compute_mode: 'int8', expected 'exact', or a QuantizedTensor as key")
     if out_dtype is not None:
         arguments["out_dtype"] = DTYPES[_keywords.out_dtype(out_dtype)]
-    operator = attention_append if any(name in arguments for name in APPENDED) else attention
+    operator = attention_append
+    if not any(name in arguments for name in APPENDED_ARRAYS):
+        operator = attention
+        arguments.pop("rotary_interleaved", None)
     out, lse = operator(query, key, value, **arguments)
     return without_axes((out, lse) if return_lse else out, ndim, return_lse)
 
@@ -98,5 +101,5 @@ def tensor(array, name):
     if isinstance(array, torch.Tensor):
         return array
     if isinstance(array, numpy.ndarray):
-        return torch.from_numpy(array)
+        return torch.tensor(array)
     raise TypeError(f"{name}: {kind(array)}, expected a tensor where torch traces or transforms the call")

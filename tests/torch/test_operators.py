@@ -162,6 +162,9 @@ TRANSFORMS = {
         *(t[:, None] for t in x)
     ),
     "jacrev": lambda f, x: torch.func.jacrev(f)(*(t[:1, :1] for t in x)),
+    "value and grad in grad": lambda f, x: torch.func.grad(
+        lambda y: torch.func.grad_and_value(lambda q: loss_of(f)(q, y, x[2]))(x[0])[1]
+    )(x[1]),
     "functionalize": lambda f, x: torch.func.functionalize(f)(*x),
 }
 
