@@ -6,7 +6,6 @@ from typing import Any
 import numpy
 import torch
 
-from mfa import _keywords
 from mfa._attention_keywords import DEFAULTS, Keywords
 from mfa._call import BackwardCall, ForwardCall
 from mfa._inputs import Inputs
@@ -104,8 +103,8 @@ class Call:
 
     def backward(self, tensors, dout, out, lse, dlse, wanted):
         """`Gradients`, with those that `wanted` names."""
-        layout = self.others["layout"]
-        return gradients_of(self.inputs(tensors, {}), layout, dout, out, lse, dlse, wanted, self.context)
+        call = BackwardCall(self.inputs(tensors, {}), dout, out, lse, dlse=dlse, wanted=wanted)
+        return call.run(self.context)
 
 
 class Attention(torch.autograd.Function):
@@ -174,17 +173,6 @@ def require_no_tangents(tensors, names):
 # The C functions themselves: what Python puts before them is for other kinds of Function.
 apply = super(torch.autograd.Function, Attention).apply
 apply_last = super(torch.autograd.Function, LastDerivative).apply
-
-
-def gradients_of(inputs, layout, dout, out, lse, dlse, wanted, context=None):
-    """`Gradients` for those of out and lse, the latter None if nothing came of it."""
-    if dlse is None:
-        return BackwardCall(inputs, dout, out, lse, wanted=wanted).run(context)
-    # Of a score it is its weight times dout value^T - delta; what lse adds is its weight times dlse.
-    delta = (dout.float() * out.float()).sum(-1)
-    if not _keywords.heads_first(layout):
-        delta = delta.transpose(-1, -2)
-    return BackwardCall(inputs, dout, None, lse, delta=delta - dlse, wanted=wanted).run(context)
 
 
 def fit(query, key, value, grouped):

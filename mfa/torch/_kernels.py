@@ -3,10 +3,9 @@
 import torch
 
 from mfa._attention_keywords import DEFAULTS
-from mfa._call import ForwardCall
+from mfa._call import BackwardCall, ForwardCall
 from mfa._gradients import Gradients
 from mfa._inputs import Inputs
-from mfa.torch._autograd import gradients_of
 from mfa.torch._schema import BACKWARD
 
 
@@ -40,8 +39,7 @@ def compute_backward(*arguments):
     wanted = [
         name for name, is_wanted in zip(Gradients._fields, given.pop("wanted"), strict=True) if is_wanted
     ]
-    layout = given.get("layout", "bshd")
-    gradients = gradients_of(inputs_of(given), layout, dout, out, lse, dlse, wanted)
+    gradients = BackwardCall(inputs_of(given), dout, out, lse, dlse=dlse, wanted=wanted).run()
     return tuple(out.new_empty(0) if gradient is None else gradient for gradient in gradients)
 
 
