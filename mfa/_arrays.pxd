@@ -1,5 +1,6 @@
 from libc.stdint cimport int64_t, uintptr_t
 
+from mfa._exchange cimport TorchState
 from mfa._memory cimport Memory
 from mfa.c_mfa cimport mfa_tensor_t
 
@@ -29,6 +30,7 @@ cdef class Operand(Memory):
 
 cdef Operand load_operand(
     object array, str name, Elements accepted, int min_ndim, int max_ndim, bint writable,
-    uintptr_t stand_in)
+    uintptr_t stand_in, TorchState *state)
 cdef Operand load_known(object array, str name, int precision, bint writable, uintptr_t stand_in)
+cdef Operand load_new(object like, tuple shape, int precision, bint heads_inside)
 cdef str dtype_name(int precision)

@@ -7,6 +7,7 @@ from cpython.buffer cimport PyBUF_STRIDES, Py_buffer, PyBuffer_ToContiguous
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from libc.stdint cimport int64_t, uintptr_t
 
+from mfa._exchange cimport TorchState, describe_new, new_tensor
 from mfa._memory cimport Memory, refuse_masked
 from mfa.c_mfa cimport (
     MFA_PRECISION_BF16,
@@ -20,6 +21,7 @@ from mfa.c_mfa cimport (
 )
 
 from mfa._messages import brief
+from mfa._tensors import new_array
 
 cdef object ndarray = numpy.ndarray
 cdef object FLOAT32 = numpy.dtype(numpy.float32)
@@ -30,6 +32,11 @@ cdef dict DTYPE_NAMES = {
     MFA_PRECISION_BF16: "bfloat16",
     MFA_PRECISION_BOOL: "bool",
     MFA_PRECISION_INT32: "int32",
+}
+cdef dict NUMPY_DTYPES = {
+    MFA_PRECISION_FP32: FLOAT32,
+    MFA_PRECISION_FP16: numpy.dtype(numpy.float16),
+    MFA_PRECISION_BF16: BFLOAT16,
 }
 cdef dict EXPECTED_DTYPES = {
     FLOATS: "float32, float16 or bfloat16 in native byte order",
@@ -157,8 +164,8 @@ cdef bint accepts(Elements accepted, int precision) noexcept:
 
 cdef Operand load_operand(
         object array, str name, Elements accepted, int min_ndim, int max_ndim, bint writable,
-        uintptr_t stand_in):
-    """Describe `array`, whose memory the result keeps.
+        uintptr_t stand_in, TorchState *state):
+    """Describe `array`, whose memory the result keeps; `state` is the call's.
 
     An input whose address or strides are not multiples of its item size is copied, or described as its copy
     would be at the address `stand_in` if that is not 0; an output is refused.
@@ -166,11 +173,11 @@ cdef Operand load_operand(
     cdef Operand operand = Operand.__new__(Operand)
     if type(array) is not ndarray:
         refuse_masked(array, name)
-    operand.hold(array, name, writable)
+    operand.hold(array, name, writable, state)
     if not accepts(accepted, operand.precision):
         if accepted == AS_FLOAT32 and is_floating(operand.numpy_dtype()):
             numbers = operand.as_ndarray().astype(FLOAT32)
-            operand = load_operand(numbers, name, ONLY_FLOAT32, min_ndim, max_ndim, False, 0)
+            operand = load_operand(numbers, name, ONLY_FLOAT32, min_ndim, max_ndim, False, 0, state)
             operand.array = array
             return operand
         dtype = DTYPE_NAMES.get(operand.precision) or brief(str(operand.dtype()))
@@ -198,6 +205,22 @@ cdef Operand load_known(object array, str name, int precision, bint writable, ui
     if writable:
         operand.require_writable()
     operand.describe(writable, stand_in)
+    return operand
+
+
+cdef Operand load_new(object like, tuple shape, int precision, bint heads_inside):
+    """A new array of the kind of `like`, as `mfa._tensors.new_array` says."""
+    cdef Operand operand = Operand.__new__(Operand)
+    operand.name = "result"
+    operand.precision = precision
+    operand.array = new_tensor(like, shape, precision, heads_inside)
+    if operand.array is not None:
+        describe_new(operand.array, &operand.plain)
+        operand.hold_plain()
+    else:
+        operand.array = new_array(like, shape, NUMPY_DTYPES[precision], heads_inside)
+        operand.hold_whatever(operand.array, True, False)
+    operand.describe(True, 0)
     return operand
 
 

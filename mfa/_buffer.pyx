@@ -76,7 +76,7 @@ cdef class Buffer:
             self.nbytes = require_size(size_or_object)
         else:
             self.source = Memory.__new__(Memory)
-            self.source.hold(size_or_object, "size_or_object", True, True)
+            self.source.hold_for_long(size_or_object, "size_or_object")
             self.nbytes = require_size(count_bytes(self.source))
         handle = context.acquire()
         with nogil:

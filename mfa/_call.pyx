@@ -1,20 +1,15 @@
 """Attention calls: inputs and results become a descriptor, which is run or planned."""
 
-import ml_dtypes
-import numpy
-
 from libc.stdint cimport int64_t
 
-from mfa._arrays cimport FLOATS, ONLY_FLOAT32, Operand, dtype_name, load_operand
+from mfa._arrays cimport ONLY_FLOAT32, Operand, dtype_name, load_new
 from mfa._context cimport Context, default_context
 from mfa._inputs cimport Inputs
 from mfa._status cimport check
 from mfa.c_mfa cimport (
     MFA_BACKEND_METAL,
     MFA_BACKWARD_ZERO_CLIPPED,
-    MFA_PRECISION_BF16,
     MFA_PRECISION_DEFAULT,
-    MFA_PRECISION_FP16,
     MFA_PRECISION_FP32,
     mfa_attention_backward_desc,
     mfa_attention_backward_desc_init,
@@ -31,14 +26,8 @@ from mfa.c_mfa cimport (
 
 from mfa import _keywords
 from mfa._gradients import Gradients
-from mfa._tensors import new_array, note_write
+from mfa._tensors import note_write
 from mfa.reports import Plan
-
-cdef dict NUMPY_DTYPES = {
-    MFA_PRECISION_FP32: numpy.dtype(numpy.float32),
-    MFA_PRECISION_FP16: numpy.dtype(numpy.float16),
-    MFA_PRECISION_BF16: numpy.dtype(ml_dtypes.bfloat16),
-}
 
 
 cdef class Call:
@@ -51,13 +40,11 @@ cdef class Call:
     cdef Operand new_result(self, object like, tuple shape, int precision, bint heads_inside=False):
         """A new array of the kind of `like`; only its description when planning."""
         cdef Operand operand
-        cdef int ndim = len(shape)
         if self.inputs.planning:
             operand = Operand.__new__(Operand)
             operand.describe_absent(shape, precision, self.inputs.stand_in())
             return operand
-        array = new_array(like, shape, NUMPY_DTYPES[precision], heads_inside)
-        return load_operand(array, "result", FLOATS, ndim, ndim, True, 0)
+        return load_new(like, shape, precision, heads_inside)
 
     cdef Operand new_rows(self, object like, tuple shape, int precision):
         """new_result() for a shape whose axes are in the caller's order, as (batch, heads, rows, dim).

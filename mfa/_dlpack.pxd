@@ -13,6 +13,7 @@ cdef enum:
     kDLInt = 0
     kDLFloat = 2
     kDLBfloat = 4
+    kDLComplex = 5
     kDLBool = 6
 
 ctypedef struct DLPackVersion:
@@ -48,3 +49,17 @@ ctypedef struct DLManagedTensorVersioned:
     void (*deleter)(DLManagedTensorVersioned *) noexcept
     uint64_t flags
     DLTensor dl_tensor
+
+# What a type offers to C as `__dlpack_c_exchange_api__`; functions that mfa does not call have no type here.
+
+ctypedef struct DLPackExchangeAPIHeader:
+    DLPackVersion version
+    DLPackExchangeAPIHeader *prev_api
+
+ctypedef struct DLPackExchangeAPI:
+    DLPackExchangeAPIHeader header
+    void *managed_tensor_allocator
+    void *managed_tensor_from_py_object_no_sync
+    void *managed_tensor_to_py_object_no_sync
+    int (*dltensor_from_py_object_no_sync)(void *array, DLTensor *out) noexcept
+    void *current_work_stream

@@ -3,6 +3,7 @@
 import numpy
 
 from mfa._call import ForwardCall
+from mfa._given import is_own
 from mfa._inputs import Inputs
 from mfa._tensors import is_cast, is_compiled, is_recorded, is_traced
 
@@ -27,7 +28,7 @@ def forward(
 
     `keywords`, `names`, `loose` and `grouped` are those of `Inputs`, the others those of `mfa.attention`.
     """
-    if type(query) is not numpy.ndarray:
+    if type(query) is not numpy.ndarray and (is_compiled() or not is_own(query, key, value, keywords)):
         way = way_of(query, key, value, keywords)
         if way is not None:
             return way(

@@ -1,7 +1,8 @@
-from libc.stdint cimport int64_t, uintptr_t
+from libc.stdint cimport int64_t, uint64_t, uintptr_t
 
 from mfa._arrays cimport Elements, Operand
 from mfa._codes cimport Codes
+from mfa._exchange cimport TorchState
 from mfa.c_mfa cimport (
     mfa_append_t,
     mfa_attention_desc_t,
@@ -19,6 +20,7 @@ cdef class Inputs:
     cdef bint has_lists  # sequences have lengths or places of their own
     cdef bint appends  # key and value are written
     cdef uintptr_t nowhere
+    cdef TorchState torch
     cdef dict names
     cdef list kept
     cdef readonly str forward_only  # an argument given that no backward pass knows; None without
@@ -34,7 +36,7 @@ cdef class Inputs:
     cdef mfa_append_t append
     cdef mfa_scales_t scales
 
-    cdef int read_options(self, dict keywords) except -1
+    cdef int read_options(self, dict keywords, uint64_t given) except -1
     cdef int add_operands(self, dict keywords) except -1
     cdef int add_masks(self, object mask, object bias) except -1
     cdef int add_sequences(self, dict keywords) except -1

@@ -1,6 +1,6 @@
 """What every attention call is given: arrays and keywords become a descriptor without results."""
 
-from libc.stdint cimport int64_t, uintptr_t
+from libc.stdint cimport int64_t, uint64_t, uintptr_t
 
 from mfa._arrays cimport (
     AS_FLOAT32,
@@ -15,6 +15,7 @@ from mfa._arrays cimport (
     load_operand,
 )
 from mfa._codes cimport CODES_AND_SCALES, NOTHING, ONLY_CODES, Codes, Written, load_codes
+from mfa._given cimport bits_of, given_of
 from mfa.c_mfa cimport (
     MFA_APPEND_INTERLEAVED,
     MFA_ALIGN_BOTTOM_RIGHT,
@@ -64,6 +65,16 @@ cdef tuple APPENDED = ("k_new", "v_new", "cu_seqlens_k_new", "rotary_cos", "rota
 cdef tuple DESCALES = ("q_descale", "k_descale", "v_descale")
 cdef tuple FORWARD_ONLY = ("qv", *DESCALES, *APPENDED)
 
+# Where keywords are among those that a call gives.
+cdef uint64_t LAYOUT = bits_of(("layout",)), CAUSAL = bits_of(("causal", "alignment")), WINDOW = bits_of(("window",))
+cdef uint64_t SCALE = bits_of(("softmax_scale",)), SPARSITY = bits_of(("sparsity",))
+cdef uint64_t RARE_OPTIONS = bits_of((
+    "softcap", "dropout_p", "dropout_seed", "dropout_offset", "intermediate_precision", "attention_chunk",
+    "compute_mode"))
+cdef uint64_t OPTIONS = LAYOUT | CAUSAL | WINDOW | SCALE
+cdef uint64_t LISTS_GIVEN = bits_of(LISTS), PAGES = bits_of(("page_table",))
+cdef uint64_t FORWARD_ONLY_GIVEN = bits_of(FORWARD_ONLY)
+
 
 cdef class Inputs:
     """The descriptor of a call without its results, with everything it points to.
@@ -92,17 +103,18 @@ cdef class Inputs:
     def __cinit__(
             self, object query, object key, object value, dict keywords not None, *, dict names=NO_NAMES,
             bint loose=False, bint grouped=True, bint planning=False):
-        cdef bint asks = keywords is not DEFAULTS
+        cdef uint64_t given = 0 if keywords is DEFAULTS else given_of(keywords)
         cdef int min_ndim = 2 if loose else 4, query_ndim, key_ndim
         self.names = names
         self.planning = planning
         self.kept = []
         self.desc = mfa_attention_desc_init()
         self.desc.alignment = MFA_ALIGN_BOTTOM_RIGHT
-        if asks:
-            if keywords["sparsity"] is not None:
-                keywords = with_sparsity(keywords)
-            self.read_options(keywords)
+        if given & SPARSITY and keywords["sparsity"] is not None:
+            keywords = with_sparsity(keywords)
+            given = given_of(keywords)
+        if given:
+            self.read_options(keywords, given)
         query_ndim = 4 if self.query_starts is None else 3
         key_ndim = 4 if self.key_starts is None else 3
         self.query = self.load_rows(query, "query", min(min_ndim, query_ndim), query_ndim)
@@ -122,42 +134,47 @@ cdef class Inputs:
                 self.broadcast_axis(1)
         self.batch = self.query.tensor.shape[0]
         self.key_batch = self.query.tensor.shape[0]
-        if asks:
+        if given & (LISTS_GIVEN | PAGES):
             self.add_sequences(keywords)
         self.require_operands_that_fit(grouped)
         self.desc.query = &self.query.tensor
         self.desc.key = &self.key.tensor
         self.desc.value = &self.value.tensor
-        if asks:
+        if given & ~OPTIONS:
             self.add_operands(keywords)
         self.shape = self.caller_shape(
             self.query.tensor.shape[0], self.query.tensor.shape[1], self.query.tensor.shape[2],
             self.value.tensor.shape[3],
             max(self.query.ndim, self.key.ndim, self.value.ndim) if loose else query_ndim)
 
-    cdef int read_options(self, dict keywords) except -1:
+    cdef int read_options(self, dict keywords, uint64_t given) except -1:
         """What can be said before there are arrays, and how many axes these have."""
-        is_causal, self.desc.alignment = causal_alignment(keywords["causal"], keywords["alignment"])
-        if is_causal:
-            self.desc.flags |= MFA_ATTENTION_CAUSAL
-        left, right = window(keywords["window"], self.name_of("window"))
-        self.desc.window_left, self.desc.window_right = left, right
-        self.heads_first = heads_first(keywords["layout"])
-        if keywords["softmax_scale"] is not None:
+        if given & CAUSAL:
+            is_causal, self.desc.alignment = causal_alignment(keywords["causal"], keywords["alignment"])
+            if is_causal:
+                self.desc.flags |= MFA_ATTENTION_CAUSAL
+        if given & WINDOW:
+            left, right = window(keywords["window"], self.name_of("window"))
+            self.desc.window_left, self.desc.window_right = left, right
+        if given & LAYOUT:
+            self.heads_first = heads_first(keywords["layout"])
+        if given & SCALE and keywords["softmax_scale"] is not None:
             self.desc.flags |= MFA_ATTENTION_LITERAL_SCALE
             self.desc.softmax_scale = real(keywords["softmax_scale"], self.name_of("softmax_scale"))
-        self.desc.softcap = softcap(keywords["softcap"])
-        self.desc.dropout_p = dropout_p(keywords["dropout_p"])
-        self.desc.dropout_seed = word(keywords["dropout_seed"], "dropout_seed")
-        self.desc.dropout_offset = word(keywords["dropout_offset"], "dropout_offset")
-        self.desc.intermediate_precision = intermediate_precision(keywords["intermediate_precision"])
-        self.desc.chunk = count(keywords["attention_chunk"], self.name_of("attention_chunk"))
-        self.desc.compute_mode = compute_mode(keywords["compute_mode"])
-
-        self.forward_only = first_given(keywords, FORWARD_ONLY)
-        self.appends = self.forward_only is not None and first_given(keywords, APPENDED) is not None
-        self.query_starts = self.load_starts(keywords, "cu_seqlens_q")
-        self.key_starts = self.load_starts(keywords, "cu_seqlens_k")
+        if given & RARE_OPTIONS:
+            self.desc.softcap = softcap(keywords["softcap"])
+            self.desc.dropout_p = dropout_p(keywords["dropout_p"])
+            self.desc.dropout_seed = word(keywords["dropout_seed"], "dropout_seed")
+            self.desc.dropout_offset = word(keywords["dropout_offset"], "dropout_offset")
+            self.desc.intermediate_precision = intermediate_precision(keywords["intermediate_precision"])
+            self.desc.chunk = count(keywords["attention_chunk"], self.name_of("attention_chunk"))
+            self.desc.compute_mode = compute_mode(keywords["compute_mode"])
+        if given & FORWARD_ONLY_GIVEN:
+            self.forward_only = first_given(keywords, FORWARD_ONLY)
+            self.appends = self.forward_only is not None and first_given(keywords, APPENDED) is not None
+        if given & LISTS_GIVEN:
+            self.query_starts = self.load_starts(keywords, "cu_seqlens_q")
+            self.key_starts = self.load_starts(keywords, "cu_seqlens_k")
         return 0
 
     cdef int add_operands(self, dict keywords) except -1:
@@ -265,7 +282,7 @@ cdef class Inputs:
         cdef Operand operand
         if array is None:
             return NULL
-        operand = load_operand(array, name, accepted, 3, 4, False, 0)
+        operand = load_operand(array, name, accepted, 3, 4, False, 0, &self.torch)
         self.kept.append(operand)
         if operand.ndim == 3:
             operand.append_unit_axes(1)
@@ -392,7 +409,7 @@ cdef class Inputs:
         # Lists are read even for a plan.
         cdef Operand operand = load_operand(
             array, self.name_of(argument), accepted, min_ndim, max_ndim, writable,
-            0 if accepted == ONLY_INT32 else self.stand_in())
+            0 if accepted == ONLY_INT32 else self.stand_in(), &self.torch)
         self.kept.append(operand)
         return operand
 

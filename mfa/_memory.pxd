@@ -2,6 +2,7 @@ from cpython.buffer cimport Py_buffer
 from libc.stdint cimport int64_t
 
 from mfa._dlpack cimport DLManagedTensor, DLManagedTensorVersioned, DLTensor
+from mfa._exchange cimport TorchState
 
 
 cdef class Memory:
@@ -18,10 +19,16 @@ cdef class Memory:
     cdef DLManagedTensor *legacy
     cdef DLManagedTensorVersioned *versioned
     cdef DLTensor *dlpack
+    cdef DLTensor plain  # what `dlpack` points to where no capsule was needed
+    cdef int64_t[4] plain_shape, plain_strides
 
-    cdef int hold(self, object array, str name, bint in_place, bint for_long=*) except -1
+    cdef int hold(self, object array, str name, bint in_place, TorchState *state) except -1
+    cdef int hold_for_long(self, object array, str name) except -1
+    cdef int hold_whatever(self, object array, bint in_place, bint for_long) except -1
+    cdef int hold_plain(self) except -1
     cdef int hold_buffer(self, object array, int flags) except -1
     cdef int hold_dlpack(self, object capsule) except -1
+    cdef int take_dlpack(self) except -1
     cdef int require_true(self) except -1
     cdef int require_writable(self) except -1
     cdef int64_t extent(self, int axis) noexcept

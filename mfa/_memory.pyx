@@ -30,6 +30,7 @@ from mfa._dlpack cimport (
     kDLFloat,
     kDLInt,
 )
+from mfa._exchange cimport TorchState, is_plain_type, read_tensor
 from mfa.c_mfa cimport (
     MFA_PRECISION_BF16,
     MFA_PRECISION_BOOL,
@@ -51,7 +52,9 @@ cdef object FLOAT16 = numpy.dtype(numpy.float16)
 cdef object BFLOAT16 = numpy.dtype(ml_dtypes.bfloat16)
 cdef object BOOL = numpy.dtype(numpy.bool_)
 cdef object INT32 = numpy.dtype(numpy.int32)
-cdef int MOST_AXES = 64  # NumPy's limit too
+cdef enum:
+    MOST_AXES = 64  # NumPy's limit too
+    PLAIN_AXES = 4
 
 
 # The garbage collector sees `array` and what `view` refers to, but must not take them away: __dealloc__ gives
@@ -66,13 +69,22 @@ cdef class Memory:
         if self.versioned != NULL and self.versioned.deleter != NULL:
             self.versioned.deleter(self.versioned)
 
-    cdef int hold(self, object array, str name, bint in_place, bint for_long=False) except -1:
-        """Take hold of the memory of `array`.
-
-        `in_place` refuses what would be a copy; `for_long` is said by what callers keep, and may refer to.
-        """
+    cdef int hold(self, object array, str name, bint in_place, TorchState *state) except -1:
+        """Take hold of the memory of `array`; `in_place` refuses what would be a copy."""
         self.name = name
         self.array = array
+        if type(array) is not ndarray and read_tensor(array, state, &self.plain) and self.plain.ndim <= PLAIN_AXES:
+            return self.hold_plain()
+        return self.hold_whatever(array, in_place, False)
+
+    cdef int hold_for_long(self, object array, str name) except -1:
+        """As hold(), in place, for what callers keep, and to which `array` itself may refer."""
+        self.name = name
+        self.array = array
+        return self.hold_whatever(array, True, True)
+
+    cdef int hold_whatever(self, object array, bint in_place, bint for_long) except -1:
+        cdef str name = self.name
         if isinstance(array, ndarray):
             # NumPy has no buffer format for bfloat16, and leaving formats out is faster.
             self.hold_buffer(array, PyBUF_STRIDES)
@@ -88,6 +100,17 @@ cdef class Memory:
             return 0
         expected = "a size or an object" if for_long else "an array"
         raise TypeError(f"{name}: {kind(array)}, expected {expected} with the buffer protocol or DLPack")
+
+    cdef int hold_plain(self) except -1:
+        """Take over what `plain` says. It borrowed sizes from a tensor, whose owner may change them meanwhile."""
+        cdef int axis
+        for axis in range(self.plain.ndim):
+            self.plain_shape[axis] = self.plain.shape[axis]
+            self.plain_strides[axis] = self.plain.strides[axis]
+        self.plain.shape = self.plain_shape
+        self.plain.strides = self.plain_strides
+        self.dlpack = &self.plain
+        return self.take_dlpack()
 
     cdef int hold_buffer(self, object array, int flags) except -1:
         try:
@@ -123,6 +146,9 @@ cdef class Memory:
         else:
             raise BufferError(
                 f"{self.name}: __dlpack__ returned {shown(capsule)}, expected an unused DLPack capsule")
+        return self.take_dlpack()
+
+    cdef int take_dlpack(self) except -1:
         self.require_true()
         self.precision = dlpack_precision(self.dlpack.dtype)
         self.ndim = self.dlpack.ndim
@@ -223,6 +249,7 @@ cdef class Memory:
 def as_ndarray(array, str name not None, bint writable=False):
     """An ndarray over the memory of `array`, which is to be written if `writable`."""
     cdef Memory memory
+    cdef TorchState state = [False, False, False, False]
     if isinstance(array, ndarray) and not writable:
         if type(array) is ndarray:
             return array
@@ -230,7 +257,7 @@ def as_ndarray(array, str name not None, bint writable=False):
         return numpy.asarray(array)
     refuse_masked(array, name)
     memory = Memory.__new__(Memory)
-    memory.hold(array, name, writable)
+    memory.hold(array, name, writable, &state)
     if writable:
         memory.require_writable()
     if memory.numpy_dtype() is None:
@@ -241,6 +268,11 @@ def as_ndarray(array, str name not None, bint writable=False):
 def known(array, str name not None):
     """`array` itself if it is NumPy's or torch's, which have a rank; else an ndarray over its memory."""
     return array if type(array) is ndarray or is_tensor(array) else as_ndarray(array, name)
+
+
+def are_plain_tensors(query, key, value):
+    """Whether all three are tensors of torch's own type."""
+    return is_plain_type(type(query)) and is_plain_type(type(key)) and is_plain_type(type(value))
 
 
 def rank_of(array):

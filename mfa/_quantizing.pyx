@@ -3,6 +3,7 @@
 from mfa._arrays cimport FLOATS, Operand, load_operand
 from mfa._codes cimport ALL_PARTS, ONLY_CODES, Codes, load_codes
 from mfa._context cimport Context, default_context
+from mfa._exchange cimport TorchState
 from mfa._status cimport check
 from mfa.c_mfa cimport (
     MFA_QUANTIZE_SATURATE,
@@ -18,7 +19,8 @@ from mfa.c_mfa cimport (
 def fill(x not None, tensor not None, *, bint is_static, bint saturate, Context context=None):
     """Quantise an ndarray into the arrays of a QuantizedTensor of its shape, whose scales count if static."""
     cdef int ndim = x.ndim
-    cdef Operand source = load_operand(x, "x", FLOATS, ndim, ndim, False, 0)
+    cdef TorchState state = [False, False, False, False]
+    cdef Operand source = load_operand(x, "x", FLOATS, ndim, ndim, False, 0, &state)
     cdef Codes codes = load_codes(tensor, "codes", ONLY_CODES if is_static else ALL_PARTS, 0)
     cdef mfa_quantize_desc_t desc = mfa_quantize_desc_init()
     cdef mfa_context_t handle

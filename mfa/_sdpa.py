@@ -11,12 +11,13 @@ from mfa._attention_keywords import DEFAULTS
 from mfa._call import ForwardCall
 from mfa._forward import forward, way_of
 from mfa._inputs import Inputs
-from mfa._memory import as_ndarray, known, rank_of
+from mfa._memory import are_plain_tensors, as_ndarray, known, rank_of
 from mfa._messages import shown
 from mfa._quantized_tensor import QuantizedTensor
 from mfa._tensors import is_compiled, is_tensor, is_traced, new_array
 
 MOST_AXES = 32  # that NumPy broadcasts
+PLAIN = DEFAULTS | {"layout": "bhsd"}  # a call that asks for nothing
 NAMES = {"mask": "attn_mask", "softmax_scale": "scale"}
 
 
@@ -72,23 +73,27 @@ def scaled_dot_product_attention(
     says. Of other arrays `mfa.attention_backward` computes them; after dropout they need the seed, which only
     `mfa.attention` takes.
     """
-    dropout_p = _keywords.dropout_p(dropout_p)
-    is_causal = _keywords.flag(is_causal, "is_causal")
-    enable_gqa = _keywords.flag(enable_gqa, "enable_gqa")
-    if is_causal and attn_mask is not None:
-        raise ValueError("attn_mask: given together with is_causal=True, expected None")
-    keywords = DEFAULTS | {
-        "layout": "bhsd",
-        "causal": "top-left" if is_causal else None,
-        "alignment": "top-left",
-        "softmax_scale": scale,
-        "dropout_p": dropout_p,
-        "mask": attn_mask,
-    }
+    keywords = PLAIN
+    has_dropout = type(dropout_p) is not float or dropout_p != 0
+    if has_dropout or is_causal is not False or attn_mask is not None or scale is not None:
+        dropout_p = _keywords.dropout_p(dropout_p)
+        is_causal = _keywords.flag(is_causal, "is_causal")
+        if is_causal and attn_mask is not None:
+            raise ValueError("attn_mask: given together with is_causal=True, expected None")
+        keywords = PLAIN | {
+            "causal": "top-left" if is_causal else None,
+            "softmax_scale": scale,
+            "dropout_p": dropout_p,
+            "mask": attn_mask,
+        }
+    if enable_gqa is not False:
+        enable_gqa = _keywords.flag(enable_gqa, "enable_gqa")
     if type(query) is type(key) is type(value) is numpy.ndarray:  # the usual case, without further questions
         most_axes = max(query.ndim, key.ndim, value.ndim)
     elif is_compiled():
         most_axes = max(len(query.shape), len(key.shape), len(value.shape))
+    elif are_plain_tensors(query, key, value):
+        most_axes = max(query.ndim, key.ndim, value.ndim)
     else:
         query, key, value = known(query, "query"), _known(key, "key"), _known(value, "value")
         most_axes = max(rank_of(query), _rank(key), _rank(value))
@@ -103,7 +108,7 @@ def scaled_dot_product_attention(
             from mfa.torch._batches import each_batch  # torch is there
 
             return each_batch(query, key, value, enable_gqa, keywords)
-        return _each_batch(query, key, value, enable_gqa, keywords)
+        return _each_batch(query, key, value, enable_gqa, dict(keywords))
     return forward(query, key, value, keywords, names=NAMES, loose=True, grouped=enable_gqa)
 
 
