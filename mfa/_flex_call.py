@@ -143,10 +143,10 @@ class FlexCall:
     def blocks_in(self, tile):
         return None if self.blocks is None else self.blocks.part(tile.b, tile.h, tile.rows)
 
-    def tile_inputs(self, tile, arrays, bias, planning=False):
+    def tile_inputs(self, tile, arrays, bias, planning=False, **keywords):
         """Of the call for a tile, with these biases; for a score_mod unknown they are the scores."""
         query, key, value = tile.of_queries(arrays[0]), tile.of_keys(arrays[1]), tile.of_keys(arrays[2])
-        keywords = {"bias": bias, "block_mask": self.blocks_in(tile)}
+        keywords |= {"bias": bias, "block_mask": self.blocks_in(tile)}
         if self.score_mod is not None:
             nothing = numpy.zeros((), query.dtype)
             query, key = (numpy.broadcast_to(nothing, (*array.shape[:3], 1)) for array in (query, key))
@@ -222,9 +222,9 @@ class FlexCall:
             self.require_derivative()
             self.add_tiles(self.tiles, functools.partial(self.add_generic, captures), results, sums)
         elif biases is None:
-            self.add_tiles(self.tiles, functools.partial(self.add_known, self.form), results, sums)
+            self.add_tiles(self.tiles, self.add_known, results, sums)
         else:
-            self.add_tiles(biases.tiles, functools.partial(self.add_known, biases), results, sums)
+            self.add_tiles(biases.tiles, functools.partial(self.add_learned, biases), results, sums)
             biases.finish()
         return Gradients(*map(self.rounded, self.arrays, arrays, map(sums.get, OF_INPUTS)), None, None)
 
@@ -259,14 +259,22 @@ class FlexCall:
                 "or a function of torch's operations"
             )
 
-    def add_known(self, biases, tile, results, into):
-        inputs = self.tile_inputs(tile, self.views, biases.bias_of(tile))
-        wanted = [*into, *biases.wanted]
-        found = self.gradients(inputs, results, wanted)
+    def add_known(self, tile, results, into):
+        inputs = self.tile_inputs(tile, self.views, self.form.bias_of(tile))
+        found = self.gradients(inputs, results, into)
         for name, total in into.items():
             total += getattr(found, name)
-        if biases.wanted:
-            biases.add(tile, found.dbias)
+
+    def add_learned(self, biases, tile, results, into):
+        keys, window = biases.seen_by(tile)
+        query, *of_keys = self.views
+        arrays = [query, *(x if type(x) is QuantizedTensor else x[:, :, keys] for x in of_keys)]
+        inputs = self.tile_inputs(tile, arrays, biases.bias_of(tile), window=window)
+        found = self.gradients(inputs, results, ["dbias", *into])
+        for name, total in into.items():
+            part = total if name == "dq" else total[:, :, keys]
+            part += getattr(found, name)
+        biases.add(tile, found.dbias)
 
     def add_generic(self, captures, tile, results, into):
         keys = self.shape[3]

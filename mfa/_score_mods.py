@@ -245,7 +245,6 @@ class Known(NamedTuple):
     each: int = 0  # how many numbers that is for a row of all heads
     trace: object = None
     by_difference: bool = False
-    wanted: tuple[str, ...] = ()  # gradients of `bias_of`
 
 
 def recognised(score_mod, shape, torch_first=False):

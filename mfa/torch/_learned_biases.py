@@ -4,6 +4,7 @@ import numpy
 import torch
 
 from mfa._mask_mods import as_array
+from mfa._quantized_tensor import QuantizedTensor
 from mfa._score_mods import by_difference
 
 
@@ -29,11 +30,13 @@ def bias(captures, form, tile):
 class IndexBiases:
     """Biases of a known score_mod that are looked up by indices, of some rows at a time."""
 
-    wanted = ("dbias",)
-
     def __init__(self, captures, call):
         self.captures, self.form = captures, call.form
         self.tiles = call.tiles_of_biases(call.form.each)
+
+    def seen_by(self, tile):
+        """The keys that a tile is to read, and the window within them."""
+        return slice(None), (-1, -1)
 
     def bias_of(self, tile):
         self.bias = bias(self.captures, self.form, tile)
@@ -49,19 +52,29 @@ class IndexBiases:
 class DifferenceBiases:
     """Biases that are looked up by the difference of positions: a number for each, which pairs share."""
 
-    wanted = ("dbias",)
-
     def __init__(self, captures, call):
-        self.captures = captures
+        self.captures, self.call = captures, call
         self.bias = bias(captures, call.form, None)
         self.sums = numpy.zeros(self.bias.shape, numpy.float32)
         self.rows, self.keys = call.shape[2:]
         self.view = by_difference(as_array(self.bias), call.shape)
         self.tiles = call.tiles_of_biases(self.sums.shape[0] * self.sums.shape[1] * self.keys)
         call.keywords["alibi_slopes"] = None
-        if len(self.tiles) > 1:
-            # It counts from the first row of all; biases of -inf hide the same.
-            call.keywords["window"] = (-1, -1)
+        # Lists of blocks and scales of codes are of all keys.
+        self.has_parts = call.blocks is None and not any(type(x) is QuantizedTensor for x in call.views)
+
+    def seen_by(self, tile):
+        """The keys that a tile is to read, and the window within them; biases of -inf hide the rest."""
+        left, right = self.call.form.window
+        first, behind = tile.rows.start, tile.rows.stop
+        start, stop = 0, self.keys
+        if self.has_parts:
+            start = min(max(0, first - left), stop) if left >= 0 else 0
+            stop = max(start, min(behind + right, stop)) if right >= 0 else stop
+        return slice(start, stop), (
+            max(left - first + start, -1),
+            right + first - start if right >= 0 else -1,
+        )
 
     def part(self, tile, array):
         """Of an array whose first two axes may be of one for all."""
@@ -69,13 +82,14 @@ class DifferenceBiases:
         return array[b, h]
 
     def bias_of(self, tile):
-        return self.part(tile, self.view)[:, :, tile.rows]
+        return self.part(tile, self.view)[:, :, tile.rows, self.seen_by(tile)[0]]
 
     def add(self, tile, dbias):
+        keys, _ = self.seen_by(tile)
         sums = self.part(tile, self.sums)[:, :, 0]
         for i, row in enumerate(range(tile.rows.start, tile.rows.stop)):
-            start = self.rows - 1 - row
-            sums[:, :, start : start + self.keys] += dbias[:, :, i]
+            of_first = self.rows - 1 - row
+            sums[:, :, of_first + keys.start : of_first + keys.stop] += dbias[:, :, i]
 
     def finish(self):
         self.captures.differentiate(self.bias, self.sums)
