@@ -161,6 +161,32 @@ def test_strides_are_what_compiled_code_expects(rows_first):
             assert strides(forward, backward, rest) == real
 
 
+def test_gradients_of_packed_sequences_lie_as_operands_do():
+    heads_outside = torch.randn(3, 2, 9, 8).transpose(1, 2)  # (9 rows, 2 heads, 8), one head behind the other
+    starts = torch.tensor([0, 9], dtype=torch.int32)
+
+    def strides():
+        query, key, value = heads_outside
+        out, logsumexp, state, unused, _ = aten._flash_attention_forward(
+            *(query, key, value, starts, starts, 9, 9, 0.0, False, False)
+        )
+        gradients = aten._flash_attention_backward(
+            *(out, query, key, value, out, logsumexp, starts, starts, 9, 9, 0.0, False, state, unused)
+        )
+        return [x.stride() for x in (out, logsumexp, *gradients)]
+
+    real = strides()
+    with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True):
+        assert strides() == real
+
+
+def test_causal_without_a_window_is_aligned_bottom_right():
+    query, key = torch.randn(1, 3, 2, 8), torch.randn(1, 5, 2, 8)
+    out, *_ = aten._flash_attention_forward(query, key, key, None, None, 3, 5, 0.0, True, False)
+    by_head = attend(*(x.transpose(1, 2) for x in (query, key, key)), hidden=above(3, 5))
+    agree(out, by_head.transpose(1, 2))
+
+
 def test_compiled_functions_call_it_when_they_run():
     operands = tensors(2, 4, 6, 8)
     compiled = torch.compile(F.scaled_dot_product_attention, backend="aot_eager", fullgraph=True)

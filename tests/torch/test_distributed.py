@@ -14,6 +14,7 @@ from support.source_tree import ROOT
 from torch.distributed.device_mesh import init_device_mesh
 
 import mfa.torch
+from mfa.torch import distributed
 from mfa.torch.distributed import context_parallel, own_rows, ring_attention
 
 
@@ -110,6 +111,15 @@ def test_wrong_arguments_are_named(alone, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         REFUSED[message]()
     assert F.scaled_dot_product_attention is before
+
+
+def test_what_is_yet_to_be_merged_is_float32():
+    query, key, value, dout = operands(dtype=torch.bfloat16)
+    out, logsumexp = distributed._partial(query, key, value, is_causal=True, scale=None)
+    gradients = distributed._partial_backward(
+        dout, query, key, value, out.bfloat16(), logsumexp, is_causal=True, scale=None
+    )
+    assert {x.dtype for x in (out, logsumexp, *gradients)} == {torch.float32}
 
 
 def test_gradients_have_no_gradients(alone):
