@@ -1,5 +1,6 @@
 """FlashAttention-3's function over a cache of keys and values, for any array."""
 
+import sys
 from typing import Any
 
 import numpy
@@ -170,6 +171,9 @@ def each(length, batch):
     length = _keywords.integer(length, "cache_seqlens", "an integer or an array of int32")
     if not 0 <= length < 2**31:
         raise ValueError(f"cache_seqlens: {shown(length)}, expected 0 or more, and at most the cache's rows")
+    if is_compiled():
+        torch = sys.modules["torch"]
+        return torch.full((batch,), length, dtype=torch.int32)
     return numpy.full(batch, length, INT32)
 
 

@@ -5,10 +5,10 @@ import numpy
 from mfa import _keywords
 from mfa._attention_keywords import DEFAULTS
 from mfa._forward import forward
-from mfa._memory import known, rank_of
+from mfa._memory import known
 from mfa._messages import shown
 from mfa._sdpa import draw_seed
-from mfa._tensors import is_tensor
+from mfa._tensors import is_compiled, is_tensor
 
 NAMES = {"query": "q", "key": "k", "value": "v", "window": "window_size"}
 KV_PACKED = {"query": "q", "key": "kv", "value": "kv", "window": "window_size"}
@@ -52,10 +52,11 @@ def no_probabilities(out):
 
 def unpacked(array, name, count, axis):
     """Views of the `count` arrays that one holds along `axis`; their gradients meet in one copy."""
-    array = known(array, name)
+    if not is_compiled():  # which knows tensors alone
+        array = known(array, name)
     ndim = axis + 3
-    if rank_of(array) != ndim:
-        raise ValueError(f"{name}: {rank_of(array)} dimensions, expected {ndim}")
+    if array.ndim != ndim:
+        raise ValueError(f"{name}: {array.ndim} dimensions, expected {ndim}")
     if array.shape[axis] != count:
         raise ValueError(
             f"{name}: shape {shown(tuple(array.shape))}, expected {count} on axis {axis}, before the heads"

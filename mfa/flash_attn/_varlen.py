@@ -6,6 +6,7 @@ import numpy
 
 from mfa import _keywords
 from mfa._lists import INT32, int32_list
+from mfa._tensors import is_compiled, is_traced
 from mfa.flash_attn._scoring import KV_PACKED, NAMES, QKV_PACKED, attend, unpacked
 
 
@@ -217,6 +218,8 @@ def names(names, block_table):
 
 def lengths(cu_seqlens_k):
     """How many keys each sequence has."""
+    if is_compiled() or is_traced(cu_seqlens_k, None, None, {}):
+        return cu_seqlens_k.diff()
     starts = int32_list(cu_seqlens_k, "cu_seqlens_k").astype(numpy.int64)
     for place in numpy.flatnonzero(starts[:1])[:1]:
         raise ValueError(f"cu_seqlens_k[{place}]: {starts[place]}, expected 0")

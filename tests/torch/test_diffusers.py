@@ -102,6 +102,19 @@ def test_transformer_under_the_context_manager(flux, calls):
     assert len(calls) == 2
 
 
+def test_transformer_compiled_in_one_graph(flux):
+    torch._dynamo.reset()
+    model, inputs = flux
+    expected = run(model, inputs)
+    model.set_attention_backend("mfa")
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(run(compiled, inputs), expected, atol=1e-5, rtol=1e-4)
+    with torch.profiler.profile() as profile:
+        run(compiled, inputs)
+    counts = {event.key: event.count for event in profile.key_averages() if event.key.startswith("mfa_")}
+    assert sorted(counts.values()) == [2, 2]
+
+
 def test_transformer_in_half_precision(flux, calls):
     model, inputs = flux
     expected = run(model, inputs)[0]

@@ -309,6 +309,60 @@ def test_no_row_and_no_key():
     assert not out.any()
 
 
+def kvcache(qkv):
+    """Of what has no gradients."""
+    cache = torch.zeros(2, 12, 4, 8)
+    k, v = qkv.detach()[:, :, 1], qkv.detach()[:, :, 2]
+    out = flash_attn.flash_attn_with_kvcache(k, cache, cache.clone(), k, v, cache_seqlens=3, causal=True)
+    return qkv[:, :, 0] * out + cache[:, 3:9]
+
+
+STARTS = torch.tensor([0, 2, 6], dtype=torch.int32)
+TABLE = torch.tensor([[1, 0], [0, 1]], dtype=torch.int32)
+COMPILED = {
+    "batches": lambda x: flash_attn.flash_attn_func(*x.unbind(2), alibi_slopes=torch.from_numpy(SLOPES)),
+    "packed batches": lambda x: flash_attn.flash_attn_qkvpacked_func(x, 0.5, return_attn_probs=True)[0],
+    "packed sequences": lambda x: flash_attn.flash_attn_varlen_qkvpacked_func(x[0], STARTS, 4, causal=True),
+    "sequences in pages": lambda x: flash_attn.flash_attn_varlen_func(
+        x[0, :, 0], x[:, :, 1], x[:, :, 2], STARTS, STARTS, 4, 4, block_table=TABLE
+    ),
+    "cache": kvcache,
+    "forward pass": lambda x: (
+        x[:, :, 0]
+        * flash_attn_interface._flash_attn_forward(*x.unbind(2), 0.0, None, True, -1, -1, 0.0, None, False)[0]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_compiled_in_one_graph(name):
+    torch._dynamo.reset()
+    qkv = torch.randn(2, 6, 3, 4, 8, requires_grad=True)
+    torch.manual_seed(2)
+    expected = COMPILED[name](qkv)
+    dout = torch.randn_like(expected)
+    compiled = torch.compile(COMPILED[name], fullgraph=True, backend="aot_eager")
+    torch.manual_seed(2)
+    with torch.profiler.profile() as profile:
+        out = compiled(qkv)
+        gradients = torch.autograd.grad(out, qkv, dout)
+    torch.testing.assert_close(out, expected)
+    torch.testing.assert_close(gradients, torch.autograd.grad(expected, qkv, dout))
+    assert any(re.match(r"mfa_\w+::attention", event.key) for event in profile.key_averages())
+
+
+def test_transforms_of_torch_func():
+    qkv = torch.randn(2, 6, 3, 4, 8, requires_grad=True)
+
+    def loss(x):
+        return flash_attn.flash_attn_qkvpacked_func(x, causal=True).square().sum()
+
+    (expected,) = torch.autograd.grad(loss(qkv), qkv)
+    torch.testing.assert_close(torch.func.grad(loss)(qkv.detach()), expected)
+    each = torch.func.vmap(torch.func.grad(loss))(qkv.detach()[:, None])
+    torch.testing.assert_close(each[:, 0], expected)
+
+
 @pytest.mark.parametrize(
     ("function", "arguments", "message"),
     [

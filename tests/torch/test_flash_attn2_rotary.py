@@ -180,6 +180,16 @@ def test_module_makes_new_tables_for_training():
     assert not module.state_dict()
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_module_is_compiled_in_one_graph(training):
+    torch._dynamo.reset()
+    module = rotary.RotaryEmbedding(TURNED).train(training)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    for rows in (3, 2):
+        qkv = torch.randn(1, rows, 3, 2, DIM)
+        torch.testing.assert_close(compiled(qkv.clone()), module(qkv.clone()))
+
+
 def table(rows=8, columns=2):
     return torch.ones(rows, columns)
 

@@ -99,7 +99,7 @@ class RotaryEmbedding(torch.nn.Module):
             and seqlen <= self._seq_len_cached
             and cached.device == device
             and cached.dtype == dtype
-            and not (self.training and cached.is_inference())
+            and not (self.training and is_inference(cached))
         ):
             return
         self._seq_len_cached = seqlen
@@ -117,3 +117,8 @@ class RotaryEmbedding(torch.nn.Module):
         powers = scale.to(positions.device) ** ((positions - seqlen // 2) / self.scale_base)[:, None]
         self._cos_cached, self._sin_cached = (cos * powers).to(dtype), (sin * powers).to(dtype)
         self._cos_k_cached, self._sin_k_cached = (cos / powers).to(dtype), (sin / powers).to(dtype)
+
+
+def is_inference(tensor):
+    """Whether autograd cannot save it. What torch.compile traces saves a copy, and must not ask."""
+    return not torch.compiler.is_compiling() and tensor.is_inference()
