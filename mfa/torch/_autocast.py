@@ -37,14 +37,14 @@ def cast(array, device_type, dtype):
     return array.to(dtype) if is_cast else array
 
 
-def autocast(device_type, key):
-    """The kernel of `attention` for that key."""
+def autocast(device_type, key, operator=attention, signature=FORWARD):
+    """The kernel of an operator for that key."""
     keyset = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
 
     def call(*arguments):
-        given = FORWARD.given(arguments)
+        given = signature.given(arguments)
         given |= cast_operands({name: given[name] for name in CAST if name in given}, device_type)
         with torch._C._ExcludeDispatchKeyGuard(keyset):
-            return attention(*given.values())
+            return operator(*given.values())
 
     return call
