@@ -5,6 +5,8 @@ import re
 import sys
 from typing import Any
 
+import numpy
+
 from mfa import _keywords
 from mfa._attention_keywords import DEFAULTS, Keywords
 from mfa._memory import as_ndarray, known
@@ -69,6 +71,11 @@ OWN = dict.fromkeys(name for name in QuantizedConfig.__annotations__ if name not
 }
 
 
+# What of it may be arrays, and the types of what is not.
+ARRAYS = ("key_scale", "key_zero_point", "value_scale", "value_zero_point")
+PLAIN = (int, float, type(None))
+
+
 def complete_config(config):
     """`config` with the defaults of what it does not say, checked as far as that needs no arrays."""
     if config is None:
@@ -87,6 +94,14 @@ def complete_config(config):
     for name in ("smooth_key", "zero_clipped"):
         _keywords.flag(config[name], name)
     return config
+
+
+def parts_of(config):
+    """What it says beside keywords of `mfa.attention`: text for `ast.literal_eval`, and arrays by name."""
+    said = {name: config[name] for name in OWN if config[name] is not OWN[name]}
+    said = {name: value.item() if isinstance(value, numpy.generic) else value for name, value in said.items()}
+    arrays = {name: said.pop(name) for name in ARRAYS if not isinstance(said.get(name), PLAIN)}
+    return repr(said), arrays
 
 
 def keywords_of(config):

@@ -6,10 +6,9 @@ from mfa import _keywords
 from mfa._call import ForwardCall
 from mfa._inputs import Inputs
 from mfa._on_device import OnDevice
-from mfa._quantized_autograd import attention_with_gradients
-from mfa._quantized_config import QuantizedConfig, complete_config, keywords_of, prepared
+from mfa._quantized_config import QuantizedConfig, complete_config, keywords_of, parts_of, prepared
 from mfa._sdpa import NAMES, draw_seed
-from mfa._tensors import is_tensor
+from mfa._tensors import is_cast, is_compiled, is_tensor, is_traced
 
 # Keywords that calls say themselves.
 OF_CALLS = ("layout", "causal", "alignment", "mask", "softmax_scale", "dropout_p", "dropout_seed")
@@ -59,6 +58,7 @@ class QuantizedFlashAttention(OnDevice):
             if name in (config or {}):
                 raise ValueError(f"config: has {name!r}, expected only what is no argument here")
         self.config = complete_config({**(config or {}), **precisions})
+        self.literal, self.arrays = parts_of(self.config)
         self.enable_training = _keywords.flag(enable_training, "enable_training")
         super().__init__(device)
 
@@ -125,11 +125,21 @@ class QuantizedFlashAttention(OnDevice):
         """The result, where `keywords` of `mfa.attention` say what the configuration does not."""
         keywords = keywords_of(self.config) | {"layout": "bhsd", "alignment": "top-left"} | keywords
         if keywords["dropout_p"]:
-            keywords["dropout_seed"] = draw_seed(query.detach() if recorded else query)
+            keywords["dropout_seed"] = draw_seed(query)
+        if is_compiled() or is_traced(query, key, value, keywords):
+            from mfa.torch._quantized_operators import trace  # torch is there, as a tensor is
+
+            options = {"grouped": grouped, "context": self.context}
+            return trace(query, key, value, self.literal, self.arrays, keywords, **options)
+        if is_cast(query):
+            from mfa.torch._autocast import cast_operands
+
+            arrays = {"query": query, "key": key, "value": value}
+            query, key, value = cast_operands(arrays, query.device.type).values()
         if recorded:
-            return attention_with_gradients(
-                query, key, value, self.config, keywords, grouped=grouped, context=self.context
-            )
+            from mfa.torch._quantized_autograd import record
+
+            return record(query, key, value, self.config, keywords, grouped=grouped, context=self.context)
         query, key, value, dtype = prepared(query, key, value, self.config, "bhsd")
         inputs = Inputs(query, key, value, keywords, names=NAMES, loose=True, grouped=grouped)
         return ForwardCall(inputs, out_dtype=dtype).run(self.context)

@@ -14,6 +14,7 @@ from mfa import (
 )
 from mfa.torch import _activate
 from mfa.torch import _operators as _operators  # which programs on disk call by name
+from mfa.torch import _quantized_operators as _quantized_operators
 from mfa.torch._counts import SdpaCounts, sdpa_counts
 from mfa.torch._replace import Replacement, replace_sdpa
 
