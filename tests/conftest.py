@@ -11,7 +11,7 @@ from support import backends, emulated
 settings.register_profile("quick", max_examples=50, deadline=None)
 settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True)
 # The emulator compiles kernels for each new combination of features and head dimension.
-settings.register_profile("emulated", max_examples=8, deadline=None, derandomize=True)
+settings.register_profile("emulated", max_examples=6, deadline=None, derandomize=True)
 settings.register_profile("long", max_examples=2000, deadline=None)
 settings.load_profile(os.environ.get("MFA_HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "quick"))
 
