@@ -98,7 +98,7 @@ def attention(
     query, key, value = common_batch(*cast(query, key, value))
     is_causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
     starts = None if cu_seq_lens_q is None or cu_seq_lens_k is None else (cu_seq_lens_q, cu_seq_lens_k)
-    # Continuous batching says causality by a mask and that there is none beside it, and where sequences begin.
+    # Continuous batching says False beside its mask, of sequences that are causal.
     is_batched = "read_index" in others
     if starts is not None and (attention_mask is None or is_batched):
         call = packed_call(windowed(is_causal or is_batched, sliding_window), *starts)
