@@ -24,7 +24,7 @@ NAMES = {
 }
 
 # What models say of keys to functions that they know by name, and to these in place of a mask.
-SELECTIONS = ("indices", "block_indices", "sinks")
+SELECTIONS = {"indices", "block_indices", "sinks"}
 
 
 def attention(
@@ -95,7 +95,10 @@ def attention(
     `s_aux` and `position_bias` are recorded.
     """
     require_known(module, others)
-    query, key, value = common_batch(*cast(query, key, value))
+    if torch.is_autocast_enabled(query.device.type):
+        query, key, value = cast(query, key, value)
+    if not query.shape[0] == key.shape[0] == value.shape[0]:
+        query, key, value = common_batch(query, key, value)
     is_causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
     starts = None if cu_seq_lens_q is None or cu_seq_lens_k is None else (cu_seq_lens_q, cu_seq_lens_k)
     # Continuous batching says False beside its mask, of sequences that are causal.
@@ -109,16 +112,16 @@ def attention(
         call = Call({"causal": "top-left", "alignment": "top-left"}, 0, query.shape[2])
     else:
         call = Call({})
-    keywords = {
-        "softmax_scale": scaling,
-        "softcap": 0.0 if softcap is None else softcap,
-        "sinks": s_aux,
-        "dropout_p": dropout,
-        "dropout_seed": draw_seed(query) if dropout else 0,
-    }
+    keywords = DEFAULTS | call.keywords
+    keywords["softmax_scale"] = scaling
+    keywords["sinks"] = s_aux
+    if softcap is not None:
+        keywords["softcap"] = softcap
+    if dropout:
+        keywords["dropout_p"], keywords["dropout_seed"] = dropout, draw_seed(query)
     if position_bias is not None:
         keywords |= biased(position_bias, call, key.shape[2])
-    return attend(query, key, value, call, DEFAULTS | call.keywords | keywords), None
+    return attend(query, key, value, call, keywords), None
 
 
 def call_of_mask(mask, rows, keys, is_biased, starts):
@@ -138,7 +141,7 @@ def call_of_mask(mask, rows, keys, is_biased, starts):
 
 def attend(query, key, value, call, keywords):
     """The result (B, N, H, Dv) for operands with heads first."""
-    query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
+    query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
     if call.is_packed:
         batch = query.shape[:2]
         query, key, value = (tensor.flatten(0, 1) for tensor in (query, key, value))
@@ -150,8 +153,8 @@ def attend(query, key, value, call, keywords):
 
 def require_known(module, others):
     """Refuse what a model says of keys, or asks for, that is no part of this."""
-    for name in SELECTIONS:
-        if others.get(name) is not None and module.config._attn_implementation != "sdpa":
+    for name in others.keys() & SELECTIONS:
+        if others[name] is not None and module.config._attn_implementation != "sdpa":
             raise ValueError(
                 f"{name}: given, expected None; models that choose keys themselves make a mask of them for "
                 'attn_implementation="sdpa", which mfa.transformers.replace_sdpa() is about'
@@ -165,10 +168,8 @@ def require_known(module, others):
 
 def cast(*tensors):
     """What autocast makes of them, which does not know this function."""
-    device = tensors[0].device.type
-    if not torch.is_autocast_enabled(device):
-        return tensors
-    return [tensor.to(torch.get_autocast_dtype(device)) for tensor in tensors]
+    dtype = torch.get_autocast_dtype(tensors[0].device.type)
+    return [tensor.to(dtype) for tensor in tensors]
 
 
 def common_batch(*tensors):
