@@ -10,6 +10,8 @@ from mfa._quantized_config import QuantizedConfig, complete_config, keywords_of,
 from mfa._sdpa import NAMES, draw_seed
 from mfa._tensors import is_cast, is_compiled, is_tensor, is_traced
 
+# The devices of tensors whose memory is not the CPU's, which makes the codes.
+COPIED = ("mps",)
 # Keywords that calls say themselves.
 OF_CALLS = ("layout", "causal", "alignment", "mask", "softmax_scale", "dropout_p", "dropout_seed")
 
@@ -124,10 +126,18 @@ class QuantizedFlashAttention(OnDevice):
     def attend(self, query, key, value, keywords, *, grouped, recorded):
         """The result, where `keywords` of `mfa.attention` say what the configuration does not."""
         keywords = keywords_of(self.config) | {"layout": "bhsd", "alignment": "top-left"} | keywords
+        options = {"grouped": grouped, "recorded": recorded}
+        if is_tensor(query) and query.device.type in COPIED:
+            from mfa.torch._quantized_copies import attend_copies  # torch is there, as a tensor is
+
+            return attend_copies(self._attend, query, key, value, keywords, **options)
+        return self._attend(query, key, value, keywords, **options)
+
+    def _attend(self, query, key, value, keywords, *, grouped, recorded):
         if keywords["dropout_p"]:
             keywords["dropout_seed"] = draw_seed(query)
         if is_compiled() or is_traced(query, key, value, keywords):
-            from mfa.torch._quantized_operators import trace  # torch is there, as a tensor is
+            from mfa.torch._quantized_operators import trace
 
             options = {"grouped": grouped, "context": self.context}
             return trace(query, key, value, self.literal, self.arrays, keywords, **options)

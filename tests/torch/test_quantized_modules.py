@@ -118,6 +118,25 @@ def test_as_the_seed_calls_it(heads):
     assert torch.equal(out, layer(*heads))
 
 
+def test_tensors_of_a_gpu_are_copied_and_results_are_there(heads, monkeypatch):
+    """With the CPU for the GPU that is not here, from which copies are what they are of."""
+    layer = QuantizedFlashAttention(device=DEVICE)
+    mask = torch.randn(20, 33, requires_grad=True)
+    arrays = [*heads, mask]
+    expected = layer(*arrays)
+    wanted = torch.autograd.grad(expected.cos().sum(), arrays)
+    copied = []
+    cpu = torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: copied.append(tensor) or cpu(tensor))
+    monkeypatch.setattr("mfa._quantized_flash_attention.COPIED", ("cpu",))
+    out = layer(*arrays)
+    assert [id(array) for array in copied] == [id(array) for array in arrays]
+    assert torch.equal(out, expected)
+    assert all(map(torch.equal, torch.autograd.grad(out.cos().sum(), arrays), wanted))
+    with pytest.raises(BufferError, match=r"^attn_mask: on device meta, expected cpu as query"):
+        layer(*heads, mask.to("meta"))
+
+
 # --------------------------------------------------------- multi-head attention
 
 
