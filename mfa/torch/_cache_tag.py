@@ -12,14 +12,14 @@ from mfa import __version__
 TAG = f"mfa-{__version__}"
 
 
-def tag_caches():
+def tag_caches(own=TAG):
     """Add the tag to what is there, for all threads."""
-    _change(lambda tag: tag if TAG in tag.split() else f"{tag} {TAG}".lstrip())
+    _change(lambda tag: tag if own in tag.split() else f"{tag} {own}".lstrip())
 
 
-def untag_caches():
+def untag_caches(own=TAG):
     """Take the tag away, and leave what is there besides."""
-    _change(lambda tag: " ".join(part for part in tag.split(" ") if part != TAG))
+    _change(lambda tag: " ".join(part for part in tag.split(" ") if part != own))
 
 
 def _change(changed):
