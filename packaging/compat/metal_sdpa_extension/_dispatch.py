@@ -13,13 +13,17 @@ from metal_sdpa_extension._modes import (
 )
 from metal_sdpa_extension._statistics import count
 from mfa.torch import _replace
+from mfa.torch._cache_tag import tag_caches, untag_caches
 
 _mode = (QUANT_NONE, QUANT_TENSOR_WISE)
 _registered = set()
+_tag = ""
 
 
 def set_quantization_mode(precision: int, block_mode: int) -> None:
     """Have calls of PyTorch's function that mfa runs quantise keys and values.
+
+    A function that was compiled keeps the mode that it was traced in.
 
     Parameters
     ----------
@@ -32,10 +36,15 @@ def set_quantization_mode(precision: int, block_mode: int) -> None:
     ValueError
         Another number.
     """
-    global _mode
+    global _mode, _tag
     known(precision, "precision", {QUANT_NONE: None, **PRECISIONS})
     known(block_mode, "block_mode", GRANULARITIES)
     _mode = precision, block_mode
+    # What the compiler keeps on disk is of this mode alone.
+    untag_caches(_tag)
+    _tag = f"mfa-codes-{precision}-{block_mode}"
+    if precision != QUANT_NONE:
+        tag_caches(_tag)
 
 
 def clear_quantization_mode() -> None:
