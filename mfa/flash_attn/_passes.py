@@ -206,12 +206,16 @@ def _run_backward(tensors, results, dropout_p, scores, rng_state, where):
             expected = f"what the forward pass returned, as dropout_p is {shown(dropout_p)}"
             raise ValueError(f"rng_state: None, expected {expected}")
         seed = int(rng_state[0])
-    wanted = [name for name, result in zip(("dq", "dk", "dv"), results, strict=True) if result is not None]
+    gradients_of = zip(("dq", "dk", "dv"), results, tensors[1:4], strict=True)
+    wanted = {name: (result, tensor) for name, result, tensor in gradients_of if result is not None}
+    for name, (result, tensor) in wanted.items():
+        if result.shape != tensor.shape:
+            actual, expected = (shown(tuple(each.shape)) for each in (result, tensor))
+            raise ValueError(f"{name}: shape {actual}, expected {expected}")
     with torch.no_grad():
         softmax_d = torch.empty_like(tensors[-1])
         keywords = scoring(*scores, dropout_p, seed) | where
         gradients = attention_backward(*tensors, delta=softmax_d, wanted=wanted, **keywords)
-        for name, result in zip(("dq", "dk", "dv"), results, strict=True):
-            if result is not None:
-                result.copy_(getattr(gradients, name))
+        for name, (result, _) in wanted.items():
+            result.copy_(getattr(gradients, name))
     return softmax_d

@@ -290,6 +290,17 @@ def test_dropped_weights_need_their_state(rng):
         )
 
 
+def test_gradients_are_written_into_nothing_of_another_shape():
+    """Though torch would spread them over it."""
+    q = torch.randn(1, 4, 2, 8)
+    options = (0.0, None, False, -1, -1, 0.0, None)
+    out, lse, *_ = flash_attn_interface._flash_attn_forward(q, q, q, *options, False)
+    with pytest.raises(ValueError, match=r"^dk: shape \(2, 4, 2, 8\), expected \(1, 4, 2, 8\)$"):
+        flash_attn_interface._flash_attn_backward(
+            q, q, q, q, out, lse, None, q.new_zeros(2, 4, 2, 8), None, *options, False
+        )
+
+
 def test_other_arrays_are_taken(rng):
     qkv = standard_normal(rng, torch.float32, 1, 4, 3, 2, 8)
     result = flash_attn.flash_attn_qkvpacked_func(qkv, causal=True, return_attn_probs=True)

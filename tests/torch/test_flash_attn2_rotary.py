@@ -145,6 +145,8 @@ def test_module_turns_queries_and_keys(interleaved):
     torch.testing.assert_close(out[1, :, 0], turned(qkv[1, :, 0], angles[15:20], interleaved).float())
     with pytest.raises(ValueError, match=r"^seqlen_offsets: position 20, expected 0 to 19, a row of cos$"):
         module(qkv, seqlen_offset=offsets + 1)
+    with pytest.raises(ValueError, match=r"^max_seqlen: None, expected a number, as there are no tables"):
+        rotary.RotaryEmbedding(TURNED)(qkv, seqlen_offset=offsets)
 
 
 def test_module_with_scales():

@@ -92,33 +92,17 @@ def apply_rotary_emb(
     FlashAttention-2 leaves rows as they are whose position is outside of the tables.
     """
     _require_tables(x, cos, sin, 4 if cu_seqlens is None else 3)
-    if cu_seqlens is None:
-        rows, batch = x.shape[1], x.shape[0]
-        positions = torch.arange(rows, device=x.device)
-    else:
-        rows, batch = int(cu_seqlens[-1]), len(cu_seqlens) - 1
-        if rows > len(x):
-            raise ValueError(f"cu_seqlens: {rows} rows, expected at most {len(x)} as x has")
-        places = torch.arange(rows, device=x.device)
-        number = torch.bucketize(places, cu_seqlens[1:], right=True)
-        positions = places - cu_seqlens[number]
-    if isinstance(seqlen_offsets, Tensor):
-        if seqlen_offsets.shape != (batch,):
-            actual = shown(tuple(seqlen_offsets.shape))
-            raise ValueError(f"seqlen_offsets: shape {actual}, expected ({batch},) or an integer")
-        offsets = seqlen_offsets.long()
-        positions = positions + (offsets[:, None] if cu_seqlens is None else offsets[number])
-    else:
-        positions = positions + seqlen_offsets
-    _require_positions(positions, len(cos))
-    turned = 2 * cos.shape[1]
+    rows = x.shape[1] if cu_seqlens is None else int(cu_seqlens[-1])
+    places = _places(x, rows, len(cos), seqlen_offsets, cu_seqlens)
     whole = x if cu_seqlens is None else x[:rows]
+    turned = 2 * cos.shape[1]
     part = whole[..., :turned]
     dtype = torch.promote_types(x.dtype, torch.float32)
-    cos, sin = cos[positions].to(dtype), sin[positions].to(dtype)
     # The gradients of tables need what is written over.
     copy = inplace and (cos.requires_grad or sin.requires_grad)
-    result = apply_rotary_emb_torch(part.to(dtype, copy=copy), cos, sin, interleaved)
+    result = apply_rotary_emb_torch(
+        part.to(dtype, copy=copy), cos[places].to(dtype), sin[places].to(dtype), interleaved
+    )
     if inplace:
         part.copy_(result)
         return x
@@ -239,6 +223,38 @@ def _joined(first, second, interleaved):
     return torch.stack([first, second], -1).flatten(-2) if interleaved else torch.cat([first, second], -1)
 
 
+def _places(x, rows, count, seqlen_offsets, cu_seqlens):
+    """Which of `count` rows of the tables the first `rows` rows of x have: a slice, or indices of each."""
+    if cu_seqlens is None and not isinstance(seqlen_offsets, Tensor):
+        _require_places(seqlen_offsets, seqlen_offsets + rows - 1, count)
+        return slice(seqlen_offsets, seqlen_offsets + rows)
+    places = torch.arange(rows, device=x.device)
+    batch = x.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1
+    if cu_seqlens is not None:
+        if rows > len(x):
+            raise ValueError(f"cu_seqlens: {rows} rows, expected at most {len(x)} as x has")
+        sequence = torch.bucketize(places, cu_seqlens[1:], right=True)
+        places = places - cu_seqlens[sequence]
+    if isinstance(seqlen_offsets, Tensor):
+        if seqlen_offsets.shape != (batch,):
+            actual = shown(tuple(seqlen_offsets.shape))
+            raise ValueError(f"seqlen_offsets: shape {actual}, expected ({batch},) or an integer")
+        offsets = seqlen_offsets.long()
+        places = places + (offsets[:, None] if cu_seqlens is None else offsets[sequence])
+    else:
+        places = places + seqlen_offsets
+    # Looking at numbers would break a compiled graph in two; indexing fails there too, if less clearly.
+    if places.numel() and not torch.compiler.is_compiling():
+        _require_places(int(places.min()), int(places.max()), count)
+    return places
+
+
+def _require_places(first, last, count):
+    if first < 0 or last >= count:
+        position = first if first < 0 else last
+        raise ValueError(f"seqlen_offsets: position {position}, expected 0 to {count - 1}, a row of cos")
+
+
 def _require_tables(x, cos, sin, ndim):
     if x.ndim != ndim:
         raise ValueError(f"x: {x.ndim} dimensions, expected {ndim}")
@@ -250,13 +266,3 @@ def _require_tables(x, cos, sin, ndim):
         raise ValueError(
             f"cos: {cos.shape[1]} columns, expected at most {x.shape[-1] // 2}, half of head_dim"
         )
-
-
-def _require_positions(positions, count):
-    # Looking at numbers would break a compiled graph in two; indexing fails there too, if less clearly.
-    if torch.compiler.is_compiling() or positions.numel() == 0:
-        return
-    first, last = int(positions.min()), int(positions.max())
-    if first < 0 or last >= count:
-        position = first if first < 0 else last
-        raise ValueError(f"seqlen_offsets: position {position}, expected 0 to {count - 1}, a row of cos")

@@ -73,6 +73,8 @@ class RotaryEmbedding(torch.nn.Module):
         if max_seqlen is not None or not isinstance(seqlen_offset, Tensor):
             positions = qkv.shape[1] + seqlen_offset if max_seqlen is None else max_seqlen
             self._update_cos_sin_cache(positions, device=qkv.device, dtype=qkv.dtype)
+        if self._cos_cached is None:
+            raise ValueError("max_seqlen: None, expected a number, as there are no tables of another call")
         q_tables = self._cos_cached, self._sin_cached
         k_tables = q_tables if self.scale is None else (self._cos_k_cached, self._sin_k_cached)
         if kv is None:
