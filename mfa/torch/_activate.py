@@ -19,10 +19,9 @@ class Activation:
     """What PyTorch holds while mfa runs its flash attention operators, and removes to have its own back."""
 
     def __init__(self):
-        of_sdpa = {f"_{function.__name__}": function for function in OF_SDPA_ON_CPU}
         self._kernels = [
-            Kernels(dict(map(_or_torch, of_sdpa.items())), ("CPU",), with_keyset=True),
-            Kernels(_flash_operators.OPERATORS, ("CPU", "MPS")),
+            Kernels(dict(map(_or_torch, OF_SDPA_ON_CPU)), with_keyset=True),
+            Kernels(_flash_operators.on_devices(_flash_operators.OPERATORS)),
         ]
         # F.scaled_dot_product_attention asks for no flash attention there.
         override("MPS")
@@ -33,9 +32,9 @@ class Activation:
         restore("MPS")
 
 
-def _or_torch(named):
-    """The function by its operator's name, and one that leaves dtypes that mfa has not to PyTorch."""
-    name, function = named
+def _or_torch(function):
+    """Where `function` goes, and what it is there: PyTorch's for dtypes that mfa has not."""
+    name = f"_{function.__name__}"
     of_torch = torch.library.get_kernel(f"aten::{name}", "CPU")
 
     def run(keys, *arguments, **keywords):
@@ -48,7 +47,7 @@ def _or_torch(named):
             warnings.warn(f"PyTorch runs {name} in place of mfa: {reason} (said once)", stacklevel=2)
         return of_torch.call_boxed(keys, *arguments, **keywords)
 
-    return name, run
+    return (name, "CPU"), run
 
 
 def register():

@@ -18,6 +18,11 @@ def operator(function):
     return function
 
 
+def on_devices(names):
+    """The operators of these names, as `Kernels` takes them."""
+    return {(name, device): OPERATORS[name] for name in names for device in ("CPU", "MPS")}
+
+
 @torch.no_grad()
 def scaled_dot_product_flash_attention_for_cpu(
     query, key, value, dropout_p=0.0, is_causal=False, *, attn_mask=None, scale=None

@@ -10,9 +10,11 @@ from torch._subclasses.functional_tensor import FunctionalTensor
 
 from mfa._sdpa import scaled_dot_product_attention
 from mfa.errors import MFAError
+from mfa.torch._aten_kernels import Kernels
 from mfa.torch._cache_tag import tag_caches, untag_caches
 from mfa.torch._counts import TALLY, SdpaCounts, between
 
+NAME = "scaled_dot_product_attention"
 DEVICES = ("CPU", "MPS")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter, type(None))
@@ -21,7 +23,7 @@ RECORDING = torch._C._TorchDispatchModeKey.PROXY
 UNSUPPORTED = 6
 CHOICE = "sdpa_kernel or enable_flash_sdp excludes flash attention"
 # What the override stands before; calling the function itself there would not end.
-RUN_BY_TORCH = torch.ops.aten.scaled_dot_product_attention.default.decompose
+RUN_BY_TORCH = getattr(torch.ops.aten, NAME).default.decompose
 
 
 class Replacement:
@@ -114,7 +116,7 @@ def replace_sdpa(*, strict: bool = False) -> Replacement:
 
 _lock = threading.RLock()
 _in_effect: list[Replacement] = []
-_overrides: dict[str, torch.library.Library] = {}
+_overrides: dict[str, Kernels] = {}
 _users: Counter[str] = Counter()
 _run = scaled_dot_product_attention
 
@@ -125,10 +127,9 @@ def override(*devices):
         for device in devices:
             _users[device] += 1
             if _users[device] == 1:
-                library = torch.library.Library("aten", "IMPL")
-                library.impl("scaled_dot_product_attention", _above_autograd, f"Autograd{device}")
-                library.impl("scaled_dot_product_attention", _below_autograd, device)
-                _overrides[device] = library
+                _overrides[device] = Kernels(
+                    {(NAME, f"Autograd{device}"): _above_autograd, (NAME, device): _below_autograd}
+                )
         _tag()
 
 
@@ -137,7 +138,7 @@ def restore(*devices):
         for device in devices:
             _users[device] -= 1
             if not _users[device]:
-                _overrides.pop(device)._destroy()
+                _overrides.pop(device).remove()
         _tag()
 
 
@@ -173,13 +174,9 @@ def _above_autograd(
                 TALLY.add_mfa()
             return result
     if reason is not CHOICE and _in_effect and _in_effect[-1].strict:
-        raise RuntimeError(
-            f"scaled_dot_product_attention: mfa cannot run it, and replace_sdpa is strict: {reason}"
-        ) from refusal
+        raise RuntimeError(f"{NAME}: mfa cannot run it, and replace_sdpa is strict: {reason}") from refusal
     if _is_counted(query) and TALLY.add_torch(reason) and reason is not CHOICE:
-        warnings.warn(
-            f"PyTorch runs scaled_dot_product_attention in place of mfa: {reason} (said once)", stacklevel=2
-        )
+        warnings.warn(f"PyTorch runs {NAME} in place of mfa: {reason} (said once)", stacklevel=2)
     return RUN_BY_TORCH(*operands, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
 
 

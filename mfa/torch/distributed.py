@@ -155,7 +155,7 @@ def context_parallel(
     of_torch = F.scaled_dot_product_attention
     with (
         _options(load_balance, ring._cp_options.rotate_method),
-        Kernels({name: _flash_operators.OPERATORS[name] for name in OF_RING}, ("CPU", "MPS")),
+        Kernels(_flash_operators.on_devices(OF_RING)),
     ):
         F.scaled_dot_product_attention = scaled_dot_product_attention
         try:

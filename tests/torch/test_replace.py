@@ -252,6 +252,19 @@ def test_compiled_functions_are_traced_into_mfa(case):
 
 
 @pytest.mark.usefixtures("fresh_compiler")
+def test_compiled_functions_are_of_who_ran_calls_when_they_were_traced():
+    operands = tensors(1, 2, 4, 8)
+    expected = exact(operands)
+    for replacing, calls in ((contextlib.nullcontext, 0), (mfa.torch.replace_sdpa, 1)) * 2:
+        torch._dynamo.reset()
+        before = mfa.torch.sdpa_counts().mfa
+        compiled = torch.compile(F.scaled_dot_product_attention, backend="aot_eager", fullgraph=True)
+        with replacing():
+            agree(outcome(compiled, operands), expected)
+        assert mfa.torch.sdpa_counts().mfa - before == calls
+
+
+@pytest.mark.usefixtures("fresh_compiler")
 def test_compiled_dropout_is_another_each_time():
     operands = tensors(1, 2, 20, 8)
     compiled = torch.compile(
