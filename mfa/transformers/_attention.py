@@ -126,17 +126,19 @@ def attention(
 
 def call_of_mask(mask, rows, keys, is_biased, starts):
     """The Call for a mask, or for sequences that begin at `starts` where it does not know of any."""
-    # Its own classes and attributes are not for torch's compiler, which is never given any.
+    # What a compiled program does cannot depend on numbers, as the way to say it does.
     recipe = None if torch.compiler.is_compiling() else recipe_of(mask)
-    if recipe is None:
-        return Call({"mask": mask.dense() if isinstance(mask, LazyMask) else mask})
-    if starts is not None and recipe.present is None and recipe.pattern.sequences is None:
-        return packed_call(recipe.pattern, *starts)
-    if recipe.shape[2:] != (rows, keys):
-        shape = shown(recipe.shape)
-        raise ValueError(f"attention_mask: shape {shape}, expected {rows} queries and {keys} keys")
-    call = recipe.call_beside_bias if is_biased else recipe.call
-    return Call({"mask": mask.dense() if isinstance(mask, LazyMask) else mask}) if call is None else call
+    call = None
+    if recipe is not None:
+        if starts is not None and recipe.present is None and recipe.pattern.sequences is None:
+            return packed_call(recipe.pattern, *starts)
+        if recipe.shape[2:] != (rows, keys):
+            shape = shown(recipe.shape)
+            raise ValueError(f"attention_mask: shape {shape}, expected {rows} queries and {keys} keys")
+        call = recipe.call_beside_bias if is_biased else recipe.call
+    if call is None:
+        call = Call({"mask": mask.dense() if isinstance(mask, LazyMask) else mask})
+    return call
 
 
 def attend(query, key, value, call, keywords):
@@ -154,7 +156,8 @@ def attend(query, key, value, call, keywords):
 def require_known(module, others):
     """Refuse what a model says of keys, or asks for, that is no part of this."""
     for name in others.keys() & SELECTIONS:
-        if others[name] is not None and module.config._attn_implementation != "sdpa":
+        config = getattr(module, "config", None)
+        if others[name] is not None and getattr(config, "_attn_implementation", None) != "sdpa":
             raise ValueError(
                 f"{name}: given, expected None; models that choose keys themselves make a mask of them for "
                 'attn_implementation="sdpa", which mfa.transformers.replace_sdpa() is about'

@@ -58,8 +58,10 @@ class LazyMask(torch.Tensor):
         return operator(*tree_map(plain, arguments), **tree_map(plain, keywords or {}))
 
 
-def with_recipe(mask, visible):
-    """`mask` in memory, which says besides what it hides as long as nobody writes to it."""
+def with_recipe(visible):
+    """The mask in memory, which says besides what it hides as long as nobody writes to it."""
+    with torch.inference_mode(False):  # whose tensors do not know what is written to them
+        mask = visible.dense()
     mask._mfa_recipe = (visible, mask._version)
     return mask
 
@@ -68,5 +70,5 @@ def recipe_of(mask):
     """The Visible that a mask was made of, None of other ones and of those that may have been changed."""
     if type(mask) is LazyMask:
         return None if mask._is_shared else mask.visible
-    visible, version = getattr(mask, "_mfa_recipe", (None, 0))
+    visible, version = getattr(mask, "_mfa_recipe", (None, None))
     return visible if visible is not None and mask._version == version else None

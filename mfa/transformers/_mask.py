@@ -68,7 +68,7 @@ def attention_mask(
         return None
     if q_length == 1 and isinstance(q_offset, torch.Tensor):
         # The step may be compiled, and the mask is no larger than a key.
-        return with_recipe(visible.dense(), visible)
+        return with_recipe(visible)
     return LazyMask(visible)
 
 

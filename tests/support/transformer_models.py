@@ -48,6 +48,12 @@ CONFIGS = {
     ),
     "Qwen3ForCausalLM": ("Qwen3Config", GROUPED | {"head_dim": 8}),
     "MistralForCausalLM": ("MistralConfig", GROUPED | {"sliding_window": 4}),
+    "Llama4ForCausalLM": (
+        "Llama4TextConfig",
+        GROUPED
+        | {"head_dim": 8, "attention_chunk_size": 4, "layer_types": ["chunked_attention", "full_attention"]}
+        | {"num_local_experts": 2, "intermediate_size_mlp": 64, "no_rope_layers": [1, 0]},
+    ),
     "GPT2LMHeadModel": (
         "GPT2Config",
         {"vocab_size": 97, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "pad_token_id": 0}

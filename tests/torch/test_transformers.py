@@ -55,10 +55,10 @@ def require_same(network, compute):
         assert (gradient - expected_gradients[name]).abs().max() <= 1e-5 * largest + 1e-6, name
 
 
-@pytest.mark.parametrize("left", [0, 3])
+@pytest.mark.parametrize(("left", "right"), [(0, 0), (3, 0), (0, 4)])
 @pytest.mark.parametrize("name", DECODERS)
-def test_decoders_have_the_logits_and_gradients_of_eager(name, left, calls):
-    attention_mask = padding(left)
+def test_decoders_have_the_logits_and_gradients_of_eager(name, left, right, calls):
+    attention_mask = padding(left, right)
 
     def compute(network):
         logits = network(ids(), attention_mask=attention_mask).logits
@@ -94,6 +94,18 @@ def test_decoders_generate_the_tokens_of_eager(name, left, options, calls):
     assert torch.equal(generated(), expected)
     assert expected.shape[1] == 9 + new
     assert len(calls) == LAYERS * new
+
+
+def test_inference_mode(calls):
+    network = model("Gemma3ForCausalLM", eos_token_id=None)
+    options = {"attention_mask": padding(3), "max_new_tokens": 4, "do_sample": False, "disable_compile": True}
+    expected = network.generate(ids(), **options)
+    network.set_attn_implementation("mfa")
+    with torch.inference_mode():
+        for cache in ("dynamic", "static"):
+            assert torch.equal(network.generate(ids(), cache_implementation=cache, **options), expected)
+    assert len(calls) == 2 * LAYERS * 4
+    assert all(call["mask"] is None for call in calls)
 
 
 def test_generated_masks_have_no_memory(calls):
