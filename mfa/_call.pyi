@@ -1,10 +1,13 @@
 from collections.abc import Iterable
 from typing import Any
 
+from mfa._attention_keywords import Keywords
 from mfa._context import Context
 from mfa._gradients import Gradients
 from mfa._inputs import Inputs
 from mfa.reports import Plan
+
+TO_RECORD: object
 
 class Call:
     def plan(self, context: Context | None = None) -> Plan: ...
@@ -14,6 +17,20 @@ class ForwardCall(Call):
         cls, inputs: Inputs, *, out: Any = None, out_dtype: Any = None, return_lse: bool = False
     ) -> ForwardCall: ...
     def run(self, context: Context | None = None) -> Any: ...
+
+def attend(
+    query: Any,
+    key: Any,
+    value: Any,
+    keywords: Keywords,
+    names: dict[str, str],
+    loose: bool,
+    grouped: bool,
+    out: Any,
+    out_dtype: Any,
+    return_lse: Any,
+    context: Context | None,
+) -> Any: ...
 
 class BackwardCall(Call):
     def __new__(

@@ -1,9 +1,12 @@
 """Attention calls: inputs and results become a descriptor, which is run or planned."""
 
-from libc.stdint cimport int64_t
+import numpy
+
+from libc.stdint cimport int64_t, uint64_t
 
 from mfa._arrays cimport ONLY_FLOAT32, Operand, dtype_name, load_new
 from mfa._context cimport Context, default_context
+from mfa._given cimport OWN, RECORDED, Concern, concern, given_of
 from mfa._inputs cimport Inputs
 from mfa._status cimport check
 from mfa.c_mfa cimport (
@@ -28,6 +31,9 @@ from mfa import _keywords
 from mfa._gradients import Gradients
 from mfa._tensors import note_write
 from mfa.reports import Plan
+
+cdef object ndarray = numpy.ndarray
+TO_RECORD = object()
 
 
 cdef class Call:
@@ -126,9 +132,11 @@ cdef class ForwardCall(Call):
     def __cinit__(
             self, Inputs inputs not None, *, object out=None, object out_dtype=None, object return_lse=False,
             object like=None):
-        cdef int out_precision = _keywords.out_dtype(out_dtype)
-        cdef bint want_logsumexp = _keywords.flag(return_lse, "return_lse")
-        cdef int ndim = len(inputs.shape)
+        cdef int out_precision = MFA_PRECISION_DEFAULT if out_dtype is None else _keywords.out_dtype(out_dtype)
+        cdef bint want_logsumexp = return_lse is not False and _keywords.flag(return_lse, "return_lse")
+        cdef int ndim
+        require_filled(inputs)
+        ndim = len(inputs.shape)
         self.inputs = inputs
         self.desc = inputs.desc
         if like is None:
@@ -162,6 +170,26 @@ cdef class ForwardCall(Call):
         return self.out.array if self.logsumexp is None else (self.out.array, self.logsumexp.array)
 
 
+def attend(
+        object query, object key, object value, dict keywords not None, dict names not None, bint loose, bint grouped,
+        object out, object out_dtype, object return_lse, Context context):
+    """What the call returns, computed, unless torch is to know of it.
+
+    TO_RECORD then, if that is what its gradients are and nothing else; None if `mfa._tensors` is to be asked.
+    """
+    cdef Inputs inputs = Inputs.__new__(Inputs)
+    cdef uint64_t given = given_of(keywords)
+    cdef Concern torch = OWN
+    if type(query) is not ndarray:
+        torch = concern(query, key, value, keywords, given, &inputs.torch)
+    if torch != OWN:
+        return TO_RECORD if torch == RECORDED else None
+    inputs.fill(query, key, value, keywords, given, names, loose, grouped, False)
+    if out is None and out_dtype is None and return_lse is False:
+        return ForwardCall(inputs).run(context)
+    return ForwardCall(inputs, out=out, out_dtype=out_dtype, return_lse=return_lse).run(context)
+
+
 cdef class BackwardCall(Call):
     """One call for the gradients of attention.
 
@@ -187,6 +215,7 @@ cdef class BackwardCall(Call):
         if inputs.forward_only is not None:
             raise ValueError(
                 f"{inputs.forward_only}: given, expected None, as there are no gradients of calls with it")
+        require_filled(inputs)
         self.inputs = inputs
         self.desc = inputs.desc
         self.backward = mfa_attention_backward_desc_init()
@@ -275,6 +304,12 @@ cdef class BackwardCall(Call):
         return Gradients(
             array_of(self.dq), array_of(self.dk), array_of(self.dv), array_of(self.dbias),
             array_of(self.dsinks))
+
+
+cdef int require_filled(Inputs inputs) except -1:
+    if inputs.shape is None:
+        raise TypeError("inputs: not initialised, expected those of a call")
+    return 0
 
 
 cdef object array_of(Operand operand):

@@ -1,9 +1,10 @@
 """The one way from every signature to a result: through torch's autograd where that is to know of it."""
 
+import functools
+
 import numpy
 
-from mfa._call import ForwardCall
-from mfa._given import is_own
+from mfa._call import TO_RECORD, ForwardCall, attend
 from mfa._inputs import Inputs
 from mfa._tensors import is_cast, is_compiled, is_recorded, is_traced
 
@@ -28,22 +29,28 @@ def forward(
 
     `keywords`, `names`, `loose` and `grouped` are those of `Inputs`, the others those of `mfa.attention`.
     """
-    if type(query) is not numpy.ndarray and (is_compiled() or not is_own(query, key, value, keywords)):
-        way = way_of(query, key, value, keywords)
-        if way is not None:
-            return way(
-                query,
-                key,
-                value,
-                keywords,
-                names=names,
-                loose=loose,
-                grouped=grouped,
-                out=out,
-                out_dtype=out_dtype,
-                return_lse=return_lse,
-                context=context,
-            )
+    result = None
+    if type(query) is numpy.ndarray or not is_compiled():
+        result = attend(
+            query, key, value, keywords, names, loose, grouped, out, out_dtype, return_lse, context
+        )
+        if result is not TO_RECORD and result is not None:
+            return result
+    way = _record() if result is TO_RECORD else way_of(query, key, value, keywords)
+    if way is not None:
+        return way(
+            query,
+            key,
+            value,
+            keywords,
+            names=names,
+            loose=loose,
+            grouped=grouped,
+            out=out,
+            out_dtype=out_dtype,
+            return_lse=return_lse,
+            context=context,
+        )
     inputs = Inputs(query, key, value, keywords, names=names, loose=loose, grouped=grouped)
     return ForwardCall(inputs, out=out, out_dtype=out_dtype, return_lse=return_lse).run(context)
 
@@ -61,7 +68,12 @@ def way_of(query, key, value, keywords):
 
         return cast_call
     if is_recorded(query, key, value, keywords):
-        from mfa.torch._autograd import record
-
-        return record
+        return _record()
     return None
+
+
+@functools.cache
+def _record():
+    from mfa.torch._autograd import record
+
+    return record

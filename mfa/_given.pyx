@@ -24,6 +24,8 @@ cdef uint64_t given_of(dict keywords):
     cdef PyObject *value
     cdef PyObject *default_name
     cdef PyObject *default
+    if keywords is defaults:
+        return 0
     while PyDict_Next(defaults, &default_place, &default_name, &default):
         if not PyDict_Next(keywords, &place, &name, &value) or name != default_name:
             return <uint64_t> -1
@@ -45,26 +47,32 @@ cdef uint64_t bits_of(object names) except *:
     return bits
 
 
-def is_own(query, key, value, dict keywords not None):
-    """Whether torch need not know of a call with these tensors; False leaves it to `mfa._tensors` to say why."""
-    cdef TorchState state
-    cdef uint64_t given
+cdef Concern concern(
+        object query, object key, object value, dict keywords, uint64_t given, TorchState *state) except? ASK:
+    """What torch need know of a call, `given` being what given_of() says of its keywords."""
+    if not is_plain_type(type(query)):
+        return ASK if is_tensor(query) else OWN
+    ask(state)
+    if not state.plain or state.casts:
+        return ASK
+    if not has_odd(query, key, value, keywords, given, state):
+        return OWN
+    state.records = False  # what is odd then is so for another reason
+    return ASK if has_odd(query, key, value, keywords, given, state) else RECORDED
+
+
+cdef bint has_odd(
+        object query, object key, object value, dict keywords, uint64_t given, TorchState *state) except -1:
     cdef PyObject *name
     cdef PyObject *operand
     cdef Py_ssize_t place = 0
-    if not is_plain_type(type(query)):
-        return False
-    ask(&state)
-    if not state.plain or state.casts:
-        return False
-    if is_odd(query, &state) or is_odd(key, &state) or is_odd(value, &state):
-        return False
-    given = given_of(keywords)
+    if is_odd(query, state) or is_odd(key, state) or is_odd(value, state):
+        return True
     while given and PyDict_Next(keywords, &place, &name, &operand):
-        if given & 1 and is_odd(<object> operand, &state):
-            return False
+        if given & 1 and is_odd(<object> operand, state):
+            return True
         given >>= 1
-    return True
+    return False
 
 
 cdef bint is_odd(object operand, TorchState *state) except -1:

@@ -36,6 +36,9 @@ cdef class Inputs:
     cdef mfa_append_t append
     cdef mfa_scales_t scales
 
+    cdef int fill(
+        self, object query, object key, object value, dict keywords, uint64_t given, dict names, bint loose,
+        bint grouped, bint planning) except -1
     cdef int read_options(self, dict keywords, uint64_t given) except -1
     cdef int add_operands(self, dict keywords) except -1
     cdef int add_masks(self, object mask, object bias) except -1

@@ -3,8 +3,8 @@ from typing import Any
 from mfa._attention_keywords import Keywords
 
 class Inputs:
-    def __new__(
-        cls,
+    def __init__(
+        self,
         query: Any,
         key: Any,
         value: Any,
@@ -14,6 +14,6 @@ class Inputs:
         loose: bool = False,
         grouped: bool = True,
         planning: bool = False,
-    ) -> Inputs: ...
+    ) -> None: ...
     @property
     def shape(self) -> tuple[int, ...]: ...

@@ -100,11 +100,18 @@ cdef class Inputs:
         That of the result.
     """
 
-    def __cinit__(
-            self, object query, object key, object value, dict keywords not None, *, dict names=NO_NAMES,
+    def __init__(
+            self, object query, object key, object value, dict keywords not None, *, dict names not None=NO_NAMES,
             bint loose=False, bint grouped=True, bint planning=False):
-        cdef uint64_t given = 0 if keywords is DEFAULTS else given_of(keywords)
+        self.fill(query, key, value, keywords, given_of(keywords), names, loose, grouped, planning)
+
+    cdef int fill(
+            self, object query, object key, object value, dict keywords, uint64_t given, dict names, bint loose,
+            bint grouped, bint planning) except -1:
+        """What __init__ does, with what given_of() says of the keywords. Calls have pointers into a filled one."""
         cdef int min_ndim = 2 if loose else 4, query_ndim, key_ndim
+        if self.names is not None:
+            raise TypeError("inputs: initialised twice, expected once")
         self.names = names
         self.planning = planning
         self.kept = []
@@ -146,6 +153,7 @@ cdef class Inputs:
             self.query.tensor.shape[0], self.query.tensor.shape[1], self.query.tensor.shape[2],
             self.value.tensor.shape[3],
             max(self.query.ndim, self.key.ndim, self.value.ndim) if loose else query_ndim)
+        return 0
 
     cdef int read_options(self, dict keywords, uint64_t given) except -1:
         """What can be said before there are arrays, and how many axes these have."""
