@@ -3,11 +3,14 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy
+
 from mfa._attention_keywords import Keywords, complete, takes_keywords
 from mfa._call import BackwardCall
 from mfa._context import Context
 from mfa._gradients import Gradients
 from mfa._inputs import Inputs
+from mfa._tensors import is_compiled, is_traced
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # in typing from Python 3.11
@@ -121,15 +124,16 @@ def attention_backward(
     >>> gradients.dk.shape
     (1, 4, 2, 8)
     """
-    inputs = Inputs(query, key, value, complete(keywords, "attention_backward"))
-    return BackwardCall(
-        inputs,
-        dout,
-        out,
-        lse,
-        delta=delta,
-        dlse=dlse,
-        zero_clipped=zero_clipped,
-        out_dtype=out_dtype,
-        wanted=wanted,
-    ).run(context)
+    keywords = complete(keywords, "attention_backward")
+    options = {
+        "delta": delta,
+        "dlse": dlse,
+        "zero_clipped": zero_clipped,
+        "out_dtype": out_dtype,
+        "wanted": wanted,
+    }
+    if type(query) is not numpy.ndarray and (is_compiled() or is_traced(query, key, value, keywords)):
+        from mfa.torch._traced import trace_backward  # torch is there
+
+        return trace_backward(dout, query, key, value, out, lse, keywords, **options, context=context)
+    return BackwardCall(Inputs(query, key, value, keywords), dout, out, lse, **options).run(context)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy
 import torch
 
-from mfa._attention_keywords import DEFAULTS, Keywords
+from mfa._attention_keywords import Keywords
 from mfa._call import BackwardCall, ForwardCall
 from mfa._inputs import Inputs
 from mfa._quantized_tensor import QuantizedTensor
@@ -32,21 +32,19 @@ def record(query, key, value, keywords, *, names, loose, grouped, out, out_dtype
     if loose and not fit(query, key, value, grouped):
         ndim = max(len(array.shape) for array in (query, key, value))
         query, key, value = four_axes(query, key, value, grouped, names)
-    tensors = {"query": query}
     others = keywords
-    if isinstance(key, torch.Tensor):
-        tensors["key"], key = key, None
-    if isinstance(value, torch.Tensor):
-        tensors["value"], value = value, None
-    if keywords is not DEFAULTS:
-        given = tensors_of(keywords)
-        if given:
-            require_gradients(given, names)
-            tensors |= given
-            others = keywords | dict.fromkeys(given)
+    tensors = {"query": query, "key": key, "value": value}
+    given = tensors_of(keywords)
+    if given:
+        require_gradients(given, names)
+        tensors |= given
+        others = keywords | dict.fromkeys(given)
+    if not (isinstance(key, torch.Tensor) and isinstance(value, torch.Tensor)):
+        tensors = {name: array for name, array in tensors.items() if isinstance(array, torch.Tensor)}
     require_no_tangents(tensors, names)
     call = Call(key, value, others, tuple(tensors), names, out_dtype, return_lse, context)
-    return without_axes(apply(call, *tensors.values()), ndim, return_lse)
+    results = apply(call, *tensors.values())
+    return results if ndim == 4 else without_axes(results, ndim, return_lse)
 
 
 def tensors_of(keywords):
@@ -58,12 +56,10 @@ def tensors_of(keywords):
 
 
 def without_axes(results, ndim, return_lse):
-    """(out, lse), or out alone, with as many axes as the caller's arrays have."""
-    out, lse = results if return_lse else (results, None)
-    if ndim < 4:
-        out = out.reshape(out.shape[4 - ndim :])
-        lse = lse.reshape(lse.shape[4 - ndim :]) if return_lse else None
-    return (out, lse) if return_lse else out
+    """(out, lse), or out alone, without the leading axes that the caller's arrays lack."""
+    if not return_lse:
+        return results.reshape(results.shape[4 - ndim :])
+    return tuple(one.reshape(one.shape[4 - ndim :]) for one in results)
 
 
 def require_gradients(tensors, names):
@@ -79,18 +75,23 @@ def require_gradients(tensors, names):
 class Call:
     """What a call has that autograd does not keep: all but its tensors, of which `tensors` are the names."""
 
-    __slots__ = ("context", "key", "names", "others", "out_dtype", "return_lse", "tensors", "value")
+    __slots__ = ("context", "names", "others", "out_dtype", "return_lse", "tensors", "unsaved")
 
     def __init__(self, key, value, others, tensors, names, out_dtype, return_lse, context):
-        self.key, self.value, self.others, self.tensors = key, value, others, tensors
+        self.others, self.tensors = others, tensors
         self.names, self.out_dtype, self.return_lse, self.context = names, out_dtype, return_lse, context
+        # key and value, should they be no tensors.
+        self.unsaved = None
+        if tensors[:3] != QUERY_KEY_VALUE:
+            self.unsaved = tuple(None if isinstance(x, torch.Tensor) else x for x in (key, value))
 
     def inputs(self, tensors, names):
         """`Inputs` with the tensors back in their places."""
         if self.tensors == QUERY_KEY_VALUE:
             return Inputs(*tensors, self.others, names=names)
         given = dict(zip(self.tensors, tensors, strict=True))
-        query, key, value = given.pop("query"), given.pop("key", self.key), given.pop("value", self.value)
+        key, value = self.unsaved or (None, None)
+        query, key, value = given.pop("query"), given.pop("key", key), given.pop("value", value)
         return Inputs(query, key, value, self.others | given, names=names)
 
     def forward(self, tensors):
@@ -115,8 +116,10 @@ class Attention(torch.autograd.Function):
         out, lse = call.forward(tensors)
         ctx.call = call
         ctx.save_for_backward(*tensors, out, lse)
+        if not call.return_lse:
+            return out
         ctx.set_materialize_grads(False)
-        return (out, lse) if call.return_lse else out
+        return out, lse
 
     @staticmethod
     def backward(ctx, dout, dlse=None):
@@ -143,14 +146,14 @@ class LastDerivative(torch.autograd.Function):
 
 def backward(ctx, saved, dout, dlse):
     """What `Attention.backward` returns."""
-    call = ctx.call
+    call, (_, *needed) = ctx.call, ctx.needs_input_grad
     *tensors, out, lse = saved
-    wanted = [GRADIENTS[name] for name in compress(call.tensors, ctx.needs_input_grad[1:])]
+    wanted = [GRADIENTS[name] for name in compress(call.tensors, needed)]
     if dout is None:
         dout = torch.zeros_like(out)
     gradients = call.backward(tensors, dout, out, lse, dlse, wanted)
     results = [None]
-    for name, tensor, is_needed in zip(call.tensors, tensors, ctx.needs_input_grad[1:], strict=True):
+    for name, tensor, is_needed in zip(call.tensors, tensors, needed, strict=True):
         gradient = getattr(gradients, GRADIENTS[name]) if is_needed else None
         results.append(gradient.to(tensor.dtype) if name in CONVERTED and is_needed else gradient)
     return tuple(results)

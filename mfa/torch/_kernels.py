@@ -36,9 +36,7 @@ def computed(signature):
 def compute_backward(*arguments):
     given = BACKWARD.given(arguments)
     dout, out, lse, dlse = (given.pop(name) for name in ("dout", "out", "lse", "dlse"))
-    wanted = [
-        name for name, is_wanted in zip(Gradients._fields, given.pop("wanted"), strict=True) if is_wanted
-    ]
+    wanted = given.pop("wanted").split()
     gradients = BackwardCall(inputs_of(given), dout, out, lse, dlse=dlse, wanted=wanted).run()
     return tuple(out.new_empty(0) if gradient is None else gradient for gradient in gradients)
 
@@ -70,8 +68,8 @@ def describe_backward(*arguments):
         "dsinks": lambda: sinks.new_empty(sinks.shape, dtype=torch.float32),
     }
     return tuple(
-        made[name]() if is_wanted else given["out"].new_empty(0)
-        for name, is_wanted in zip(Gradients._fields, given["wanted"], strict=True)
+        made[name]() if name in given["wanted"].split() else given["out"].new_empty(0)
+        for name in Gradients._fields
     )
 
 

@@ -28,8 +28,9 @@ class OperatorCall:
         query, key, value = given.pop("query"), given.pop("key"), given.pop("value")
         for name in (*FORWARD_ONLY, *RESULT):
             given.pop(name, None)
-        flags = [name in wanted for name in Gradients._fields]
-        return Gradients(*attention_backward(dout, query, key, value, out, lse, dlse, flags, *given.values()))
+        return Gradients(
+            *attention_backward(dout, query, key, value, out, lse, dlse, " ".join(wanted), *given.values())
+        )
 
 
 class AttentionOperator(torch.autograd.Function):

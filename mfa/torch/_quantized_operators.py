@@ -44,7 +44,7 @@ BACKWARD = Signature(
     "quantized_attention_backward",
     {"dout": "Tensor dout"}
     | QUERY_KEY_VALUE
-    | {"out": "Tensor out", "lse": "Tensor lse", "dlse": "Tensor? dlse", "wanted": "bool[5] wanted"}
+    | {"out": "Tensor out", "lse": "Tensor lse", "dlse": "Tensor? dlse", "wanted": "str wanted"}
     | SCORES
     | QUANTISING,
     "(Tensor dq, Tensor dk, Tensor dv, Tensor dbias, Tensor dsinks)",
@@ -80,12 +80,11 @@ def compute_backward(*arguments):
     """Keys and values are quantised again, to the same codes."""
     given = BACKWARD.given(arguments)
     dout, out, lse, dlse = (given.pop(name) for name in ("dout", "out", "lse", "dlse"))
-    flags = given.pop("wanted")
+    wanted = given.pop("wanted").split()
     operands = [given[name] for name in QUERY_KEY_VALUE]
     mask, bias = given.get("mask"), given.get("bias")
     dtypes = [None if array is None else array.dtype for array in (*operands, mask if bias is None else bias)]
     config, inputs, _ = taken_apart(given)
-    wanted = [name for name, is_wanted in zip(Gradients._fields, flags, strict=True) if is_wanted]
     gradients = gradients_of(inputs, config, dtypes, dout, out, lse, dlse, wanted)
     return tuple(
         out.new_empty(0) if gradient is None else gradient.to(dtype)
@@ -110,8 +109,7 @@ class QuantizedOperatorCall(OperatorCall):
 
     def backward(self, tensors, dout, out, lse, dlse, wanted):
         operands = [*self.given(tensors).values()]
-        flags = [name in wanted for name in Gradients._fields]
-        arguments = dout, *operands[:3], out, lse, dlse, flags, *operands[3:]
+        arguments = dout, *operands[:3], out, lse, dlse, " ".join(wanted), *operands[3:]
         return Gradients(*quantized_attention_backward(*arguments))
 
 

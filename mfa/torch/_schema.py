@@ -83,7 +83,7 @@ BACKWARD = Signature(
     "attention_backward",
     {"dout": "Tensor dout"}
     | QUERY_KEY_VALUE
-    | {"out": "Tensor out", "lse": "Tensor lse", "dlse": "Tensor? dlse", "wanted": "bool[5] wanted"}
+    | {"out": "Tensor out", "lse": "Tensor lse", "dlse": "Tensor? dlse", "wanted": "str wanted"}
     | SCORES,
     "(Tensor dq, Tensor dk, Tensor dv, Tensor dbias, Tensor dsinks)",
 )

@@ -4,12 +4,16 @@ import numpy
 import torch
 
 from mfa import _keywords
+from mfa._attention_backward import attention_backward
 from mfa._attention_keywords import DEFAULTS
+from mfa._forward import forward
+from mfa._gradients import Gradients
 from mfa._messages import kind
-from mfa._sparsity import with_sparsity
-from mfa.torch._autograd import four_axes, without_axes
-from mfa.torch._operators import attention, attention_append
-from mfa.torch._schema import APPENDED_ARRAYS
+from mfa._sparsity import SparsityPattern, with_sparsity
+from mfa._tensors import is_compiled
+from mfa.torch import _operators as operators
+from mfa.torch._autograd import ARRAYS, QUERY_KEY_VALUE, four_axes, without_axes
+from mfa.torch._schema import APPENDED, APPENDED_ARRAYS, FORWARD_ONLY
 
 DTYPES = {code: getattr(torch, name) for name, code in _keywords.PRECISIONS.items()}
 
@@ -56,50 +60,120 @@ OPTIONS = {
 
 def trace(query, key, value, keywords, *, names, loose, grouped, out, out_dtype, return_lse, context):
     """`mfa._forward.forward` by an operator."""
-    for name, given in (("out", out), ("context", context), ("block_mask", keywords["block_mask"])):
-        if given is not None:
-            raise TypeError(f"{name}: given, expected None where torch traces or transforms the call")
-    query, key, value = (
-        tensor(array, names.get(name, name))
-        for name, array in (("query", query), ("key", key), ("value", value))
-    )
+    given = {"query": query, "key": key, "value": value, "out": out, "context": context} | keywords
+    obstacle = obstacle_to(given, ("out", "context", "block_mask"))
+    if obstacle is not None:
+        options = {"names": names, "loose": loose, "grouped": grouped, "out": out, "out_dtype": out_dtype}
+        options |= {"return_lse": return_lse, "context": context}
+        return interrupted(forward, names, obstacle, (query, key, value, keywords), options)
     ndim = 4
+    query, key, value = (tensor(given[name], name) for name in QUERY_KEY_VALUE)
     if loose:
         ndim = max(query.ndim, key.ndim, value.ndim)
         query, key, value = four_axes(query, key, value, grouped, names)
-    if keywords["sparsity"] is not None:
-        keywords = with_sparsity(keywords)
     arguments = arguments_of(keywords, names)
-    if arguments.pop("compute_mode", "exact") != "exact":
-        raise ValueError("compute_mode: 'int8', expected 'exact', or a QuantizedTensor as key")
+    require_exact(arguments)
     if out_dtype is not None:
         arguments["out_dtype"] = DTYPES[_keywords.out_dtype(out_dtype)]
-    operator = attention_append
+    operator = operators.attention_append
     if not any(name in arguments for name in APPENDED_ARRAYS):
-        operator = attention
+        operator = operators.attention
         arguments.pop("rotary_interleaved", None)
     out, lse = operator(query, key, value, **arguments)
-    return without_axes((out, lse) if return_lse else out, ndim, return_lse)
+    results = (out, lse) if return_lse else out
+    return results if ndim == 4 else without_axes(results, ndim, return_lse)
+
+
+def trace_backward(dout, query, key, value, out, lse, keywords, *, dlse, wanted, **options):
+    """`mfa.attention_backward` by an operator."""
+    given = {"query": query, "key": key, "value": value} | keywords | options
+    given["zero_clipped"] = options["zero_clipped"] or None
+    obstacle = obstacle_to(given, ("delta", "zero_clipped", "out_dtype", "context", "block_mask"))
+    if obstacle is not None:
+        options |= keywords | {"dlse": dlse, "wanted": wanted}
+        return interrupted(attention_backward, {}, obstacle, (dout, query, key, value, out, lse), options)
+    arguments = arguments_of(keywords, {})
+    require_exact(arguments)
+    for name in (*FORWARD_ONLY, *APPENDED):
+        if arguments.pop(name, None) is not None:
+            raise ValueError(f"{name}: given, expected None, as there are no gradients of calls with it")
+    mask = arguments.get("mask")
+    there = {
+        "dbias": "bias" in arguments or (mask is not None and mask.is_floating_point()),
+        "dsinks": "sinks" in arguments,
+    }
+    names = _keywords.wanted(wanted)
+    if names is None:
+        names = [name for name in Gradients._fields if there.get(name, True)]
+    for name, is_there in there.items():
+        if not is_there and name in names:
+            raise ValueError(f"wanted: {name!r}, expected the array that it is the gradient of")
+    operands = {"dout": dout, "query": query, "key": key, "value": value, "out": out, "lse": lse}
+    operands = [tensor(array, name) for name, array in operands.items()]
+    results = operators.attention_backward(*operands, dlse, " ".join(names), **arguments)
+    gradients = zip(Gradients._fields, results, strict=True)
+    return Gradients(*(gradient if name in names else None for name, gradient in gradients))
+
+
+def interrupted(function, names, obstacle, arguments, options):
+    """The call itself, for which torch.compile interrupts its program; there is no other that could."""
+    if is_compiled():
+        return untraced(function, arguments, options)
+    name, found = obstacle
+    raise TypeError(f"{names.get(name, name)}: {found} where torch traces or transforms the call")
+
+
+@torch.compiler.disable(reason="mfa: context, block_mask, out and what is no tensor are for no program")
+def untraced(function, arguments, options):
+    return function(*arguments, **options)
 
 
 def arguments_of(keywords, names):
     """What an operator is given for keywords: those that are not at their defaults."""
+    if keywords["sparsity"] is not None:
+        keywords = with_sparsity(keywords)
     _keywords.causal_alignment(keywords["causal"], keywords["alignment"])
     arguments = {}
     for name, given in keywords.items():
-        if given is None or given is DEFAULTS[name]:
+        if given is None or name == "sparsity" or given is DEFAULTS[name]:
             continue
-        argument = names.get(name, name)
         if name == "dropout_seed" and isinstance(given, torch.Tensor):
             arguments["drawn_seed"] = given
+        elif name in OPTIONS:
+            arguments[name] = OPTIONS[name](given, names.get(name, name))
         else:
-            arguments[name] = OPTIONS.get(name, tensor)(given, argument)
+            arguments[name] = tensor(given, name)
     return arguments
+
+
+def obstacle_to(given, untraced):
+    """(name, what it should be) of what no program can have of what a call is given; None if it can have all.
+
+    `untraced` names what only None can be traced of.
+    """
+    for name in (*QUERY_KEY_VALUE, *ARRAYS):
+        if given[name] is not None and not isinstance(given[name], (torch.Tensor, numpy.ndarray)):
+            return name, f"{kind(given[name])}, expected a tensor"
+    sparsity = given["sparsity"]
+    if isinstance(sparsity, SparsityPattern) and "block_mask" in sparsity.keywords:
+        return "sparsity", f"{sparsity.name}, expected another"
+    for name in untraced:
+        if given[name] is not None:
+            return name, "given, expected None"
+    return None
+
+
+def require_exact(arguments):
+    """Take compute_mode away, which is for operands that are quantised."""
+    if arguments.pop("compute_mode", "exact") != "exact":
+        raise ValueError("compute_mode: 'int8', expected 'exact', or a QuantizedTensor as key")
 
 
 def tensor(array, name):
     if isinstance(array, torch.Tensor):
         return array
-    if isinstance(array, numpy.ndarray):
-        return torch.tensor(array)
-    raise TypeError(f"{name}: {kind(array)}, expected a tensor where torch traces or transforms the call")
+    try:
+        return torch.as_tensor(array)
+    except TypeError:  # as of NumPy's bfloat16
+        found = f"{kind(array)}, expected a tensor"
+        raise TypeError(f"{name}: {found} where torch traces or transforms the call") from None

@@ -13,7 +13,6 @@ ONES = [np.ones(SHAPE, np.float32)] * 3
 REFUSED = {
     "sinks": lambda x: mfa.attention(*ONES, sinks=x.flatten()[:3]),
     "out": lambda x: mfa.attention(*ONES, out=x),
-    "attention_backward": lambda x: mfa.attention_backward(x, x, x, x, x, x[:, 0, :, :1])[0],
     "plan": lambda x: mfa.plan(x, x, x),
     "buffer": lambda x: mfa.Buffer(mfa.Context(), x),
 }
@@ -22,6 +21,7 @@ RECORDED = {
     "sdpa": lambda x: mfa.scaled_dot_product_attention(x, x, x),
     "sdpa with dropout": lambda x: mfa.scaled_dot_product_attention(x, x, x, dropout_p=0.5),
     "sdpa of five axes": lambda x: mfa.scaled_dot_product_attention(x[None], x[None], x[None]),
+    "attention_backward": lambda x: mfa.attention_backward(x, x, x, x, x, x[:, 0, :, :1])[0],
     "flash_attn_func": lambda x: mfa.flash_attn_func(x, x, x),
 }
 REFUSAL = r"^\w+: a tensor that torch is tracing or transforming has no memory; expected a plain tensor$"
@@ -84,6 +84,8 @@ NOT_TRACED = {
     "context": lambda x: mfa.attention(x, x, x, context=mfa.Context()),
     "out": lambda x: mfa.attention(x, x, x, out=x.clone()),
     "block_mask": lambda x: mfa.attention(x, x, x, block_mask=mfa.patterns.causal(3)),
+    "delta": lambda x: mfa.attention_backward(x, x, x, x, x, x[:, 0, :, :1], delta=x[:, 0, :, :1]),
+    "zero_clipped": lambda x: mfa.attention_backward(x, x, x, x, x, x[:, 0, :, :1], zero_clipped=True),
 }
 
 
