@@ -1,5 +1,7 @@
 """What torch.autocast makes of attention: what it makes of PyTorch's own."""
 
+import contextlib
+
 import torch
 
 from mfa._forward import forward
@@ -19,6 +21,12 @@ def cast_call(query, key, value, keywords, **options):
     keywords = keywords | {"qv": operands.pop("qv")}
     with torch.autocast(device_type, enabled=False):
         return forward(*operands.values(), keywords, **options)
+
+
+def ended(device_type):
+    """A with statement's context for operands that are to stay what they are."""
+    is_on = torch.is_autocast_enabled(device_type)
+    return torch.autocast(device_type, enabled=False) if is_on else contextlib.nullcontext()
 
 
 def cast_operands(operands, device_type):
