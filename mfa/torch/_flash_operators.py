@@ -8,6 +8,7 @@ import torch
 from mfa._attention import attention
 from mfa._attention_backward import attention_backward
 from mfa._sdpa import draw_seed
+from mfa.torch._autocast import ended
 from mfa.torch._counts import TALLY
 
 OPERATORS = {}  # by name, those that are the same on every device
@@ -230,7 +231,8 @@ def _forward(query, key, value, keywords, out=None):
     TALLY.add_mfa()
     if out is None:
         out = torch.empty_like(query)
-    return attention(query, key, value, out=out, return_lse=True, **keywords)
+    with ended(query.device.type):  # which casts before operators that it has a rule for, and never in them
+        return attention(query, key, value, out=out, return_lse=True, **keywords)
 
 
 def _backward(grad_out, query, key, value, out, logsumexp, keywords):

@@ -18,6 +18,7 @@ from mfa._attention import attention
 from mfa._attention_backward import attention_backward
 from mfa.torch import _flash_operators
 from mfa.torch._aten_kernels import Kernels
+from mfa.torch._autocast import cast_operands, ended
 from mfa.torch._counts import TALLY
 
 ROWS = 2  # the axis of tensors with heads first
@@ -58,8 +59,8 @@ def ring_attention(
     Returns
     -------
     tensor (B, H, N, D)
-        dtype as query. Gradients of query, key and value are recorded; ``backward()`` sends as well, so all
-        processes call it.
+        dtype as query, which autocast casts as it does for PyTorch's attention. Gradients of query, key and
+        value are recorded; ``backward()`` sends as well, so all processes call it.
 
     Raises
     ------
@@ -86,7 +87,12 @@ def ring_attention(
     if load_balanced and rows % 2:
         raise ValueError(f"query: {rows} rows, expected an even number with load_balanced=True")
     group = dist.group.WORLD if group is None else group
-    return _Ring.apply(query, key, value, _Call(group, is_causal, scale, load_balanced, rotate))
+    device_type = query.device.type
+    if torch.is_autocast_enabled(device_type):
+        operands = cast_operands({"query": query, "key": key, "value": value}, device_type)
+        query, key, value = operands.values()
+    with ended(device_type):
+        return _Ring.apply(query, key, value, _Call(group, is_causal, scale, load_balanced, rotate))
 
 
 def own_rows(

@@ -226,6 +226,21 @@ def test_varlen_attn_compiled_is_varlen_attn():
     assert all(map(torch.equal, outcome(compiled, [x]), outcome(lambda x: packed(x, [0, 3, 9]), [x])))
 
 
+def test_varlen_attn_has_no_autocast():
+    x = torch.randn(9, 2, 8, requires_grad=True)
+    expected = outcome(lambda x: packed(x, [0, 3, 9]), [x])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert all(map(torch.equal, outcome(lambda x: packed(x, [0, 3, 9]), [x]), expected))
+
+
+def test_autocast_casts_sdpa_first():
+    operands = tensors(2, 4, 6, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        actual = outcome(F.scaled_dot_product_attention, operands)
+    assert ran_in_mfa() == 1
+    agree(actual, [x.bfloat16().double() for x in exact(attend, operands)], 3e-2)
+
+
 def test_varlen_attn_gives_and_writes():
     x = torch.randn(9, 2, 8)
     out, logsumexp = packed(x, [0, 3, 9], return_aux=AuxRequest(lse=True))

@@ -80,6 +80,17 @@ def test_one_process_has_all_rows(alone):
         torch.testing.assert_close(actual, one)
 
 
+def test_autocast_casts_as_for_sdpa(alone):
+    whole = operands()
+    whole[3] = whole[3].bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        actual = outcome(ring_attention, *whole)
+    halves = [x.bfloat16() for x in whole]
+    for one, other in zip(actual, outcome(ring_attention, *halves), strict=True):
+        assert torch.equal(one.bfloat16(), other)
+    assert [x.dtype for x in actual] == [torch.bfloat16] + [torch.float32] * 3
+
+
 X = torch.ones(1, 2, 3, 4)
 REFUSED = {
     "rotate: 'ring', expected 'alltoall' or 'allgather'": lambda: ring_attention(X, X, X, rotate="ring"),
