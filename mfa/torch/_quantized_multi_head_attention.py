@@ -185,9 +185,7 @@ class QuantizedMultiHeadAttention(torch.nn.MultiheadAttention):
         return result if need_weights is None else (result, None)
 
     def project(self, query, key, value):
-        """All three in `embed_dim` columns."""
-        if self.in_proj_weight is not None and query is key is value:
-            return linear(query, self.in_proj_weight, self.in_proj_bias).chunk(3, -1)
+        """All three in `embed_dim` columns, each in memory of its own: codes take the place of two."""
         if self.in_proj_weight is None:
             weights = self.q_proj_weight, self.k_proj_weight, self.v_proj_weight
         else:

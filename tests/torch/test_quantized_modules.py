@@ -271,6 +271,22 @@ def test_trains_as_the_seed_has_it():
     assert not any(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
 
 
+def test_projections_of_keys_and_values_are_not_kept():
+    """Nor is what keeps them the memory of those of queries."""
+
+    def bytes_kept(**options):
+        module = QuantizedMultiHeadAttention(64, 4, batch_first=True, backend=DEVICE, **options)
+        x = torch.randn(2, 30, 64)
+        kept = {}
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: kept.update({tensor.data_ptr(): tensor.untyped_storage()}), lambda _: None
+        ):
+            module(x, x, x)
+        return sum({memory.data_ptr(): memory.nbytes() for memory in kept.values()}.values())
+
+    assert bytes_kept(**FLOATS) - bytes_kept() >= 2 * 4 * 2 * 30 * 64
+
+
 @pytest.mark.parametrize("has_padding", [False, True])
 @pytest.mark.parametrize("training", [False, True])
 def test_torchs_layers_use_it_in_their_fast_path_too(monkeypatch, training, has_padding):
