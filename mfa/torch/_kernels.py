@@ -57,7 +57,10 @@ def describe(signature):
 
 
 def describe_backward(*arguments):
-    given = BACKWARD.given(arguments)
+    return describe_gradients(BACKWARD.given(arguments))
+
+
+def describe_gradients(given):
     mask, bias, sinks = (given.get(name) for name in ("mask", "bias", "sinks"))
     additive = mask if bias is None else bias
     made = {
