@@ -14,7 +14,9 @@ from mfa._quantized_tensor import (
     CODES,
     FLOATS,
     HALVED,
+    INT8,
     SCALES,
+    UINT8,
     ZERO_POINTS,
     QuantizedTensor,
     known_array,
@@ -128,13 +130,8 @@ def quantize(
     if not fewest <= array.ndim <= 4:
         raise ValueError(f"x: {array.ndim} dimensions, expected {fewest} to 4")
     is_static = scale is not None
-    if granularity is None:
-        granularity = "tensor" if is_static and _is_number(scale) else "token"
-    rows, columns = rows_and_columns(granularity)
-    shape = scales_shape(array.shape, layout, rows, columns)
-    if _keywords.text_of(granularity) == "tensor":
-        shape = (1,) * array.ndim
-    symmetric = _symmetric(symmetric, precision, is_static, zero_point)
+    rows, columns, shape = shared(array.shape, layout, granularity, scale)
+    symmetric = known_symmetric(symmetric, precision, is_static, zero_point)
     smooth = _keywords.flag(smooth, "smooth")
     if smooth and is_static:
         raise ValueError("smooth: True, expected False beside scale")
@@ -145,13 +142,12 @@ def quantize(
         zero_points = None if symmetric else _zero_points(zero_point, scales.shape, precision)
     else:
         scales = numpy.empty(shape, scale_dtype)
-        zero_points = None if symmetric else numpy.empty(shape, "u1" if precision.startswith("u") else "i1")
-    data_shape = (*array.shape[:-1], -(-array.shape[-1] // (2 if precision in HALVED else 1)))
+        zero_points = None if symmetric else numpy.empty(shape, zero_point_dtype(precision))
     tensor = QuantizedTensor(
-        numpy.empty(data_shape, CODES[precision]),
+        numpy.empty(codes_shape(array.shape, precision), CODES[precision]),
         scales,
         zero_points,
-        numpy.empty(scales_shape(array.shape, layout, 0, 1), numpy.float32) if smooth else None,
+        numpy.empty(mean_shape(array.shape, layout), numpy.float32) if smooth else None,
         precision=precision,
         rows=rows,
         columns=columns,
@@ -161,6 +157,29 @@ def quantize(
     )
     fill(array, tensor, is_static=is_static, saturate=_keywords.flag(saturate, "saturate"), context=context)
     return tensor
+
+
+def shared(shape, layout, granularity, scale):
+    """How many rows and columns share a scale, and the shape of scales."""
+    if granularity is None:
+        granularity = "tensor" if scale is not None and _is_number(scale) else "token"
+    rows, columns = rows_and_columns(granularity)
+    if _keywords.text_of(granularity) == "tensor":
+        return rows, columns, (1,) * len(shape)
+    return rows, columns, scales_shape(shape, layout, rows, columns)
+
+
+def codes_shape(shape, precision):
+    return (*shape[:-1], -(-shape[-1] // (2 if precision in HALVED else 1)))
+
+
+def mean_shape(shape, layout):
+    return scales_shape(shape, layout, 0, 1)
+
+
+def zero_point_dtype(precision):
+    """Of zero points that are found."""
+    return UINT8 if precision.startswith("u") else INT8
 
 
 def rows_and_columns(granularity):
@@ -199,7 +218,7 @@ def _is_number(scale):
     return isinstance(scale, (numbers.Real, numpy.generic))
 
 
-def _symmetric(symmetric, precision, is_static, zero_point):
+def known_symmetric(symmetric, precision, is_static, zero_point):
     is_signed = not precision.startswith("u")
     if zero_point is not None and not is_static:
         raise ValueError("zero_point: given, expected None without scale")

@@ -122,6 +122,11 @@ def rounded(query, config):
     return query if config["query_precision"] is None else _cast(query, config["query_precision"])
 
 
+def as_precise(array, name, config):
+    """Keys or values that are not quantised, in their precision."""
+    return _cast(array, config[f"{name}_precision"])
+
+
 def _precision(value, name, accepted):
     """The name that NumPy or `mfa.quantize` has for it."""
     text = _keywords.text_of(value)
@@ -153,10 +158,19 @@ def _cast(array, name):
     return array.astype(DTYPES[name], copy=False)
 
 
+def quantizing(name, config):
+    """The precision of keys or values, and what `quantize` is told besides."""
+    given = {argument: config[f"{name}_{argument}"] for argument in QUANTIZING}
+    return _signed_as(given["zero_point"], config[f"{name}_precision"]), given
+
+
+def is_smooth(name, config):
+    return name == "key" and config["smooth_key"]
+
+
 def _stored(array, name, config, layout):
     """A key or value as its precision says."""
-    given = {argument: config[f"{name}_{argument}"] for argument in QUANTIZING}
-    precision = config[f"{name}_precision"]
+    precision, given = quantizing(name, config)
     if type(array) is QuantizedTensor:
         _refuse(name, given, "a QuantizedTensor")
         return array
@@ -167,11 +181,8 @@ def _stored(array, name, config, layout):
         _refuse(name, given, precision)
         return _cast(array, precision)
     array = as_ndarray(array, name)
-    smooth = name == "key" and config["smooth_key"]
     try:
-        return quantize(
-            array, _signed_as(given["zero_point"], precision), layout=layout, smooth=smooth, **given
-        )
+        return quantize(array, precision, layout=layout, smooth=is_smooth(name, config), **given)
     except (TypeError, ValueError, BufferError) as error:
         raise type(error)(_of_config(str(error), name)) from None
 

@@ -101,6 +101,16 @@ def test_a_compiled_module_trains_as_an_eager_one(backend):
         assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_program_keeps_codes_for_its_backward_pass():
+    kept = []
+    arrays = heads()
+    compiled = torch.compile(QuantizedFlashAttention(), fullgraph=True, backend="aot_eager")
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor), lambda _: None):
+        compiled(*arrays)
+    assert [tensor.dtype for tensor in kept].count(torch.int8) == 2
+    assert arrays[1].shape not in [tensor.shape for tensor in kept if tensor.is_floating_point()]
+
+
 def test_one_program_for_all_sizes():
     layer = QuantizedFlashAttention(value_precision="int4")
     programs = []
@@ -166,17 +176,32 @@ def test_autocast_casts_a_layer_in_a_program_and_outside():
     assert_same([expected[0]], [layer(*(array.bfloat16() for array in arrays))])
 
 
-@pytest.mark.parametrize("options", [{}, {"config": "{'value_precision': 'int4', 'smooth_key': True}"}])
-def test_operators_are_what_they_say(options):
+@pytest.mark.parametrize(
+    ("config", "scale"),
+    [
+        ("", None),
+        ("{'value_precision': 'int4', 'smooth_key': True}", None),
+        ("{'key_precision': 'uint8', 'value_granularity': (8, 32), 'value_symmetric': False}", None),
+        ("{'key_precision': 'int8', 'key_scale': 0.03, 'key_zero_point': 128}", None),
+        ("{'value_precision': 'float32', 'key_granularity': 'token'}", torch.full((2, 4, 33, 1), 0.03)),
+    ],
+)
+def test_operators_are_what_they_say(config, scale):
     query, key, value = heads()
-    options = {"layout": "bhsd", "dropout_p": 0.3, "dropout_seed": 3} | options
+    options = {"layout": "bhsd", "dropout_p": 0.3, "dropout_seed": 3}
     mask = torch.randn(4, 20, 33)
-    opcheck(quantized_attention, (query, key, value), {**options, "mask": mask})
+    given = {**options, "config": config, "key_scale": scale}
+    opcheck(quantized_attention, (query, key, value), {**given, "mask": mask})
     with torch.no_grad():
-        out, lse = quantized_attention(query, key, value, **options)
-    arrays = (array.detach() for array in (query, key, value))
-    arguments = (torch.randn_like(out), *arrays, out, lse, torch.randn_like(lse), [True] * 3 + [False] * 2)
-    opcheck(quantized_attention_backward, arguments, options)
+        out, lse, *codes = quantized_attention(query, key, value, **given)
+    query, key, value = (
+        array.detach() if array is query or not part.numel() else None
+        for array, part in ((query, out), (key, codes[0]), (value, codes[4]))
+    )
+    floats = torch.float32, torch.float32
+    rows = out, lse, torch.randn_like(lse), "dq dk dv"
+    arguments = (torch.randn_like(out), query, key, value, *floats, *codes, *rows)
+    opcheck(quantized_attention_backward, arguments, {**options, "config": config})
 
 
 def test_the_logsumexp_of_the_operator_has_gradients():
