@@ -192,15 +192,28 @@ def test_sequences_in_pages(rng):
             )
 
 
-def test_cache_is_appended_to(rng):
-    """As FlashAttention-3's function does it, but for the order of arguments, and with slopes."""
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"causal": True, "rotary_interleaved": False},
+        {"cache_leftpad": torch.tensor([1, 0], dtype=torch.int32)},
+        {"cache_batch_idx": torch.tensor([2, 0], dtype=torch.int32)},
+        {"window_size": (2, 1), "softmax_scale": 0.3, "softcap": 2.0, "num_splits": 3},
+    ],
+    ids=str,
+)
+def test_cache_is_appended_to(options):
+    """As FlashAttention-3's function does it, but for the order of arguments."""
     q, k, v = torch.randn(2, 3, 4, 8), torch.randn(2, 3, 2, 8), torch.randn(2, 3, 2, 8)
     angles = torch.rand(12, 4)
-    caches, others = torch.randn(2, 2, 10, 2, 8), torch.empty(0)
+    caches = torch.randn(2, 3, 10, 2, 8)
+    if "cache_batch_idx" not in options:
+        caches = caches[:, :2].clone()
     others = caches.clone()
     lengths = torch.tensor([2, 5], dtype=torch.int32)
     out, lse = flash_attn.flash_attn_with_kvcache(
-        q, *caches, k, v, angles.cos(), angles.sin(), lengths, causal=True, return_softmax_lse=True
+        q, *caches, k, v, angles.cos(), angles.sin(), lengths, **options, return_softmax_lse=True
     )
     expected, expected_lse = mfa.flash_attn_with_kvcache(
         q,
@@ -210,11 +223,14 @@ def test_cache_is_appended_to(rng):
         rotary_cos=angles.cos(),
         rotary_sin=angles.sin(),
         cache_seqlens=lengths,
-        causal=True,
+        **options,
         return_softmax_lse=True,
     )
     torch.testing.assert_close((out, lse, caches), (expected, expected_lse, others))
 
+
+def test_cache_with_slopes_and_pages():
+    q, caches = torch.randn(2, 3, 4, 8), torch.randn(2, 2, 10, 2, 8)
     slopes = torch.from_numpy(SLOPES)
     out = flash_attn.flash_attn_with_kvcache(q, *caches, cache_seqlens=8, causal=True, alibi_slopes=slopes)
     expected = flash_attn.flash_attn_func(q, *caches[:, :, :8], causal=True, alibi_slopes=slopes)
