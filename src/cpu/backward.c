@@ -18,7 +18,7 @@
 
 enum {
     BLOCK_FLOATS = 6 << 15, /* what a block of keys and its scores take, of a second-level cache of 1 MiB */
-    WANTED_TASKS = 16,      /* for each thread, between two points where all threads meet */
+    WANTED_TASKS = 8,       /* for each thread, between two points where all threads meet */
     UNIT_PANELS = 3,        /* of keys: whole register tiles of keys fit in them */
     SMALL_BLOCKS_ROWS = 24, /* rows of a tile of several rows of blocks, which few keys may have in common */
     MOST_PARTS_TRIED = 1 << 10,
@@ -35,7 +35,7 @@ typedef struct {
     int slots;
     int64_t rows, row_blocks, prepare_blocks, key_blocks; /* of one head, in all sequences together */
     int64_t most_key_blocks;                              /* of one */
-    int64_t delta, taint, reference, dquery, turns, sequences, block_tasks,
+    int64_t delta, taint, dquery, turns, sequences, block_tasks,
         size; /* offsets in floats into the workspace, behind the slots' scratch */
 } pass_t;
 
@@ -82,6 +82,7 @@ static mfai_cpu_backward_shape_t find_shape(const mfai_problem_t *p, const mfai_
     s.key_blocks = mfai_ceil_div(p->key_count, s.block_keys);
     /* An odd number of cache lines, so that a column does not fall into few sets of the cache. */
     s.stride = mfai_round_up(s.block_keys, tile->panel) + 16;
+    s.word_stride = mfai_round_up(s.block_keys, tile->panel) / tile->word_depth + 16;
     return s;
 }
 
@@ -89,6 +90,7 @@ static mfai_cpu_backward_scratch_t lay_out(const mfai_cpu_backward_job_t *job, c
     const mfai_problem_t *p = job->problem;
     const mfai_cpu_backward_shape_t *s = &job->shape;
     const int64_t rows = mfai_round_up(s->block_rows, tile->sub_rows), keys = mfai_round_up(s->block_keys, tile->panel);
+    const int64_t row_words = rows / tile->word_depth, key_words = keys / tile->word_depth; /* of panels */
     const int64_t products = job->bias_pass ? 0 : 1;
     const int64_t widest = mfai_max(mfai_round_up(p->head_dim, tile->panel), mfai_round_up(p->value_dim, tile->panel));
     const bool in_place = !(p->features & (MFAI_KEY_CODES | MFAI_VALUE_CODES)) && mfai_rows_are_contiguous(&p->query) &&
@@ -97,17 +99,17 @@ static mfai_cpu_backward_scratch_t lay_out(const mfai_cpu_backward_job_t *job, c
     const int64_t scores = rows * s->stride;
     mfai_cpu_backward_scratch_t at = {0};
     at.query_rows = mfai_cpu_take(&at.size, rows * s->query_words);
-    at.query_panels = mfai_cpu_take(&at.size, products * rows * s->query_width);
+    at.query_panels = mfai_cpu_take(&at.size, products * row_words * s->query_width);
     at.dout_rows = mfai_cpu_take(&at.size, rows * s->value_words);
-    at.dout_panels = mfai_cpu_take(&at.size, products * rows * s->value_width);
+    at.dout_panels = mfai_cpu_take(&at.size, products * row_words * s->value_width);
     at.key_columns = mfai_cpu_take(&at.size, keys * s->query_words);
-    at.key_panels = mfai_cpu_take(&at.size, products * keys * s->query_width);
+    at.key_panels = mfai_cpu_take(&at.size, products * key_words * s->query_width);
     at.value_columns = mfai_cpu_take(&at.size, keys * s->value_words);
     at.dkey = mfai_cpu_take(&at.size, products * keys * s->query_width);
     at.dvalue = mfai_cpu_take(&at.size, products * keys * s->value_width);
     at.scores = mfai_cpu_take(&at.size, scores);
     at.dscores = mfai_cpu_take(&at.size, scores);
-    at.dscore_rows = mfai_cpu_take(&at.size, tile->word_depth > 1 ? scores : 0);
+    at.dscore_rows = mfai_cpu_take(&at.size, tile->word_depth > 1 ? products * rows * s->word_stride : 0);
     at.sums = mfai_cpu_take(&at.size, job->bias_pass ? scores : 0);
     at.bias = mfai_cpu_take(&at.size, job->has_bias ? scores : 0);
     at.drop_factors = mfai_cpu_take(&at.size, job->dropout.on ? tile->word_depth * s->stride : 0);
@@ -220,14 +222,15 @@ static mfa_status_t plan_pass(const mfai_cpu_device_t *device, const mfai_cpu_ke
     /* No more heads at a time than keep the threads busy: each holds its sums of dquery. */
     if (!bias_pass && p->dquery.present && !adds_in_place(&p->dquery, &kernels->tile)) {
         const double share = (double)WANTED_TASKS * pass->slots / (double)mfai_max(pass->tasks, 1);
-        const int64_t heads = mfai_clamp((int64_t)ceil(share * (double)head_count(p)), 1, head_count(p));
+        const int64_t count = mfai_max(head_count(p), 1);
+        const int64_t most = mfai_clamp((int64_t)ceil(share * (double)count), 1, count);
+        const int64_t heads = mfai_ceil_div(count, mfai_ceil_div(count, most)); /* as many each time */
         job->sum_rows =
             mfai_clamp(p->lengths == NULL ? heads * most_rows : (int64_t)ceil(share * (double)rows), most_rows, rows);
     }
     pass->delta = pass->slots * job->scratch.size;
     pass->taint = pass->delta + mfai_cpu_lines(rows);
-    pass->reference = pass->taint + mfai_cpu_lines(rows);
-    pass->dquery = pass->reference + mfai_cpu_lines(rows);
+    pass->dquery = pass->taint + mfai_cpu_lines(rows);
     pass->turns = pass->dquery + mfai_cpu_lines(job->sum_rows * job->shape.query_width);
     pass->sequences = pass->turns + (bias_pass ? 0 : mfai_cpu_lines(p->heads * pass->row_blocks));
     const int64_t in_table = p->lengths == NULL ? 0 : p->batch;
@@ -323,7 +326,6 @@ static void run_pass(pass_t *pass, float *workspace) {
     job->memory = (char *)workspace;
     job->delta = workspace + pass->delta;
     job->taint = workspace + pass->taint;
-    job->reference = workspace + pass->reference;
     job->dquery = job->sum_rows > 0 ? workspace + pass->dquery : NULL;
     job->turns = (uint32_t *)(workspace + pass->turns);
     job->block_tasks = (int64_t *)(workspace + pass->block_tasks);

@@ -178,7 +178,12 @@ static void multiply_columns(const backward_tile_t *t, int64_t left, int64_t wor
     }
 }
 
-static void set_reference(const mfai_cpu_backward_job_t *job, float logsumexp, gradient_row_t *row) {
+/* Of a query row: its logsumexp, or +inf where no key is seen, in the form that gradient_step takes. */
+static void set_reference(const backward_tile_t *t, int64_t query, gradient_row_t *row) {
+    const mfai_cpu_backward_job_t *job = t->job;
+    float logsumexp = *(const float *)mfai_view_row(&job->problem->logsumexp, t->sequence.batch, t->head, query);
+    if (logsumexp == -INFINITY)
+        logsumexp = INFINITY;
     const double exact = job->finish_scores ? logsumexp : logsumexp * MFA_LOG2_E_DOUBLE;
     row->reference = (float)exact;
     row->reference_rest = isinf(row->reference) ? 0 : (float)(exact - row->reference);
@@ -203,7 +208,7 @@ static void finish_rows(const backward_tile_t *t, int64_t row) {
             .dscores = t->scratch + job->scratch.dscores + at * stride,
             .bias = t->found[at] & BIAS_ANY_NONZERO ? t->scratch + job->scratch.bias + at * stride : NULL,
         };
-        set_reference(job, job->reference[first + at], &rows[count]);
+        set_reference(t, t->first_row + at, &rows[count]);
     }
     if (job->dropout.on && !mfa_span_is_empty(keys))
         for (int i = 0; i < count; ++i) {
@@ -213,11 +218,12 @@ static void finish_rows(const backward_tile_t *t, int64_t row) {
                               end - begin, drop_factors + begin);
             rows[i].drop_factors = drop_factors;
         }
-    lane32 *along = t->scratch + job->scratch.dscore_rows + row * stride;
+    const int64_t word_stride = job->shape.word_stride;
+    lane32 *along = t->scratch + job->scratch.dscore_rows + row * word_stride;
     if (job->finish_scores)
-        gradient_rows(job, true, rows, count, keys, t->part, along, stride);
+        gradient_rows(job, true, rows, count, keys, t->part, along, word_stride);
     else
-        gradient_rows(job, false, rows, count, keys, t->part, along, stride);
+        gradient_rows(job, false, rows, count, keys, t->part, along, word_stride);
 }
 
 /* What each row sees of the run, and the biases. False if no row sees any. */
@@ -317,7 +323,7 @@ static float *dquery_sums(const mfai_cpu_backward_job_t *job, const mfai_cpu_bac
 
 static void add_to_queries(const backward_tile_t *t) {
     const mfai_cpu_backward_job_t *job = t->job;
-    const int64_t stride = job->shape.stride, capacity = words_of(t->keys), columns = job->problem->head_dim;
+    const int64_t stride = job->shape.word_stride, capacity = words_of(t->keys), columns = job->problem->head_dim;
     const lane32 *gradients = t->scratch + (WORD_DEPTH == 1 ? job->scratch.dscores : job->scratch.dscore_rows);
     int64_t step;
     float *sums = dquery_sums(job, &t->sequence, t->head, t->first_row, &step);
@@ -553,8 +559,6 @@ static void backward_prepare(void *argument, int64_t task, int slot) {
     const int64_t b = some.sequence.batch, head = some.head;
     for (int64_t row = some.first; row < some.end; ++row) {
         const int64_t at = mfai_cpu_backward_row(job, &some.sequence, head, row);
-        const float logsumexp = *(const float *)mfai_view_row(&p->logsumexp, b, head, row);
-        job->reference[at] = logsumexp == -INFINITY ? INFINITY : logsumexp;
         const float *dout = float_row(&job->problem->dout, b, head, row, first_copy);
         job->delta[at] = find_delta(p, dout, b, head, row, second_copy);
         if (p->dlogsumexp.present)

@@ -141,6 +141,7 @@ typedef struct mfai_cpu_backward_shape {
     int64_t query_words, value_words; /* of a row, padded to whole vectors */
     int64_t query_width, value_width; /* columns, padded to whole panels */
     int64_t stride;                   /* of a row of scores */
+    int64_t word_stride;              /* of a row of their gradients as words */
 } mfai_cpu_backward_shape_t;
 
 /* One sequence. Rows and blocks of all sequences are numbered one after the other, in each sequence by head. */
@@ -180,7 +181,6 @@ typedef struct mfai_cpu_backward_job {
     char *memory;         /* scratch.size floats for each slot */
     float *delta;         /* for each sequence, head and row: dout . out - dlogsumexp */
     float *taint;         /* likewise: 0, or NaN if dout holds what is not finite */
-    float *reference;     /* likewise: logsumexp, or +inf where no key is seen */
     float *dquery;   /* for each query row of these heads query_width sums; NULL: added up in the gradient itself */
     uint32_t *turns; /* for each sequence, head and row block: 1 + the last key block that was visited, or 0 */
 } mfai_cpu_backward_job_t;
@@ -209,7 +209,7 @@ typedef struct mfai_cpu_kernels {
     mfai_cpu_kernel_task_fn forward, combine;
     mfai_cpu_kernel_task_fn append;                                         /* of a mfai_cpu_append_job_t */
     mfai_cpu_kernel_task_fn quantise_sum, quantise_ranges, quantise_encode; /* of a mfai_cpu_quantise_job_t */
-    /* delta, taint and reference, and zeros in dquery; the gradients, a block of keys a task; dquery from its sums,
+    /* delta and taint, and zeros in dquery; the gradients, a block of keys a task; dquery from its sums,
        which are zeros again afterwards; dsinks; dbias. */
     mfai_cpu_kernel_task_fn backward_prepare, backward, backward_finish, backward_sinks, backward_bias;
 } mfai_cpu_kernels_t;
