@@ -73,12 +73,12 @@ def test_one_batch_on_all_threads(contexts, rng, dtype, query_length, key_length
 # ---------------------------------------------------------------- gradients
 
 
-def assert_same_gradients(contexts, dout, *inputs, forward_dtype=None, **options):
+def assert_same_gradients(contexts, dout, *inputs, forward_dtype=None, dlse=None, **options):
     """From one out and logsumexp, on every context and twice on the last."""
     forward = {**options, "out_dtype": forward_dtype}
     out, logsumexp = mfa.attention(*inputs, **forward, context=contexts[0], return_lse=True)
     runs = [
-        mfa.attention_backward(dout, *inputs, out, logsumexp, **options, context=context)
+        mfa.attention_backward(dout, *inputs, out, logsumexp, dlse=dlse, **options, context=context)
         for context in [*contexts, contexts[-1]]
     ]
     for run in runs[1:]:
