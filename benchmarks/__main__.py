@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from benchmarks.cases import GROUPS, QUANTIZED
+from benchmarks.cases import GROUPS, QUANTIZED, TORCH
 
 RESULTS = Path(__file__).resolve().parent.parent / "build" / "benchmarks" / "results.json"
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
@@ -40,8 +40,8 @@ def parse() -> argparse.Namespace:
         "--group",
         dest="groups",
         nargs="+",
-        choices=(*GROUPS, QUANTIZED),
-        default=[*GROUPS, QUANTIZED],
+        choices=(*GROUPS, QUANTIZED, TORCH),
+        default=[*GROUPS, QUANTIZED, TORCH],
         help="some of the cases",
     )
     parser.add_argument("--skip", nargs="+", default=[], metavar="PEER", help="leave these peers out")
@@ -62,6 +62,7 @@ def main() -> int:
     options = parse()
     # NumPy's BLAS reads these when it is imported, hence here and not later.
     os.environ.update(dict.fromkeys(BLAS_THREADS, str(options.threads)))
+    os.environ["MFA_NUM_THREADS"] = str(options.threads)  # calls of tensors take no context
     os.environ["OPENBLAS_THREAD_TIMEOUT"] = "20"  # or it spins for 100 ms into the turns of others
     from benchmarks.run import run
 

@@ -306,6 +306,7 @@ def sparse_backward() -> list[Case]:
 MAKERS = (prefill, causal, window, decode, small, odd, isa, backward, sparse, sparse_backward, memory)
 GROUPS = {maker.__name__: maker for maker in MAKERS}
 QUANTIZED = "quantized"  # a group of another kind: benchmarks.quantized
+TORCH = "torch"  # likewise: benchmarks.tensors
 
 
 def tiny(case: Case) -> Case:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from benchmarks import cases, memory, quantized, quantized_memory, quantized_quality, record, report
-from benchmarks.contenders import CONTENDERS, OURS, Contender
+from benchmarks.contenders import CONTENDERS, OURS, Contender, Unavailable
 from benchmarks.measure import EFFORTS, Measurement, measure
 from benchmarks.memory import Footprint
 from benchmarks.peak import ComputePeak, ReadBandwidth, kernel_for
@@ -114,6 +114,29 @@ def measure_quantized(size: str, threads: int, console: Console) -> dict[str, li
     return found
 
 
+def measure_torch(size: str, skipped: list[str], threads: int, console: Console) -> dict[str, list[dict]]:
+    """Prints a table after the other and returns what is in them; nothing where there is no torch."""
+    if "torch" in skipped or not importlib.util.find_spec("torch"):
+        console.print("No torch group: torch is " + ("skipped" if "torch" in skipped else "not installed"))
+        return {}
+    from benchmarks import tensors, tensors_memory
+
+    found = {}
+    tables = {
+        "time": tensors.time_table,
+        "overhead": tensors.overhead_table,
+        "memory": tensors_memory.memory_table,
+    }
+    for name, make in tables.items():
+        try:
+            table, found[name] = make(size, threads)
+        except Unavailable as reason:
+            console.print(f"No torch {name}: mfa {reason}")
+            continue
+        console.print(table)
+    return found
+
+
 def print_report(
     machine: dict,
     status: dict[str, str],
@@ -146,6 +169,7 @@ def write_json(
     measurements: list[Measurement],
     footprints: list[Footprint],
     by_codes: dict[str, list[dict]],
+    by_tensors: dict[str, list[dict]],
     size: str,
 ) -> None:
     document = {
@@ -155,6 +179,7 @@ def write_json(
         "cases": [record.of_case(measurement) for measurement in measurements],
         "memory": [record.of_memory(footprint) for footprint in footprints],
         "quantized": by_codes,
+        "torch": by_tensors,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
@@ -175,7 +200,10 @@ def run(options: Namespace) -> int:
     by_codes = {}
     if cases.QUANTIZED in options.groups:
         by_codes = measure_quantized(options.size, options.threads, console)
-    write_json(options.json, machine, status, measurements, footprints, by_codes, options.size)
+    by_tensors = {}
+    if cases.TORCH in options.groups:
+        by_tensors = measure_torch(options.size, options.skip, options.threads, console)
+    write_json(options.json, machine, status, measurements, footprints, by_codes, by_tensors, options.size)
     console.print(f"Wrote {options.json}", highlight=False)
     if not measurements:
         return 0  # there is nothing to plot

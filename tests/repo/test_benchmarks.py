@@ -64,12 +64,27 @@ def test_quantised_attention_is_measured(smoke):
     assert all(record["peak_bytes"] >= 0 and record["kept_bytes"] > 0 for record in found["training"])
 
 
+def test_tensors_are_measured(smoke):
+    found = smoke["torch"]
+    assert len(found["time"]) == 8
+    assert all(record["speedup"] > 0 for record in found["time"])
+    for record in found["time"]:
+        bound = 1e-5 if "float32" in record["problem"] else 0.1
+        assert record["difference"] < bound, record["problem"]
+    assert [record["target"] for record in found["overhead"]] == [1.3, 2.0, 2.0]
+    assert {(record["dtype"], record["layout"]) for record in found.get("memory", [])} == (
+        {(dtype, layout) for dtype in ("float32", "bfloat16") for layout in ("contiguous", "a model's")}
+        if sys.platform == "linux"
+        else set()
+    )
+
+
 def timed(case):
     return {result["contender"]: result for result in case["results"] if result["reason"] is None}
 
 
 def test_says_on_what_it_ran(smoke):
-    assert set(smoke) == {"machine", "size", "contenders", "cases", "memory", "quantized"}
+    assert set(smoke) == {"machine", "size", "contenders", "cases", "memory", "quantized", "torch"}
     assert set(smoke["machine"]) == {"cpu", "isa", "threads", "system", "python", "packages", "date"}
     assert smoke["machine"]["threads"] == 2
     assert smoke["contenders"].keys() == CONTENDERS.keys()
