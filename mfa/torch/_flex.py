@@ -30,7 +30,8 @@ def attention(query, key, value, score_mod, block_mask, scale, enable_gqa, want_
         arrays = cast_operands(dict(enumerate(arrays)), query.device.type).values()
     if not torch.is_grad_enabled():
         return FlexCall(*arrays, *options).forward(want_lse, want_max)
-    arrays = expanded(*arrays)
+    with torch._C.DisableTorchFunctionSubclass():
+        arrays = expanded(*arrays)
     with torch.no_grad():  # what requires grad is looked at here, not computed with
         call = FlexCall(*arrays, *options, watch=captures)
     if not captures.tensors and not is_recorded(*arrays, {}):
