@@ -51,7 +51,7 @@ def attention(
     module : torch.nn.Module
         Whose `is_causal` counts where the argument is None.
     query : Tensor (B, H, N, D) of float32, float16 or bfloat16
-        Of any strides. Under autocast it is cast first, as are key and value.
+        Of any strides.
     key : Tensor (B, Hkv, S, D), dtype as query
     value : Tensor (B, Hkv, S, Dv), dtype as query
         H is a multiple of Hkv. A batch of 1 goes with any.
@@ -95,8 +95,6 @@ def attention(
     `s_aux` and `position_bias` are recorded.
     """
     require_known(module, others)
-    if torch.is_autocast_enabled(query.device.type):
-        query, key, value = cast(query, key, value)
     if not query.shape[0] == key.shape[0] == value.shape[0]:
         query, key, value = common_batch(query, key, value)
     is_causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
@@ -167,12 +165,6 @@ def require_known(module, others):
             "output_attentions: True, expected False, as there are no weights here; "
             'attn_implementation="eager" has them'
         )
-
-
-def cast(*tensors):
-    """What autocast makes of them, which does not know this function."""
-    dtype = torch.get_autocast_dtype(tensors[0].device.type)
-    return [tensor.to(dtype) for tensor in tensors]
 
 
 def common_batch(*tensors):
