@@ -19,6 +19,7 @@ from mfa._attention_backward import attention_backward
 from mfa.torch import _flash_operators
 from mfa.torch._aten_kernels import Kernels
 from mfa.torch._autocast import cast_operands, ended
+from mfa.torch._autograd import apply_last
 from mfa.torch._counts import TALLY
 
 ROWS = 2  # the axis of tensors with heads first
@@ -81,6 +82,9 @@ def ring_attention(
         raise ValueError(
             "load_balanced: True, expected False without is_causal=True, where all rows are alike"
         )
+    for name, tensor in (("query", query), ("key", key), ("value", value)):
+        if tensor.ndim != 4:
+            raise ValueError(f"{name}: {tensor.ndim} dimensions, expected 4")
     rows, keys = query.shape[ROWS], key.shape[ROWS]
     if is_causal and rows != keys:
         raise ValueError(f"key: {keys} rows, expected {rows} as query has, with is_causal=True")
@@ -222,16 +226,21 @@ class _Ring(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dout):
-        if torch.is_grad_enabled():
-            raise RuntimeError("create_graph: True, expected False: gradients of ring_attention have none")
-        call = ctx.call
-        with call.options():
-            gradients = ring._templated_ring_attention_backward(
-                *(call.group, ROWS, _partial_backward, dout, "dout", *ctx.saved_tensors),
-                is_causal=call.is_causal,
-                scale=call.scale,
-            )
-        return *gradients[:3], None
+        saved = ctx.saved_tensors
+        if not torch.is_grad_enabled():
+            return _gradients(ctx.call, dout, saved)
+        return apply_last(lambda: _gradients(ctx.call, dout, saved), dout, *saved)
+
+
+def _gradients(call, dout, saved):
+    """What `_Ring.backward` returns."""
+    with call.options():
+        gradients = ring._templated_ring_attention_backward(
+            *(call.group, ROWS, _partial_backward, dout, "dout", *saved),
+            is_causal=call.is_causal,
+            scale=call.scale,
+        )
+    return *gradients[:3], None
 
 
 def _partial(query, key, value, is_causal, scale):
