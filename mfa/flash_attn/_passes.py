@@ -5,6 +5,7 @@ import torch
 from mfa._attention_backward import attention_backward
 from mfa._forward import forward
 from mfa._messages import shown
+from mfa._tensors import is_compiled, is_traced
 from mfa.flash_attn._scoring import NAMES, no_probabilities, scoring, seed_of
 from mfa.flash_attn._varlen import lists, names
 
@@ -213,9 +214,15 @@ def _run_backward(tensors, results, dropout_p, scores, rng_state, where):
             actual, expected = (shown(tuple(each.shape)) for each in (result, tensor))
             raise ValueError(f"{name}: shape {actual}, expected {expected}")
     with torch.no_grad():
-        softmax_d = torch.empty_like(tensors[-1])
+        dout, q, _, _, out, softmax_lse = tensors
         keywords = scoring(*scores, dropout_p, seed) | where
-        gradients = attention_backward(*tensors, delta=softmax_d, wanted=wanted, **keywords)
+        if is_compiled() or is_traced(q, None, None, {}):
+            # The operator of a program takes no array to write them into.
+            softmax_d = (dout.float() * out.float()).sum(-1).transpose(-1, -2)
+            delta = None
+        else:
+            softmax_d = delta = torch.empty_like(softmax_lse)
+        gradients = attention_backward(*tensors, delta=delta, wanted=wanted, **keywords)
         for name, (result, _) in wanted.items():
             result.copy_(getattr(gradients, name))
     return softmax_d

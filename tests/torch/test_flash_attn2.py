@@ -378,6 +378,22 @@ def test_compiled_in_one_graph(name):
     assert any(re.match(r"mfa_\w+::attention", event.key) for event in profile.key_averages())
 
 
+def test_backward_pass_compiled_in_one_graph():
+    torch._dynamo.reset()
+    q, k, v, dout = (torch.randn(2, 6, 4, 8) for _ in range(4))
+    options = (0.0, None, True, -1, -1, 0.0, None)
+    out, lse, *_ = flash_attn_interface._flash_attn_forward(q, k, v, *options, False)
+
+    def gradients(*tensors):
+        results = [torch.empty_like(x) for x in (q, k, v)]
+        sums = flash_attn_interface._flash_attn_backward(*tensors, *results, *options, False)
+        return *results, sums
+
+    tensors = (dout, q, k, v, out, lse)
+    compiled = torch.compile(gradients, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(*tensors), gradients(*tensors))
+
+
 def test_transforms_of_torch_func():
     qkv = torch.randn(2, 6, 3, 4, 8, requires_grad=True)
 
