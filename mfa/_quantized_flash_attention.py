@@ -90,8 +90,8 @@ class QuantizedFlashAttention(OnDevice):
             Needs `enable_training`.
         return_gradients : bool, default False
             Of torch tensors: record the call, so that the result's ``backward()`` computes the gradients of
-            query, key and value, those of what the codes stand for (the straight-through estimator). What
-            it keeps for that are the codes. Needs `enable_training`.
+            query, key, value and a floating attn_mask, those of what the codes stand for (the straight-through
+            estimator). What it keeps for that are the codes. Needs `enable_training`.
 
         Returns
         -------
