@@ -5,6 +5,7 @@ import io
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._inductor.utils import fresh_cache
 
 import mfa
 
@@ -90,6 +91,7 @@ def test_models_with_transposed_heads():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@fresh_cache()
 def test_inductor_keeps_the_strides_that_results_follow():
     def model(x):
         q = (x * 2 + 1).transpose(1, 2)

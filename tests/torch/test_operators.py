@@ -1,5 +1,6 @@
 """The operators that programs call: schemas, fake results to the stride, gradients, and torch.func."""
 
+import hashlib
 import itertools
 
 import pytest
@@ -9,6 +10,7 @@ from torch.library import opcheck
 
 import mfa
 from mfa.torch._operators import attention, attention_append, attention_backward
+from mfa.torch._schema import NAMESPACE
 
 BATCH, HEADS, KV_HEADS, ROWS, KEYS, DIM, VALUE_DIM = 2, 4, 2, 5, 6, 8, 3
 
@@ -37,6 +39,12 @@ def packed(layout="bshd", requires_grad=False):
 
 def int32(*numbers):
     return torch.tensor(numbers, dtype=torch.int32)
+
+
+def test_a_schema_keeps_the_name_that_programs_on_disk_call_it_by():
+    """Should this fail on purpose, NAMESPACE in mfa/torch/_schema.py is to change, and this with it."""
+    schemas = "".join(str(operator._schema) for operator in (attention, attention_append, attention_backward))
+    assert (NAMESPACE, hashlib.sha256(schemas.encode()).hexdigest()[:16]) == ("mfa_1", "297eb137ee244521")
 
 
 LISTS = {"cu_seqlens_q": int32(0, 3, 7), "cu_seqlens_k": int32(0, 4, 9)}
