@@ -5,6 +5,7 @@ import torch
 from mfa._flex_call import OF_INPUTS, FlexCall
 from mfa._score_tiles import Tile
 from mfa._tensors import is_cast, is_recorded
+from mfa.torch._autograd import apply_last
 from mfa.torch._captures import Captures, Substituted
 from mfa.torch._learned_biases import biases_of, traced
 
@@ -78,18 +79,24 @@ class FlexAttention(torch.autograd.Function):
         return out, lse, most
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, dout, dlse, _):
-        *kept, out, lse = ctx.saved_tensors
-        kept = iter(kept)
-        arrays = [next(kept) if other is None else other for other in ctx.others]
-        call = ctx.call.with_arrays(*arrays)
-        captures = biases = None
-        if ctx.captured:
-            captures = Substituted(ctx.captured, list(kept))
-            biases = biases_of(captures, call) if call.score_mod is None else None
-        wanted = [name for name, needed in zip(OF_INPUTS, ctx.needs_input_grad[2:], strict=False) if needed]
-        if dout is None:
-            dout = torch.zeros_like(out)
-        gradients = call.backward(dout, out, lse, dlse, wanted=wanted, captures=captures, biases=biases)
-        return None, None, *gradients[:3], *(captures.gradients if captures else ())
+        saved = ctx.saved_tensors
+        if not torch.is_grad_enabled():
+            return backward(ctx, saved, dout, dlse)
+        return apply_last(lambda: backward(ctx, saved, dout, dlse), dout, dlse, *saved)
+
+
+def backward(ctx, saved, dout, dlse):
+    """What `FlexAttention.backward` returns."""
+    *kept, out, lse = saved
+    kept = iter(kept)
+    call = ctx.call.with_arrays(*(next(kept) if other is None else other for other in ctx.others))
+    captures = biases = None
+    if ctx.captured:
+        captures = Substituted(ctx.captured, list(kept))
+        biases = biases_of(captures, call) if call.score_mod is None else None
+    wanted = [name for name, needed in zip(OF_INPUTS, ctx.needs_input_grad[2:], strict=False) if needed]
+    if dout is None:
+        dout = torch.zeros_like(out)
+    gradients = call.backward(dout, out, lse, dlse, wanted=wanted, captures=captures, biases=biases)
+    return None, None, *gradients[:3], *(captures.gradients if captures else ())

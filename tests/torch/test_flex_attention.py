@@ -366,10 +366,21 @@ def test_what_changed_since_is_an_error(tensors):
 
 
 def test_no_gradients_of_gradients(tensors):
-    out = mfa.flex_attention(*tensors, LEARNED["relative"][2], enable_gqa=True)
-    [gradient] = torch.autograd.grad(out.square().sum(), tensors[:1], create_graph=True)
-    with pytest.raises(RuntimeError, match="differentiate twice"):
-        gradient.sum().backward()
+    for score_mod in (None, LEARNED["relative"][2], LEARNED["temperature"][2]):
+        out = mfa.flex_attention(*tensors, score_mod, enable_gqa=True)
+        [gradient] = torch.autograd.grad(out.sum(), tensors[:1], create_graph=True)
+        torch.testing.assert_close(gradient, torch.autograd.grad(out.sum(), tensors[:1])[0])
+        with pytest.raises(NotImplementedError, match="a second derivative of attention"):
+            (tensors[0].sum() + gradient.sum()).backward()
+
+
+# What torch's own first use of forward mode says.
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_forward_mode_is_refused_by_name(tensors):
+    with torch.autograd.forward_ad.dual_level():
+        key = torch.autograd.forward_ad.make_dual(tensors[1].detach(), tensors[1].detach())
+        with pytest.raises(ValueError, match=r"^key: has a tangent"):
+            mfa.flex_attention(tensors[0], key, tensors[2], enable_gqa=True)
 
 
 def test_what_it_kept_goes_with_the_result(tensors):
