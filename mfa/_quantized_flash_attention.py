@@ -90,8 +90,8 @@ class QuantizedFlashAttention(OnDevice):
             Needs `enable_training`.
         return_gradients : bool, default False
             Of torch tensors: record the call, so that the result's ``backward()`` computes the gradients of
-            query, key, value and a floating attn_mask, those of what the codes stand for (the straight-through
-            estimator). What it keeps for that are the codes. Needs `enable_training`.
+            query, key, value and a floating attn_mask, those of what the codes stand for (the
+            straight-through estimator). What it keeps for that are the codes. Needs `enable_training`.
 
         Returns
         -------
@@ -139,8 +139,7 @@ class QuantizedFlashAttention(OnDevice):
         if is_compiled() or is_traced(query, key, value, keywords):
             from mfa.torch._quantized_operators import trace
 
-            options = {"grouped": grouped, "context": self.context}
-            return trace(query, key, value, self.literal, self.arrays, keywords, **options)
+            return trace(self, query, key, value, keywords, grouped=grouped, recorded=recorded)
         if is_cast(query):
             from mfa.torch._autocast import cast_operands
 

@@ -32,8 +32,15 @@ from mfa.torch._operator_autograd import (
 from mfa.torch._operators import register
 from mfa.torch._quantized_autograd import gradients_of
 from mfa.torch._quantized_codes import PARTS, described, parts_of, whole
-from mfa.torch._schema import ARRAY, QUERY_KEY_VALUE, SCORES, Signature
-from mfa.torch._traced import arguments_of, tensor
+from mfa.torch._schema import (
+    APPENDED_ARRAYS,
+    ARRAY,
+    FORWARD_ONLY,
+    QUERY_KEY_VALUE,
+    SCORES,
+    Signature,
+)
+from mfa.torch._traced import arguments_of, interrupted, obstacle_to, tensor
 
 # What a configuration says: `config` is a literal of all that is no tensor.
 CONFIGURED = {"compute_mode": 'str compute_mode="exact"', "config": 'str config=""'}
@@ -80,7 +87,7 @@ def compute(*arguments):
     *stored, dtype = prepared(query, key, value, config, "bhsd")
     inputs = inputs_of(given | dict(zip(QUERY_KEY_VALUE, stored, strict=True)))
     results = ForwardCall(inputs, out_dtype=dtype, return_lse=True).run()
-    return *results, *parts_of(stored[1], query), *parts_of(stored[2], query)
+    return *results, *parts_of(stored[1], key), *parts_of(stored[2], value)
 
 
 @torch.no_grad()
@@ -206,20 +213,21 @@ for device_type, dispatch_key in (("cpu", "AutocastCPU"), ("mps", "AutocastMPS")
     LIBRARY.impl(quantized_attention._schema.name, kernel, dispatch_key)
 
 
-def trace(query, key, value, literal, arrays, keywords, *, grouped, context):
+def trace(layer, query, key, value, keywords, *, grouped, recorded):
     """`QuantizedFlashAttention.attend` by an operator."""
-    if context is not None:
-        raise TypeError("device: given, expected 'auto' where torch traces or transforms the call")
-    query, key, value = (
-        tensor(array, name) for name, array in (("query", query), ("key", key), ("value", value))
-    )
+    given = {"query": query, "key": key, "value": value} | keywords
+    obstacle = obstacle_to(given, ("block_mask", *FORWARD_ONLY, *APPENDED_ARRAYS))
+    if layer.context is not None:
+        obstacle = "device", f"{layer.device!r}, expected 'auto'"
+    if obstacle is not None:
+        options = {"grouped": grouped, "recorded": recorded}
+        return interrupted(layer.attend, NAMES, obstacle, (query, key, value, keywords), options)
+    query, key, value = (tensor(given[name], name) for name in QUERY_KEY_VALUE)
     ndim = max(query.ndim, key.ndim, value.ndim)
     query, key, value = four_axes(query, key, value, grouped, NAMES)
     arguments = arguments_of(keywords, NAMES)
-    for name, array in arrays.items():
+    arguments.pop("rotary_interleaved", None)
+    for name, array in layer.arrays.items():
         arguments[name] = tensor(array, name)
-    unknown = [name for name in arguments if name not in FORWARD.names]
-    if unknown:
-        raise TypeError(f"{unknown[0]}: given, expected None where torch traces or transforms the call")
-    out = quantized_attention(query, key, value, config=literal, **arguments)[0]
+    out = quantized_attention(query, key, value, config=layer.literal, **arguments)[0]
     return without_axes(out, ndim, False)

@@ -101,6 +101,27 @@ def test_a_compiled_module_trains_as_an_eager_one(backend):
         assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch's own, where a program goes on
+def test_what_no_program_can_have_interrupts_it():
+    arrays = heads()
+    layer = QuantizedFlashAttention(device="cpu")
+    compiled = torch.compile(lambda *args: 2 * layer(*args), backend="aot_eager")
+    assert_same(both_ways(compiled, arrays), both_ways(lambda *args: 2 * layer(*args), arrays))
+
+
+@pytest.mark.parametrize("dtypes", [("bfloat16", "float32", "float32"), ("float32", "bfloat16", "float16")])
+def test_operands_may_differ_in_dtype(dtypes):
+    arrays = [
+        array.detach().to(getattr(torch, dtype)).requires_grad_()
+        for array, dtype in zip(heads(), dtypes, strict=True)
+    ]
+    layer = QuantizedFlashAttention()
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    expected = both_ways(layer, arrays)
+    assert [str(gradient.dtype) for gradient in expected[1:]] == [f"torch.{dtype}" for dtype in dtypes]
+    assert_same(both_ways(compiled, arrays), expected)
+
+
 def test_a_program_keeps_codes_for_its_backward_pass():
     kept = []
     arrays = heads()
@@ -226,7 +247,7 @@ def test_second_derivatives_are_refused():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"device": "cpu"}, "device: given, expected 'auto' where torch traces or transforms the call"),
+        ({"device": "cpu"}, "device: 'cpu', expected 'auto' where torch traces or transforms the call"),
         (
             {"config": {"rotary_cos": torch.ones(33, 4)}},
             "rotary_cos: given, expected None where torch traces or transforms the call",
