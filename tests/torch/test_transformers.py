@@ -207,21 +207,20 @@ def test_vision(name, calls):
 
 PACKED_LENGTHS = [4, 1, 6]
 POSITIONS = torch.cat([torch.arange(length) for length in PACKED_LENGTHS])[None]
-STARTS = torch.tensor([0, 4, 5, 11], dtype=torch.int32)
-LISTS = {"cu_seq_lens_q": STARTS, "cu_seq_lens_k": STARTS, "max_length_q": 6, "max_length_k": 6}
+STARTS = [0, 4, 5, 11]
 
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_sequences_packed_by_a_collator_do_not_see_each_other(name, calls):
-    """DataCollatorWithFlattening(return_flash_attn_kwargs=True) gives positions and lists."""
     network = model(name)
-    tokens = ids(11, batch=1)
-    alone = torch.cat([network(part).logits for part in tokens.split(PACKED_LENGTHS, 1)], 1)
+    parts = ids(11, batch=1).split(PACKED_LENGTHS, 1)
+    alone = torch.cat([network(part).logits for part in parts], 1)
     network.set_attn_implementation("mfa")
-
-    packed = network(tokens, position_ids=POSITIONS, use_cache=False, **LISTS).logits
+    collator = transformers.DataCollatorWithFlattening(return_flash_attn_kwargs=True)
+    batch = collator([{"input_ids": part[0].tolist()} for part in parts])
+    packed = network(**batch | {"labels": None}, use_cache=False).logits
     torch.testing.assert_close(packed, alone, atol=1e-5, rtol=1e-5)
-    assert [call["cu_seqlens_q"].tolist() for call in calls] == [STARTS.tolist()] * LAYERS
+    assert [call["cu_seqlens_q"].tolist() for call in calls] == [STARTS] * LAYERS
     assert all(call["mask"] is None for call in calls)
 
 
@@ -234,7 +233,7 @@ def test_positions_say_where_sequences_begin(name, calls):
 
     require_same(model(name), compute)
     starts = [None if call["cu_seqlens_q"] is None else call["cu_seqlens_q"].tolist() for call in calls]
-    assert starts == [None if name == "GptOssForCausalLM" else STARTS.tolist()] * LAYERS
+    assert starts == [None if name == "GptOssForCausalLM" else STARTS] * LAYERS
     assert all(call["mask"] is None for call in calls)
 
 
