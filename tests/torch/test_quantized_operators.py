@@ -1,5 +1,7 @@
 """Quantised attention where torch traces, compiles, exports or transforms it: the same as without."""
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from torch.func import grad, vmap
 from torch.library import opcheck
 
 from mfa.torch._quantized_operators import quantized_attention, quantized_attention_backward
+from mfa.torch._schema import NAMESPACE
 from mfa.torch.quantized import QuantizedFlashAttention, QuantizedMultiHeadAttention
 
 CONFIGS = {
@@ -49,6 +52,14 @@ def assert_same(found, expected):
     for ours, theirs in zip(found, expected, strict=True):
         assert torch.equal(ours, theirs)
         assert (ours.dtype, ours.stride()) == (theirs.dtype, theirs.stride())
+
+
+def test_a_schema_keeps_the_name_that_programs_on_disk_call_it_by():
+    """As the other operators: NAMESPACE in mfa/torch/_schema.py goes with what the schemas are."""
+    schemas = "".join(
+        str(operator._schema) for operator in (quantized_attention, quantized_attention_backward)
+    )
+    assert (NAMESPACE, hashlib.sha256(schemas.encode()).hexdigest()[:16]) == ("mfa_1", "dbd80a50a45265f9")
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
