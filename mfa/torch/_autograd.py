@@ -10,6 +10,7 @@ from mfa._attention_keywords import Keywords
 from mfa._call import BackwardCall, ForwardCall
 from mfa._inputs import Inputs
 from mfa._quantized_tensor import QuantizedTensor
+from mfa._sdpa import PLAIN
 
 QUERY_KEY_VALUE = ("query", "key", "value")
 # The operands that have gradients, as mfa.attention_backward names these.
@@ -34,7 +35,7 @@ def record(query, key, value, keywords, *, names, loose, grouped, out, out_dtype
         query, key, value = four_axes(query, key, value, grouped, names)
     others = keywords
     tensors = {"query": query, "key": key, "value": value}
-    given = tensors_of(keywords)
+    given = None if keywords is PLAIN else tensors_of(keywords)
     if given:
         require_gradients(given, names)
         tensors |= given
@@ -181,6 +182,8 @@ apply_last = super(torch.autograd.Function, LastDerivative).apply
 def fit(query, key, value, grouped):
     """Whether they have all axes, of sizes that go together."""
     first, second, third = query.shape, key.shape, value.shape
+    if first == second == third:
+        return len(first) == 4
     return (
         len(first) == len(second) == len(third) == 4
         and first[0] == second[0] == third[0]

@@ -9,8 +9,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.library import opcheck
 
 import mfa
+from mfa._attention_keywords import DEFAULTS
 from mfa.torch._operators import attention, attention_append, attention_backward
-from mfa.torch._schema import NAMESPACE
+from mfa.torch._schema import APPEND, BACKWARD, NAMESPACE
 
 BATCH, HEADS, KV_HEADS, ROWS, KEYS, DIM, VALUE_DIM = 2, 4, 2, 5, 6, 8, 3
 
@@ -39,6 +40,13 @@ def packed(layout="bshd", requires_grad=False):
 
 def int32(*numbers):
     return torch.tensor(numbers, dtype=torch.int32)
+
+
+def test_operators_have_every_keyword():
+    without = {"block_mask", "sparsity", "compute_mode"}  # see mfa/torch/_traced.py
+    known = {*APPEND.names, *without} - {"query", "key", "value", "drawn_seed", "out_dtype"}
+    assert set(DEFAULTS) == known
+    assert set(BACKWARD.names) < {*APPEND.names, "dout", "out", "lse", "dlse", "wanted"}
 
 
 def test_a_schema_keeps_the_name_that_programs_on_disk_call_it_by():
