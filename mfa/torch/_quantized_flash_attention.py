@@ -98,7 +98,7 @@ class QuantizedFlashAttention(torch.nn.Module):
             scale,
             enable_gqa,
             is_training=self.training and self.attention.enable_training,
-            return_gradients=self.records(query, key, value),
+            return_gradients=self.records(query, key, value, attn_mask),
         )
 
     def scaled_dot_product_attention(

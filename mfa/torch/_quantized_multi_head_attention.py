@@ -174,7 +174,7 @@ class QuantizedMultiHeadAttention(torch.nn.MultiheadAttention):
             "mask": mask,
         }
         result = self.attention.attention.attend(
-            *arrays, keywords, grouped=False, recorded=self.attention.records(*arrays)
+            *arrays, keywords, grouped=False, recorded=self.attention.records(*arrays, mask)
         )
         result = result.transpose(1, 2).flatten(2)
         if not is_batched:

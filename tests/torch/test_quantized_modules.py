@@ -73,6 +73,16 @@ def test_weights_are_dropped_in_training_mode_alone(heads):
     assert layer(*heads, dropout_p=0.5).requires_grad
 
 
+def test_a_mask_alone_may_have_a_gradient(heads):
+    mask = torch.zeros(20, 33, requires_grad=True)
+    QuantizedFlashAttention(device=DEVICE)(*(array.detach() for array in heads), mask).cos().sum().backward()
+    assert mask.grad.any()
+    module = QuantizedMultiHeadAttention(24, 4, batch_first=True, backend=DEVICE).requires_grad_(False)
+    x, mask = torch.randn(2, 6, 24), torch.zeros(6, 6, requires_grad=True)
+    module(x, x, x, attn_mask=mask).cos().sum().backward()
+    assert mask.grad.any()
+
+
 def test_nothing_is_recorded_where_nothing_is_to_be(heads):
     layer = QuantizedFlashAttention(device=DEVICE)
     with torch.no_grad():
