@@ -9,6 +9,7 @@ from libc.stdint cimport int64_t, uintptr_t
 
 from mfa._exchange cimport TorchState, describe_new, new_tensor
 from mfa._memory cimport Memory, refuse_masked
+from mfa._status cimport check
 from mfa.c_mfa cimport (
     MFA_PRECISION_BF16,
     MFA_PRECISION_BOOL,
@@ -16,11 +17,14 @@ from mfa.c_mfa cimport (
     MFA_PRECISION_FP16,
     MFA_PRECISION_FP32,
     MFA_PRECISION_INT32,
+    mfa_buffer_from_mtl_buffer,
+    mfa_context_t,
+    mfa_destroy_buffer,
     mfa_tensor_init,
     mfa_tensor_t,
 )
 
-from mfa._messages import brief
+from mfa._messages import because, brief
 from mfa._tensors import new_array
 
 cdef object ndarray = numpy.ndarray
@@ -58,6 +62,7 @@ cdef class Operand(Memory):
 
     def __dealloc__(self):
         PyMem_RawFree(self.copy)
+        mfa_destroy_buffer(self.buffer)
 
     cdef int describe(self, bint writable, uintptr_t stand_in) except -1:
         cdef int64_t[4] strides  # in bytes; zero where it is never followed
@@ -76,6 +81,9 @@ cdef class Operand(Memory):
             empty |= self.tensor.shape[axis] == 0
         if empty:
             return 0
+        if self.on_metal:
+            self.tensor.byte_offset = self.dlpack.byte_offset
+            return 0
         self.tensor.data = self.data
         if odd_strides or <uintptr_t> self.data % <uintptr_t> size:
             if writable:
@@ -83,6 +91,18 @@ cdef class Operand(Memory):
                     f"{self.name}: address or strides are not multiples of the item size {size}, "
                     "expected memory that can be written element by element")
             self.copy_elements(strides, stand_in)
+        return 0
+
+    cdef int wrap(self, mfa_context_t context) except -1:
+        """Have the tensor name the Metal buffer that it is in, as `context` knows it."""
+        if self.on_metal and self.data != NULL:
+            mfa_destroy_buffer(self.buffer)
+            self.buffer = self.tensor.buffer = NULL
+            try:
+                check(mfa_buffer_from_mtl_buffer(context, self.data, &self.buffer))
+            except ValueError as error:
+                raise BufferError(f"{self.name}: {because(error)}") from error
+            self.tensor.buffer = self.buffer
         return 0
 
     cdef int copy_elements(self, int64_t *strides, uintptr_t stand_in) except -1:
@@ -173,10 +193,11 @@ cdef Operand load_operand(
     cdef Operand operand = Operand.__new__(Operand)
     if type(array) is not ndarray:
         refuse_masked(array, name)
+    operand.takes_metal = True
     operand.hold(array, name, writable, state)
     if not accepts(accepted, operand.precision):
         if accepted == AS_FLOAT32 and is_floating(operand.numpy_dtype()):
-            numbers = operand.as_ndarray().astype(FLOAT32)
+            numbers = array.float() if operand.on_metal else operand.as_ndarray().astype(FLOAT32)
             operand = load_operand(numbers, name, ONLY_FLOAT32, min_ndim, max_ndim, False, 0, state)
             operand.array = array
             return operand
@@ -208,12 +229,13 @@ cdef Operand load_known(object array, str name, int precision, bint writable, ui
     return operand
 
 
-cdef Operand load_new(object like, tuple shape, int precision, bint heads_inside):
+cdef Operand load_new(object like, tuple shape, int precision, bint heads_inside, bint on_metal):
     """A new array of the kind of `like`, as `mfa._tensors.new_array` says."""
     cdef Operand operand = Operand.__new__(Operand)
     operand.name = "result"
     operand.precision = precision
-    operand.array = new_tensor(like, shape, precision, heads_inside)
+    operand.takes_metal = on_metal
+    operand.array = None if on_metal else new_tensor(like, shape, precision, heads_inside)
     if operand.array is not None:
         describe_new(operand.array, &operand.plain)
         operand.hold_plain()

@@ -2,9 +2,10 @@
 
 import numpy
 
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t, uintptr_t
 
 from mfa._arrays cimport ONLY_FLOAT32, Operand, dtype_name, load_new
+from mfa._codes cimport Codes
 from mfa._context cimport Context, default_context
 from mfa._given cimport OWN, RECORDED, Concern, concern, given_of
 from mfa._inputs cimport Inputs
@@ -17,9 +18,11 @@ from mfa.c_mfa cimport (
     mfa_attention_backward_desc,
     mfa_attention_backward_desc_init,
     mfa_attention_backward_desc_t,
+    mfa_attention_backward_encode,
     mfa_attention_backward_plan,
     mfa_attention_desc_t,
     mfa_attention_forward_desc,
+    mfa_attention_forward_encode,
     mfa_attention_forward_plan,
     mfa_context_t,
     mfa_plan_init,
@@ -36,12 +39,39 @@ cdef object ndarray = numpy.ndarray
 TO_RECORD = object()
 
 
+ctypedef void *(*CommandBuffer)() noexcept nogil
+ctypedef void *(*Queue)() noexcept nogil
+ctypedef void (*Dispatch)(void *queue, void *argument, void (*function)(void *) noexcept nogil) noexcept nogil
+
+cdef struct Work:
+    mfa_context_t context
+    const mfa_attention_desc_t *forward
+    const mfa_attention_backward_desc_t *backward  # of a forward call, one that points to none
+    CommandBuffer get_command_buffer  # NULL: compute, and wait
+    mfa_status_t status
+
+
+cdef void compute_work(void *argument) noexcept nogil:
+    """What runs where PyTorch encodes, one at a time."""
+    cdef Work *work = <Work *> argument
+    cdef bint is_forward = work.backward.forward == NULL
+    if work.get_command_buffer == NULL and is_forward:
+        work.status = mfa_attention_forward_desc(work.context, work.forward)
+    elif work.get_command_buffer == NULL:
+        work.status = mfa_attention_backward_desc(work.context, work.backward)
+    elif is_forward:
+        work.status = mfa_attention_forward_encode(work.context, work.forward, work.get_command_buffer())
+    else:
+        work.status = mfa_attention_backward_encode(work.context, work.backward, work.get_command_buffer())
+
+
 cdef class Call:
     """What forward and backward calls have in common. Subclasses keep alive what the descriptors point to."""
 
     cdef Inputs inputs
     cdef mfa_attention_desc_t desc
     cdef mfa_attention_backward_desc_t backward  # its `forward` is NULL unless this is a backward call
+    cdef list results  # new ones on Metal
 
     cdef Operand new_result(self, object like, tuple shape, int precision, bint heads_inside=False):
         """A new array of the kind of `like`; only its description when planning."""
@@ -50,7 +80,11 @@ cdef class Call:
             operand = Operand.__new__(Operand)
             operand.describe_absent(shape, precision, self.inputs.stand_in())
             return operand
-        return load_new(like, shape, precision, heads_inside)
+        operand = load_new(like, shape, precision, heads_inside, self.inputs.on_metal)
+        if self.inputs.on_metal:
+            self.results = self.results or []
+            self.results.append(operand)
+        return operand
 
     cdef Operand new_rows(self, object like, tuple shape, int precision):
         """new_result() for a shape whose axes are in the caller's order, as (batch, heads, rows, dim).
@@ -67,6 +101,8 @@ cdef class Call:
     cdef int compute(self, Context context) except -1:
         cdef mfa_context_t handle
         cdef mfa_status_t status
+        if self.inputs.on_metal:
+            return self.compute_on_metal(context_of_metal(context))
         if context is None:
             context = default_context()
         handle = context.acquire()
@@ -78,6 +114,46 @@ cdef class Call:
         context.release()
         return self.check_status(status)
 
+    cdef int compute_on_metal(self, Context context) except -1:
+        """As compute(), in PyTorch's own stream where it lets others in, else between two stops of it."""
+        cdef Work work
+        cdef uintptr_t dispatch, queue, get_command_buffer
+        from mfa.torch import _mps  # the tensors are torch's
+
+        stream = _mps.stream()
+        if stream is None or self.inputs.reads_lists:  # which the library looks at now, not when all this runs
+            _mps.synchronize()
+        work.context = context.acquire()
+        try:
+            self.wrap_operands(work.context)
+            work.forward = &self.desc
+            work.backward = &self.backward
+            if stream is None:
+                work.get_command_buffer = NULL
+                with nogil:
+                    compute_work(&work)
+            else:
+                dispatch, queue, get_command_buffer = stream
+                work.get_command_buffer = <CommandBuffer> get_command_buffer
+                with nogil:
+                    (<Dispatch> dispatch)((<Queue> queue)(), &work, compute_work)
+            self.check_status(work.status)
+        finally:
+            context.release()
+        return 0
+
+    cdef int wrap_operands(self, mfa_context_t context) except -1:
+        """Have all that is on Metal known to the context, and refuse what is not."""
+        cdef Operand operand
+        for argument in self.inputs.kept:
+            operand = (<Codes> argument).codes if isinstance(argument, Codes) else argument
+            if operand.tensor.data != NULL:
+                raise BufferError(f"{operand.name}: on the CPU, expected a tensor on mps as others are")
+            operand.wrap(context)
+        for operand in self.results or ():
+            operand.wrap(context)
+        return 0
+
     cdef int check_status(self, mfa_status_t status) except -1:
         cdef Inputs inputs = self.inputs
         return check(status, inputs.names, "bhsd" if inputs.heads_first else "bshd", inputs.key.ndim)
@@ -87,15 +163,21 @@ cdef class Call:
         cdef mfa_plan_t plan = mfa_plan_init()
         cdef mfa_context_t handle
         cdef mfa_status_t status
-        if context is None:
+        if self.inputs.on_metal:
+            context = context_of_metal(context)
+        elif context is None:
             context = default_context()
         handle = context.acquire()
-        with nogil:
-            if self.backward.forward != NULL:
-                status = mfa_attention_backward_plan(handle, &self.backward, &plan)
-            else:
-                status = mfa_attention_forward_plan(handle, &self.desc, &plan)
-        context.release()
+        try:
+            if self.inputs.on_metal:
+                self.wrap_operands(handle)
+            with nogil:
+                if self.backward.forward != NULL:
+                    status = mfa_attention_backward_plan(handle, &self.backward, &plan)
+                else:
+                    status = mfa_attention_forward_plan(handle, &self.desc, &plan)
+        finally:
+            context.release()
         self.check_status(status)
         return Plan(
             status=plan.status,
@@ -110,6 +192,18 @@ cdef class Call:
             workspace_bytes=plan.workspace_bytes,
             reason=plan.reason.decode("utf-8", "replace"),
         )
+
+
+cdef Context context_of_metal(Context context):
+    """The one that tensors on Metal are computed on; None is one for all calls."""
+    if context is None:
+        from mfa.torch import _mps
+
+        return _mps.context()
+    backend = context.describe().backend
+    if backend != "metal":
+        raise ValueError(f"context: of backend {backend!r}, expected 'metal' for tensors on mps")
+    return context
 
 
 cdef class ForwardCall(Call):

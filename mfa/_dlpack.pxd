@@ -9,6 +9,7 @@ cdef enum:
     DLPACK_FLAG_IS_COPIED = 2
 
     kDLCPU = 1
+    kDLMetal = 8
 
     kDLInt = 0
     kDLFloat = 2

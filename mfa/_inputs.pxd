@@ -18,6 +18,8 @@ cdef class Inputs:
     cdef readonly tuple shape
     cdef bint heads_first, planning
     cdef bint has_lists  # sequences have lengths or places of their own
+    cdef bint on_metal  # an array is, and so all of them have to be
+    cdef bint reads_lists  # arrays that are looked at before anything is computed
     cdef bint appends  # key and value are written
     cdef uintptr_t nowhere
     cdef TorchState torch
@@ -56,6 +58,7 @@ cdef class Inputs:
     cdef uintptr_t stand_in(self) noexcept
     cdef Operand load(
         self, object array, str argument, Elements accepted, int min_ndim, int max_ndim, bint writable=*)
+    cdef int keep(self, Operand operand) except -1
     cdef Operand load_rows(
         self, object array, str argument, int min_ndim, int max_ndim, bint writable=*)
     cdef Codes load_codes(self, object tensor, str argument, int min_ndim, int max_ndim)

@@ -291,7 +291,7 @@ cdef class Inputs:
         if array is None:
             return NULL
         operand = load_operand(array, name, accepted, 3, 4, False, 0, &self.torch)
-        self.kept.append(operand)
+        self.keep(operand)
         if operand.ndim == 3:
             operand.append_unit_axes(1)
         return &operand.tensor
@@ -418,8 +418,14 @@ cdef class Inputs:
         cdef Operand operand = load_operand(
             array, self.name_of(argument), accepted, min_ndim, max_ndim, writable,
             0 if accepted == ONLY_INT32 else self.stand_in(), &self.torch)
-        self.kept.append(operand)
+        self.reads_lists |= accepted == ONLY_INT32
+        self.keep(operand)
         return operand
+
+    cdef int keep(self, Operand operand) except -1:
+        self.on_metal |= operand.on_metal
+        self.kept.append(operand)
+        return 0
 
     cdef Operand load_rows(
             self, object array, str argument, int min_ndim, int max_ndim, bint writable=False):

@@ -14,6 +14,7 @@ cdef class Memory:
     cdef int64_t itemsize
     cdef char *data
     cdef bint read_only
+    cdef bint takes_metal, on_metal  # whether memory of a GPU is welcome; `data` is an id<MTLBuffer> then
     cdef bint is_copy  # what is written there would not reach the array
     cdef Py_buffer view
     cdef DLManagedTensor *legacy

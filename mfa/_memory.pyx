@@ -29,6 +29,7 @@ from mfa._dlpack cimport (
     kDLCPU,
     kDLFloat,
     kDLInt,
+    kDLMetal,
 )
 from mfa._exchange cimport TorchState, is_plain_type, read_tensor
 from mfa.c_mfa cimport (
@@ -91,7 +92,7 @@ cdef class Memory:
             self.precision = dtype_precision(array.dtype if type(array) is ndarray else dtype_of(array))
             return 0
         if is_tensor(array):
-            return self.hold_dlpack(capsule_of(array, name, in_place, for_long))
+            return self.hold_dlpack(capsule_of(array, name, in_place, for_long, self.takes_metal))
         if has_dlpack(array) and not (PyObject_CheckBuffer(array) and is_elsewhere(array)):
             return self.hold_dlpack(dlpack_capsule(array, name))
         if PyObject_CheckBuffer(array):
@@ -153,7 +154,10 @@ cdef class Memory:
         self.precision = dlpack_precision(self.dlpack.dtype)
         self.ndim = self.dlpack.ndim
         self.itemsize = (self.dlpack.dtype.bits * self.dlpack.dtype.lanes + 7) // 8
-        self.data = <char *> self.dlpack.data + self.dlpack.byte_offset
+        self.on_metal = self.dlpack.device.device_type == kDLMetal
+        self.data = <char *> self.dlpack.data
+        if not self.on_metal:
+            self.data += self.dlpack.byte_offset
         return 0
 
     cdef int require_true(self) except -1:
@@ -162,7 +166,7 @@ cdef class Memory:
         cdef int64_t largest_stride = INT64_MAX // (<int64_t> tensor.dtype.bits * tensor.dtype.lanes + 8)
         cdef bint empty = False
         cdef int axis
-        if tensor.device.device_type != kDLCPU:
+        if tensor.device.device_type != kDLCPU and not (self.takes_metal and tensor.device.device_type == kDLMetal):
             raise BufferError(
                 f"{self.name}: on DLPack device type {tensor.device.device_type}, "
                 f"expected the CPU ({kDLCPU})")

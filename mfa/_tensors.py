@@ -5,6 +5,7 @@ import sys
 import numpy
 
 from mfa._messages import because, kind, shown
+from mfa._producers import MAX_VERSION
 
 
 def is_tensor(array):
@@ -63,13 +64,18 @@ def new_array(like, shape, dtype, heads_inside=False):
         if type(like) is numpy.ndarray or not is_tensor(like):
             return numpy.empty(shape, dtype)
         torch = sys.modules["torch"]
-        dtype = getattr(torch, dtype.name)
+        dtype, device = getattr(torch, dtype.name), _device_of_results(torch, like)
         if heads_inside and len(shape) > 2:
             *batch, heads, rows, dim = shape
-            return torch.empty((*batch, rows, heads, dim), dtype=dtype, device="cpu").transpose(-3, -2)
-        return torch.empty(shape, dtype=dtype, device="cpu")
+            return torch.empty((*batch, rows, heads, dim), dtype=dtype, device=device).transpose(-3, -2)
+        return torch.empty(shape, dtype=dtype, device=device)
     except (ValueError, RuntimeError) as error:
         raise MemoryError(f"a result of shape {shown(shape)}: {because(error)}") from error
+
+
+def _device_of_results(torch, like):
+    with torch._C.DisableTorchFunctionSubclass():
+        return like.device if like.is_mps else "cpu"
 
 
 def rank(tensor):
@@ -90,11 +96,12 @@ def note_write(out):
             torch.autograd.graph.increment_version(out)
 
 
-def require_plain(tensor, name, in_place=False):
+def require_plain(tensor, name, in_place=False, takes_mps=False):
     """Refuse a tensor that has no memory, or not as it is, or of which a derivative would be lost."""
     torch = sys.modules["torch"]
-    if not tensor.is_cpu:
-        raise BufferError(f"{name}: on device {tensor.device}, expected cpu")
+    if not tensor.is_cpu and not (takes_mps and tensor.is_mps):
+        expected = "cpu or mps" if takes_mps else "cpu"
+        raise BufferError(f"{name}: on device {tensor.device}, expected {expected}")
     if _has_no_memory(torch, tensor) or _is_recording(torch):
         raise TypeError(
             f"{name}: a tensor that torch is tracing or transforming has no memory; expected a plain tensor"
@@ -119,18 +126,18 @@ def require_plain(tensor, name, in_place=False):
         raise BufferError(f"{name}: has its negative bit set, expected plain memory")
 
 
-def capsule_of(tensor, name, in_place, for_long):
+def capsule_of(tensor, name, in_place, for_long, takes_mps):
     """A DLPack capsule over the memory of `tensor`."""
     torch = sys.modules["torch"]
     if type(tensor) is not torch.Tensor:
         # What a subclass makes of torch's functions does not matter: its memory does.
         with torch._C.DisableTorchFunctionSubclass():
-            return _capsule(torch, tensor, name, in_place, for_long)
-    return _capsule(torch, tensor, name, in_place, for_long)
+            return _capsule(torch, tensor, name, in_place, for_long, takes_mps)
+    return _capsule(torch, tensor, name, in_place, for_long, takes_mps)
 
 
-def _capsule(torch, tensor, name, in_place, for_long):
-    require_plain(tensor, name, in_place)
+def _capsule(torch, tensor, name, in_place, for_long, takes_mps):
+    require_plain(tensor, name, in_place, takes_mps)
     try:
         if tensor.is_neg():
             tensor = tensor.resolve_neg()
@@ -138,6 +145,8 @@ def _capsule(torch, tensor, name, in_place, for_long):
         # have attributes.
         if tensor.requires_grad or for_long:
             tensor = tensor.detach()
+        if tensor.is_mps:
+            return tensor.__dlpack__(max_version=MAX_VERSION)
         return torch.utils.dlpack.to_dlpack(tensor)
     except MemoryError:
         raise
