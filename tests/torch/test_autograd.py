@@ -1,5 +1,8 @@
 """Gradients that torch's autograd asks mfa for."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -330,6 +333,18 @@ def test_nothing_is_kept_after_backward(tensors):
 
 
 SECOND = r"^query: a second derivative of attention is asked for, expected the first alone"
+
+
+def test_a_graph_goes_without_the_garbage_collector(tensors):
+    gc.disable()
+    try:
+        out = mfa.scaled_dot_product_attention(*tensors)
+        torch.autograd.grad(out.sum(), tensors, create_graph=True)
+        gone = [weakref.ref(x) for x in (out, out.grad_fn)]
+        del out
+        assert [one() for one in gone] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_second_derivatives_are_refused(tensors):

@@ -185,6 +185,37 @@ TRANSFORMS = {
 }
 
 
+def test_dropout_under_vmap_is_as_random_as_asked():
+    x = torch.ones(3, 1, 2, 6, 6)
+
+    def dropped(x):
+        return mfa.scaled_dot_product_attention(x, x, x.cumsum(-2), dropout_p=0.5)
+
+    with pytest.raises(RuntimeError, match="randomness"):
+        torch.func.vmap(dropped)(x)
+    same = torch.func.vmap(dropped, randomness="same")(x)
+    assert torch.equal(same[0], same[1])
+    different = torch.func.vmap(dropped, randomness="different")(x)
+    assert not torch.equal(different[0], different[1])
+
+
+def test_caches_under_vmap():
+    new, caches = torch.randn(3, 1, 1, 2, 4), torch.zeros(2, 3, 1, 4, 2, 4)
+    lengths = int32(1)
+
+    def step(new, k_cache, v_cache):
+        return mfa.flash_attn_with_kvcache(new, k_cache, v_cache, new, new, cache_seqlens=lengths)
+
+    expected = caches.clone()
+    outs = torch.stack([step(new[i], *expected[:, i]) for i in range(3)])
+    assert torch.equal(torch.func.vmap(step)(new, *caches), outs)
+    assert torch.equal(caches, expected)
+    with pytest.raises(
+        ValueError, match=r"^key: the same for all that torch\.vmap maps over, expected one for each"
+    ):
+        torch.func.vmap(step, in_dims=(0, None, None))(new, *caches[:, 0])
+
+
 @pytest.mark.parametrize("transform", TRANSFORMS)
 def test_transforms_are_those_of_torch(transform):
     tensors = [torch.randn(2, 2, 3, 4) for _ in range(3)]
