@@ -272,7 +272,7 @@ static bool mark(const mfa_tensor_t *t, const unsigned char *data, const unsigne
 
 /* By brute force over the block of each output: all elements of outputs apart, and apart from inputs. */
 static bool is_apart(const call_t *c, bool backward) {
-    const unsigned outputs = backward ? BACKWARD_WRITES : FORWARD_WRITES;
+    const uint64_t outputs = backward ? BACKWARD_WRITES : FORWARD_WRITES;
     wide low, end;
     for (int i = 0; i < OPERANDS; ++i) {
         const mfa_tensor_t *t = operand(c, i);

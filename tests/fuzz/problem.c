@@ -659,7 +659,7 @@ void problem_unbind(problem_t *p) {
     }
 }
 
-void problem_before(problem_t *p, unsigned written) {
+void problem_before(problem_t *p, uint64_t written) {
     for (int i = 0; i < OPERANDS; ++i) {
         const operand_t *o = &p->operands[i];
         if (!o->present || o->bytes == 0)
@@ -670,7 +670,7 @@ void problem_before(problem_t *p, unsigned written) {
     }
 }
 
-void problem_expect_unchanged(const problem_t *p, unsigned written, const char *call) {
+void problem_expect_unchanged(const problem_t *p, uint64_t written, const char *call) {
     for (int i = 0; i < OPERANDS; ++i) {
         const operand_t *o = &p->operands[i];
         if (!o->present || o->bytes == 0)

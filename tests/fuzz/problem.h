@@ -103,19 +103,18 @@ static inline bool has_codes(const operand_t *o) {
 }
 
 /* Fills the memory of `written` operands, a set of bits, with NaN, and notes the memory of all. */
-void problem_before(problem_t *problem, unsigned written);
+void problem_before(problem_t *problem, uint64_t written);
 
 /* Fails if memory has changed that is no element of a `written` operand. */
-void problem_expect_unchanged(const problem_t *problem, unsigned written, const char *call);
+void problem_expect_unchanged(const problem_t *problem, uint64_t written, const char *call);
 
 /* What an output has, for comparing runs; the caller's to free. */
 unsigned char *problem_snapshot(const problem_t *problem, int operand);
 
 void problem_print(const problem_t *problem);
 
-enum {
-    FORWARD_WRITES = 1 << OUT | 1 << LOGSUMEXP,
-    BACKWARD_WRITES = 1 << DQUERY | 1 << DKEY | 1 << DVALUE | 1 << DBIAS | 1 << DSINKS
-};
+#define BIT(operand) (UINT64_C(1) << (operand))
+static const uint64_t FORWARD_WRITES = BIT(OUT) | BIT(LOGSUMEXP);
+static const uint64_t BACKWARD_WRITES = BIT(DQUERY) | BIT(DKEY) | BIT(DVALUE) | BIT(DBIAS) | BIT(DSINKS);
 
 #endif

@@ -495,7 +495,7 @@ static bool is_within(double got, double expected, double bound, double largest)
     return got == expected || fabs(got - expected) <= bound;
 }
 
-void reference_expect(const problem_t *p, const reference_t *r, unsigned written_operands, const char *call) {
+void reference_expect(const problem_t *p, const reference_t *r, uint64_t written_operands, const char *call) {
     for (int operand = 0; operand < OPERANDS; ++operand) {
         const operand_t *o = &p->operands[operand];
         if (!(written_operands >> operand & 1) || r->of[operand].value == NULL)

@@ -21,6 +21,6 @@ void reference_make(const problem_t *problem, reference_t *reference);
 void reference_free(reference_t *reference);
 
 /* Fails where an output is farther from the reference than its bound. */
-void reference_expect(const problem_t *problem, const reference_t *reference, unsigned written, const char *call);
+void reference_expect(const problem_t *problem, const reference_t *reference, uint64_t written, const char *call);
 
 #endif

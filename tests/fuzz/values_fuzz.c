@@ -37,7 +37,7 @@ static void run_with_threads(problem_t *p, int instruction_set, bool backward, i
 /* With 3 threads and with 1; the results of the latter stay. */
 static void run_twice(problem_t *p, const reference_t *reference, int instruction_set, bool backward) {
     unsigned char *snapshots[OPERANDS] = {NULL};
-    const unsigned written = backward ? BACKWARD_WRITES : FORWARD_WRITES;
+    const uint64_t written = backward ? BACKWARD_WRITES : FORWARD_WRITES;
     run_with_threads(p, instruction_set, backward, 3);
     for (int i = 0; i < OPERANDS; ++i)
         if (p->operands[i].present && (written >> i & 1))

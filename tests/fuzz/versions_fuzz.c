@@ -80,7 +80,7 @@ static mfa_status_t call_by_version(problem_t *p, reader_t *r, bool backward, mf
 
 static void compare(problem_t *p, reader_t *r, bool backward) {
     mfa_context_t context = context_of(0, 1);
-    const unsigned written = backward ? BACKWARD_WRITES : FORWARD_WRITES;
+    const uint64_t written = backward ? BACKWARD_WRITES : FORWARD_WRITES;
     unsigned char *snapshots[OPERANDS] = {NULL};
     problem_before(p, written);
     EXPECT((backward ? mfa_attention_backward_desc(context, &p->backward)
