@@ -94,6 +94,8 @@ DEFAULTS: Keywords = {
     "compute_mode": "exact",
 }
 
+HEADS_FIRST: Keywords = DEFAULTS | {"layout": "bhsd"}  # a call that asks for nothing else
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 

@@ -13,9 +13,9 @@ class Call:
     def plan(self, context: Context | None = None) -> Plan: ...
 
 class ForwardCall(Call):
-    def __new__(
-        cls, inputs: Inputs, *, out: Any = None, out_dtype: Any = None, return_lse: bool = False
-    ) -> ForwardCall: ...
+    def __init__(
+        self, inputs: Inputs, *, out: Any = None, out_dtype: Any = None, return_lse: bool = False
+    ) -> None: ...
     def run(self, context: Context | None = None) -> Any: ...
 
 def attend(
@@ -30,6 +30,7 @@ def attend(
     out_dtype: Any,
     return_lse: Any,
     context: Context | None,
+    does_torch_know: bool = False,
 ) -> Any: ...
 
 class BackwardCall(Call):

@@ -99,6 +99,7 @@ cdef class Call:
         return operand
 
     cdef int compute(self, Context context) except -1:
+        self.require_prepared()
         cdef mfa_context_t handle
         cdef mfa_status_t status
         if self.inputs.on_metal:
@@ -113,6 +114,11 @@ cdef class Call:
                 status = mfa_attention_forward_desc(handle, &self.desc)
         context.release()
         return self.check_status(status)
+
+    cdef int require_prepared(self) except -1:
+        if self.inputs is None:
+            raise TypeError("call: not initialised, expected one with inputs")
+        return 0
 
     cdef int compute_on_metal(self, Context context) except -1:
         """As compute(), in PyTorch's own stream where it lets others in, else between two stops of it."""
@@ -163,6 +169,7 @@ cdef class Call:
         cdef mfa_plan_t plan = mfa_plan_init()
         cdef mfa_context_t handle
         cdef mfa_status_t status
+        self.require_prepared()
         if self.inputs.on_metal:
             context = context_of_metal(context)
         elif context is None:
@@ -223,13 +230,18 @@ cdef class ForwardCall(Call):
     cdef bint owns_out
     cdef Operand out, logsumexp
 
-    def __cinit__(
+    def __init__(
             self, Inputs inputs not None, *, object out=None, object out_dtype=None, object return_lse=False,
             object like=None):
+        self.prepare(inputs, out, out_dtype, return_lse, like)
+
+    cdef int prepare(self, Inputs inputs, object out, object out_dtype, object return_lse, object like) except -1:
         cdef int out_precision = MFA_PRECISION_DEFAULT if out_dtype is None else _keywords.out_dtype(out_dtype)
         cdef bint want_logsumexp = return_lse is not False and _keywords.flag(return_lse, "return_lse")
         cdef int ndim
         require_filled(inputs)
+        if self.inputs is not None:
+            raise TypeError("call: initialised twice, expected once")
         ndim = len(inputs.shape)
         self.inputs = inputs
         self.desc = inputs.desc
@@ -252,6 +264,7 @@ cdef class ForwardCall(Call):
             self.logsumexp = self.new_result(like, inputs.logsumexp_shape(), MFA_PRECISION_FP32)
             self.logsumexp.append_unit_axes(1)
             self.desc.logsumexp = &self.logsumexp.tensor
+        return 0
 
     def run(self, Context context=None):
         """Compute: `out`, or (`out`, logsumexp) if that is wanted."""
@@ -266,22 +279,24 @@ cdef class ForwardCall(Call):
 
 def attend(
         object query, object key, object value, dict keywords not None, dict names not None, bint loose, bint grouped,
-        object out, object out_dtype, object return_lse, Context context):
-    """What the call returns, computed, unless torch is to know of it.
+        object out, object out_dtype, object return_lse, Context context, bint does_torch_know=False):
+    """What the call returns, computed, unless torch is to know of it and does not.
 
     TO_RECORD then, if that is what its gradients are and nothing else; None if `mfa._tensors` is to be asked.
     """
     cdef Inputs inputs = Inputs.__new__(Inputs)
+    cdef ForwardCall call = ForwardCall.__new__(ForwardCall)
     cdef uint64_t given = given_of(keywords)
     cdef Concern torch = OWN
-    if type(query) is not ndarray:
+    if does_torch_know:
+        inputs.torch.asked = inputs.torch.plain = True
+    elif type(query) is not ndarray:
         torch = concern(query, key, value, keywords, given, &inputs.torch)
     if torch != OWN:
         return TO_RECORD if torch == RECORDED else None
     inputs.fill(query, key, value, keywords, given, names, loose, grouped, False)
-    if out is None and out_dtype is None and return_lse is False:
-        return ForwardCall(inputs).run(context)
-    return ForwardCall(inputs, out=out, out_dtype=out_dtype, return_lse=return_lse).run(context)
+    call.prepare(inputs, out, out_dtype, return_lse, None)
+    return call.run(context)
 
 
 cdef class BackwardCall(Call):

@@ -109,10 +109,10 @@ cdef int ask(TorchState *state) except -1:
 
 cdef object new_tensor(object like, tuple shape, int precision, bint heads_inside):
     """What `mfa._tensors.new_array` makes; None where that has to be asked itself."""
-    cdef int64_t[MOST_AXES] strides
+    cdef int64_t[MOST_AXES] strides = [1, 1, 1, 1]
     cdef int64_t stride = 1
     cdef int place, axis, ndim = len(shape)
-    cdef list result_strides = []
+    cdef tuple result_strides
     if ndim > MOST_AXES or not is_plain_type(type(like)):
         return None
     for place in range(1, ndim + 1):  # from the innermost axis
@@ -121,10 +121,14 @@ cdef object new_tensor(object like, tuple shape, int precision, bint heads_insid
             axis = ndim - 5 + place
         strides[axis] = stride
         stride *= max(<int64_t> shape[axis], 1)
-    for axis in range(ndim):
-        result_strides.append(strides[axis])
+    if ndim == 4:
+        result_strides = (strides[0], strides[1], strides[2], strides[3])
+    elif ndim == 3:
+        result_strides = (strides[0], strides[1], strides[2])
+    else:
+        result_strides = (strides[0], strides[1])[:ndim]
     try:
-        return empty_strided(shape, tuple(result_strides), DTYPES[precision])
+        return empty_strided(shape, result_strides, DTYPES[precision])
     except RuntimeError as error:
         raise MemoryError(f"a result of shape {shown(shape)}: {because(error)}") from error
 

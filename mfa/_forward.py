@@ -29,13 +29,42 @@ def forward(
 
     `keywords`, `names`, `loose` and `grouped` are those of `Inputs`, the others those of `mfa.attention`.
     """
-    result = None
-    if type(query) is numpy.ndarray or not is_compiled():
-        result = attend(
-            query, key, value, keywords, names, loose, grouped, out, out_dtype, return_lse, context
+    if type(query) is not numpy.ndarray and is_compiled():
+        from mfa.torch._traced import trace
+
+        return trace(
+            query,
+            key,
+            value,
+            keywords,
+            names=names,
+            loose=loose,
+            grouped=grouped,
+            out=out,
+            out_dtype=out_dtype,
+            return_lse=return_lse,
+            context=context,
         )
-        if result is not TO_RECORD and result is not None:
-            return result
+    return eager(query, key, value, keywords, names, loose, grouped, out, out_dtype, return_lse, context)
+
+
+def eager(
+    query,
+    key,
+    value,
+    keywords,
+    names,
+    loose,
+    grouped,
+    out=None,
+    out_dtype=None,
+    return_lse=False,
+    context=None,
+):
+    """`forward` where no compiler reads it."""
+    result = attend(query, key, value, keywords, names, loose, grouped, out, out_dtype, return_lse, context)
+    if result is not TO_RECORD and result is not None:
+        return result
     way = _record() if result is TO_RECORD else way_of(query, key, value, keywords)
     if way is not None:
         return way(

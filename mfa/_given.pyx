@@ -6,11 +6,13 @@ from libc.stdint cimport uint64_t
 
 from mfa._exchange cimport TorchState, ask, is_plain_type
 
-from mfa._attention_keywords import DEFAULTS
+from mfa._attention_keywords import DEFAULTS, HEADS_FIRST
 from mfa._tensors import is_tensor
 
 cdef dict defaults = DEFAULTS
+cdef dict heads_first = HEADS_FIRST
 cdef list NAMES = list(DEFAULTS)
+cdef uint64_t LAYOUT = bits_of(("layout",))
 
 
 cdef uint64_t given_of(dict keywords):
@@ -26,6 +28,8 @@ cdef uint64_t given_of(dict keywords):
     cdef PyObject *default
     if keywords is defaults:
         return 0
+    if keywords is heads_first:
+        return LAYOUT
     while PyDict_Next(defaults, &default_place, &default_name, &default):
         if not PyDict_Next(keywords, &place, &name, &value) or name != default_name:
             return <uint64_t> -1

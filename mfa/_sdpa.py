@@ -7,9 +7,9 @@ from typing import Any
 import numpy
 
 from mfa import _keywords
-from mfa._attention_keywords import DEFAULTS
+from mfa._attention_keywords import HEADS_FIRST
 from mfa._call import ForwardCall
-from mfa._forward import forward, way_of
+from mfa._forward import eager, forward, way_of
 from mfa._inputs import Inputs
 from mfa._memory import are_plain_tensors, as_ndarray, known, rank_of
 from mfa._messages import shown
@@ -17,7 +17,7 @@ from mfa._quantized_tensor import QuantizedTensor
 from mfa._tensors import is_compiled, is_tensor, is_traced, new_array
 
 MOST_AXES = 32  # that NumPy broadcasts
-PLAIN = DEFAULTS | {"layout": "bhsd"}  # a call that asks for nothing
+PLAIN = HEADS_FIRST
 NAMES = {"mask": "attn_mask", "softmax_scale": "scale"}
 
 
@@ -94,6 +94,8 @@ def scaled_dot_product_attention(
         most_axes = max(len(query.shape), len(key.shape), len(value.shape))
     elif are_plain_tensors(query, key, value):
         most_axes = max(query.ndim, key.ndim, value.ndim)
+        if most_axes <= 4 and not dropout_p:
+            return eager(query, key, value, keywords, NAMES, True, enable_gqa)
     else:
         query, key, value = known(query, "query"), _known(key, "key"), _known(value, "value")
         most_axes = max(rank_of(query), _rank(key), _rank(value))

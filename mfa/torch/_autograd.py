@@ -7,8 +7,9 @@ import numpy
 import torch
 
 from mfa._attention_keywords import Keywords
-from mfa._call import BackwardCall, ForwardCall
+from mfa._call import BackwardCall, ForwardCall, attend
 from mfa._inputs import Inputs
+from mfa._memory import are_plain_tensors
 from mfa._quantized_tensor import QuantizedTensor
 from mfa._sdpa import PLAIN
 
@@ -30,7 +31,12 @@ def record(query, key, value, keywords, *, names, loose, grouped, out, out_dtype
     if out is not None:
         raise ValueError("out: given, expected None where gradients are recorded")
     ndim = 4
-    if loose and not fit(query, key, value, grouped):
+    does_fit = not loose or fit(query, key, value, grouped)
+    if does_fit and keywords is PLAIN and are_plain_tensors(query, key, value) and not has_tangents():
+        # The usual call, with as few objects as it takes.
+        call = Call(key, value, PLAIN, QUERY_KEY_VALUE, names, out_dtype, return_lse, context)
+        return apply(call, query, key, value)
+    if not does_fit:
         ndim = max(len(array.shape) for array in (query, key, value))
         query, key, value = four_axes(query, key, value, grouped, names)
     others = keywords
@@ -83,7 +89,7 @@ class Call:
         self.names, self.out_dtype, self.return_lse, self.context = names, out_dtype, return_lse, context
         # key and value, should they be no tensors.
         self.unsaved = None
-        if tensors[:3] != QUERY_KEY_VALUE:
+        if tensors is not QUERY_KEY_VALUE and tensors[:3] != QUERY_KEY_VALUE:
             self.unsaved = tuple(None if isinstance(x, torch.Tensor) else x for x in (key, value))
 
     def inputs(self, tensors, names):
@@ -97,6 +103,11 @@ class Call:
 
     def forward(self, tensors):
         """(out, lse)"""
+        if self.others is PLAIN and self.tensors == QUERY_KEY_VALUE:
+            # The usual call, by the way that takes the least time.
+            return attend(
+                *tensors, PLAIN, self.names, False, True, None, self.out_dtype, True, self.context, True
+            )
         inputs = self.inputs(tensors, self.names)
         if inputs.forward_only is not None:
             name = self.names.get(inputs.forward_only, inputs.forward_only)
@@ -160,11 +171,16 @@ def backward(ctx, saved, dout, dlse):
     return tuple(results)
 
 
+def has_tangents():
+    """Whether tensors may have some: outside of all levels there is none, and asking a tensor is slow."""
+    return torch.autograd.forward_ad._current_level >= 0
+
+
 def require_no_tangents(tensors, names):
     """Refuse what forward-mode autograd would have a gradient of."""
-    forward_ad = torch.autograd.forward_ad
-    if forward_ad._current_level < 0:  # outside of all levels there is none, and asking is slow
+    if not has_tangents():
         return
+    forward_ad = torch.autograd.forward_ad
     for argument, tensor in tensors.items():
         if isinstance(tensor, torch.Tensor) and forward_ad.unpack_dual(tensor).tangent is not None:
             name = names.get(argument, argument)
