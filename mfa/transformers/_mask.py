@@ -3,10 +3,11 @@
 from typing import Any
 
 import torch
-from transformers.masking_utils import causal_mask_function, sdpa_mask
+from transformers.masking_utils import causal_mask_function, eager_mask, sdpa_mask
 from transformers.utils.import_utils import is_tracing
 
 from mfa.transformers._lazy_mask import LazyMask, with_recipe
+from mfa.transformers._own_attention import has_own_attention
 from mfa.transformers._patterns import pattern_of
 from mfa.transformers._visible import Visible
 
@@ -24,18 +25,24 @@ def attention_mask(
     allow_is_bidirectional_skip: bool = False,
     use_vmap: bool = False,
     device: Any = "cpu",
+    config: Any = None,
     **others: Any,
 ) -> torch.Tensor | None:
     """A mask for `mfa.transformers.attention`, by what Transformers asks of such functions.
 
     Causality, windows, chunks, padding and packed sequences are said by a tensor (B, 1, N, S) of bool without
     memory, which turns into a mask if anything else computes with it. What is made of other functions, and
-    while torch traces, is the mask in memory that Transformers' own `sdpa_mask` makes.
+    while torch traces, is the mask in memory that Transformers' own `sdpa_mask` makes; what a model asks for
+    whose attention is its own, by the name "mfa", is what `eager_mask` does.
 
     Parameters
     ----------
     batch_size, q_length, kv_length, ..., device
         As for ``transformers.masking_utils.sdpa_mask``.
+    config : transformers.PreTrainedConfig or None, default None
+        Of the model that the mask is for; None is one that calls attention by its name.
+    **others
+        What `eager_mask` takes besides.
 
     Returns
     -------
@@ -54,6 +61,9 @@ def attention_mask(
         "use_vmap": use_vmap,
         "device": device,
     }
+    # By the name "sdpa" such a model makes of masks what PyTorch's attention does.
+    if getattr(config, "_attn_implementation", None) == "mfa" and has_own_attention(type(config)):
+        return eager_mask(**request, **others, allow_is_bidirectional_skip=allow_is_bidirectional_skip)
     pattern = None
     if not (use_vmap or is_tracing(attention_mask) or is_tracing(q_offset)):
         pattern = pattern_of(mask_function)
