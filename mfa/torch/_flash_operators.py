@@ -29,7 +29,11 @@ def scaled_dot_product_flash_attention_for_cpu(
     query, key, value, dropout_p=0.0, is_causal=False, *, attn_mask=None, scale=None
 ):
     """(output, logsumexp) of what F.scaled_dot_product_attention comes to on a CPU; it has no dropout."""
+    _require_no_dropout(dropout_p)
     out, logsumexp = _forward(query, key, value, _of_sdpa(is_causal, scale, 0.0, 0) | {"mask": attn_mask})
+    if attn_mask is not None:
+        # As PyTorch has it for rows that see no key: its backward pass, which may come to run, expects that.
+        logsumexp.masked_fill_(logsumexp == -torch.inf, 0)
     return out, logsumexp.mT.contiguous().mT
 
 
@@ -37,6 +41,7 @@ def scaled_dot_product_flash_attention_for_cpu(
 def scaled_dot_product_flash_attention_for_cpu_backward(
     grad_out, query, key, value, out, logsumexp, dropout_p, is_causal, *, attn_mask=None, scale=None
 ):
+    _require_no_dropout(dropout_p)
     # As if rows came first: gradients are to lie so, however query does.
     grad_out, query, key, value, out = (x.transpose(1, 2) for x in (grad_out, query, key, value, out))
     keywords = _of_sdpa(is_causal, scale, 0.0, 0) | {"mask": attn_mask, "layout": "bshd"}
@@ -149,8 +154,7 @@ def flash_attention_forward_no_dropout_inplace(
 ):
     """The logsumexp; the output is written to `out`."""
     _require_no_debug_mask(return_debug_mask)
-    if dropout_p:
-        raise ValueError(f"dropout_p: {dropout_p}, expected 0.0")
+    _require_no_dropout(dropout_p)
     keywords = _of_sequences(
         is_causal, scale, 0.0, 0, window_size_left, window_size_right, cum_seq_q, cum_seq_k, max_q, max_k
     )
@@ -255,6 +259,11 @@ def _state(seed, query):
 
 def _seed(dropout_p, state):
     return state.tolist()[0] if dropout_p else 0
+
+
+def _require_no_dropout(dropout_p):
+    if dropout_p:
+        raise ValueError(f"dropout_p: {dropout_p}, expected 0.0")
 
 
 def _require_no_debug_mask(return_debug_mask):

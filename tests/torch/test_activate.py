@@ -124,6 +124,19 @@ def test_sdpa_of_grouped_heads_and_a_mask_of_which_a_row_sees_nothing():
     agree([actual[0][..., 1:, :], *actual[1:]], expected)
 
 
+def test_gradients_may_be_those_of_torch():
+    operands, visible = tensors(2, 4, 6, 8), torch.ones(6, 6, dtype=torch.bool).tril(-1)
+    expected = outcome(lambda *x: F.scaled_dot_product_attention(*x, attn_mask=visible), operands)
+    assert ran_in_mfa() == 1
+
+    def attend_then_restore(*x):
+        result = F.scaled_dot_product_attention(*x, attn_mask=visible)
+        torch.nn.attention.restore_flash_attention_impl()
+        return result
+
+    agree(outcome(attend_then_restore, operands), expected)
+
+
 def test_sdpa_of_float64_runs_in_torch():
     operands = tensors(1, 2, 4, 8, dtype=torch.float64)
     with pytest.warns(
@@ -309,10 +322,14 @@ def test_what_no_kernel_has_is_refused():
     x = torch.randn(1, 3, 2, 8)
     with pytest.raises(NotImplementedError, match=r"^return_debug_mask: True, expected False"):
         aten._flash_attention_forward(x, x, x, None, None, 3, 3, 0.0, False, True)
-    with pytest.raises(ValueError, match=r"^dropout_p: 0.5, expected 0.0$"):
-        aten._flash_attention_forward_no_dropout_inplace(
-            torch.empty_like(x), x, x, x, None, None, 3, 3, 0.5, False, False
-        )
+    without_dropout = {
+        aten._flash_attention_forward_no_dropout_inplace: (x, x, x, x, None, None, 3, 3, 0.5, False, False),
+        aten._scaled_dot_product_flash_attention_for_cpu: (x, x, x, 0.5),
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: (x, x, x, x, x, x[..., 0], 0.5, False),
+    }
+    for operator, arguments in without_dropout.items():
+        with pytest.raises(ValueError, match=r"^dropout_p: 0.5, expected 0.0$"):
+            operator(*arguments)
 
 
 @pytest.fixture(scope="module")
