@@ -43,7 +43,7 @@ def ring_attention(
     query : tensor (B, H, N, D) of float32, float16 or bfloat16
         The rows that this process has; all have as many. On the CPU, or where else mfa takes tensors.
     key, value : tensor (B, Hkv, S, D), dtype as query
-        H is a multiple of Hkv. S is N where `is_causal`.
+        H is a multiple of Hkv. S is N where `is_causal`; all processes have as many.
     group : ProcessGroup or None, default None
         Of any backend. None is the default group.
     is_causal : bool, default False
@@ -96,6 +96,8 @@ def ring_attention(
         operands = cast_operands({"query": query, "key": key, "value": value}, device_type)
         query, key, value = operands.values()
     with ended(device_type):
+        if not keys:  # of which partial results cannot be merged
+            return attention(query, key, value, layout="bhsd", softmax_scale=scale)
         return _Ring.apply(query, key, value, _Call(group, is_causal, scale, load_balanced, rotate))
 
 
@@ -128,7 +130,7 @@ def own_rows(
     pieces = 2 * processes if load_balanced else processes
     if length % pieces:
         raise ValueError(f"length: {length}, expected a multiple of {pieces}")
-    rows = torch.arange(length).reshape(pieces, -1)
+    rows = torch.arange(length, device="cpu").reshape(pieces, -1)
     return torch.cat([rows[rank], rows[-1 - rank]]) if load_balanced else rows[rank]
 
 

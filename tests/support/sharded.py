@@ -86,6 +86,8 @@ def work(rank, store, folder):
         before = mfa.torch.sdpa_counts().mfa
         results = compute(operands(**made), **options)
         found[name] = results, mfa.torch.sdpa_counts().mfa - before
+    query, key, value, _ = operands()
+    found["no keys"] = ring_attention(query, key[:, :, :0], value[:, :, :0])
     torch.save(found, f"{folder}/{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()

@@ -62,6 +62,11 @@ def test_results_and_gradients_are_those_of_one_process(found, case, rank):
     assert counted == calls[rank]
 
 
+@pytest.mark.parametrize("rank", range(PROCESSES))
+def test_where_no_process_has_keys_all_is_zero(found, rank):
+    assert not found[rank]["no keys"].any()
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """A group of this process."""
@@ -74,6 +79,8 @@ def alone(tmp_path_factory):
 def test_one_process_has_all_rows(alone):
     assert own_rows(4).tolist() == [0, 1, 2, 3]
     assert own_rows(4, load_balanced=True).tolist() == [0, 1, 2, 3]
+    with torch.device("meta"):
+        assert own_rows(4).device.type == "cpu"
     whole = operands()
     expected = outcome(mfa.torch.scaled_dot_product_attention, *whole)
     for actual, one in zip(outcome(ring_attention, *whole), expected, strict=True):
