@@ -172,8 +172,9 @@ def test_module_keeps_angles_exact_when_converted():
     )
 
 
-def test_module_makes_new_tables_for_training():
-    module = rotary.RotaryEmbedding(TURNED)
+@pytest.mark.parametrize("training", [False, True])
+def test_module_makes_new_tables_for_gradients(training):
+    module = rotary.RotaryEmbedding(TURNED).train(training)
     with torch.inference_mode():
         module(torch.randn(1, 4, 3, 2, DIM))
     x = torch.randn(1, 4, 3, 2, DIM, requires_grad=True)

@@ -101,7 +101,7 @@ class RotaryEmbedding(torch.nn.Module):
             and seqlen <= self._seq_len_cached
             and cached.device == device
             and cached.dtype == dtype
-            and not (self.training and is_inference(cached))
+            and not (torch.is_grad_enabled() and is_inference(cached))
         ):
             return
         self._seq_len_cached = seqlen
