@@ -125,11 +125,11 @@ def override(*devices):
     """Have the dispatcher call mfa for tensors on `devices`, until as many calls of `restore`."""
     with _lock:
         for device in devices:
-            _users[device] += 1
-            if _users[device] == 1:
+            if not _users[device]:
                 _overrides[device] = Kernels(
                     {(NAME, f"Autograd{device}"): _above_autograd, (NAME, device): _below_autograd}
                 )
+            _users[device] += 1
         _tag()
 
 
@@ -173,7 +173,8 @@ def _above_autograd(
             if _is_counted(query):
                 TALLY.add_mfa()
             return result
-    if reason is not CHOICE and _in_effect and _in_effect[-1].strict:
+    # A slice of one, if any, as another thread may remove the last in between.
+    if reason is not CHOICE and any(replacement.strict for replacement in _in_effect[-1:]):
         raise RuntimeError(f"{NAME}: mfa cannot run it, and replace_sdpa is strict: {reason}") from refusal
     if _is_counted(query) and TALLY.add_torch(reason) and reason is not CHOICE:
         warnings.warn(f"PyTorch runs {NAME} in place of mfa: {reason} (said once)", stacklevel=2)
