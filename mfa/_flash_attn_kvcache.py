@@ -117,8 +117,9 @@ def flash_attn_with_kvcache(
 
     Notes
     -----
-    May be called from any number of threads, but for those that append to the same caches. There are no
-    gradients of it, as in FlashAttention-3.
+    May be called from any number of threads, but for those that append to the same caches. Gradients of q and
+    the caches are recorded where nothing is appended; with k and v there are none, and a tensor that requires
+    one is an error but under ``torch.no_grad()``.
     """
     if scheduler_metadata is not None:
         _scheduler_metadata.require(scheduler_metadata, batch_size(q, cu_seqlens_q), q, k_cache, v_cache)

@@ -78,8 +78,9 @@ def flash_attn_with_kvcache(
 
     Notes
     -----
-    May be called from any number of threads, but for those that append to the same caches. There are no
-    gradients of it, as in FlashAttention-2.
+    May be called from any number of threads, but for those that append to the same caches. Gradients of q and
+    the caches are recorded where nothing is appended; with k and v there are none, and a tensor that requires
+    one is an error but under ``torch.no_grad()``.
     """
     if isinstance(cache_seqlens, (int, numpy.integer)):
         cache_seqlens = version3.each(cache_seqlens, version3.batch_size(q, None))
