@@ -1,6 +1,7 @@
 """torch tensors, without importing torch."""
 
 import sys
+from functools import partial
 
 import numpy
 
@@ -32,7 +33,8 @@ def is_traced(query, key, value, keywords):
         return False
     if torch._C._are_functorch_transforms_active() or _is_recording(torch):
         return True
-    return any(_has_no_memory(torch, operand) for operand in (query, key, value, *keywords.values()))
+    # No inner function: where memory runs out, Python 3.11 loses arguments of one whose variables it uses.
+    return any(map(partial(_has_no_memory, torch), (query, key, value, *keywords.values())))
 
 
 def is_cast(query):
