@@ -305,6 +305,14 @@ def test_compiled_programs_keep_the_mode_that_they_were_traced_in(ext):
     assert all(map(torch.equal, found, torch.autograd.grad(expected.sum(), given)))
 
 
+@pytest.mark.parametrize("shape", [(3, 64, 64), (2, 1, 64, 64), (1, 1, 1, 1, 1, 1), (64, 65)])
+@pytest.mark.filterwarnings("ignore:PyTorch runs scaled_dot_product_attention")
+def test_a_mask_that_hides_nothing_has_to_fit(ext, shape):
+    given = tensors(requires_grad=False)
+    with pytest.raises((RuntimeError, ValueError)):
+        scaled_dot_product_attention(*given, attn_mask=torch.ones(shape, dtype=torch.bool))
+
+
 @pytest.mark.parametrize("numbers", [(8, 0), (3, 1), (True, 0)])
 def test_modes_that_there_are_not_are_refused(ext, numbers):
     with pytest.raises(ValueError, match=r"(precision|block_mode): .*, expected"):
@@ -358,6 +366,9 @@ def test_rope_without_gradients_counts_once(ext):
     assert risen(before, ext.get_dispatch_stats()) == {"rope_instream": 1}
     with pytest.raises(ValueError, match=r"^rope_cos: shape \(3, 8\), expected \(4, 8\)"):
         ext.rope_scaled_dot_product_attention(query, query, query, torch.ones(3, 8), torch.zeros(4, 8))
+    odd = query[..., :7]
+    with pytest.raises(ValueError, match=r"^query: 7 columns, expected pairs of them"):
+        ext.rope_scaled_dot_product_attention(odd, odd, odd, torch.ones(4, 7), torch.zeros(4, 7))
 
 
 # ------------------------------------------------------------ configurations
@@ -486,6 +497,11 @@ def test_rotations_are_by_hadamards_matrix(ext, size):
     ext.hadamard_rotate(turned, size)
     expected = (tensor.reshape(-1, size) @ matrix / size**0.5).reshape(tensor.shape)
     assert torch.allclose(turned, expected, atol=1e-6)
+    given = tensor.clone().requires_grad_()
+    turned_again = given * 1.0
+    ext.hadamard_rotate(turned_again, size)
+    (turned_again * tensor).sum().backward()
+    assert torch.allclose(given.grad, expected, atol=1e-6)
     for wrong in (0, 3, 64):
         with pytest.raises(ValueError, match=r"^block_size: .*, expected a power of two that divides 96"):
             ext.hadamard_rotate(turned, wrong)
@@ -655,8 +671,9 @@ Q = np.ones((4, 8), np.float32)
         ("attention", {"q": torch.ones(4, 8)}, TypeError, "q: Tensor, expected a NumPy array"),
         ("attention", {"q": Q[0]}, ValueError, "q: 1 dimensions, expected 2 or 4"),
         ("attention", {"k": Q[None, :, None]}, ValueError, "k: 4 dimensions, expected 2 as q has"),
-        ("attention", {"k": Q[:2]}, ValueError, "value: shape"),
-        ("attention", {"q": Q.astype(np.float64)}, TypeError, "query: dtype float64, expected float32"),
+        ("attention", {"k": Q[:2]}, ValueError, "v: shape"),
+        ("attention", {"q": Q.astype(np.float64)}, TypeError, "q: dtype float64, expected float32"),
+        ("attention", {"attn_mask": np.ones((4, 4), int)}, TypeError, "attn_mask: dtype int64, expected"),
         ("attention", {"input_precision": "fp8"}, ValueError, "input_precision: 'fp8', expected 'fp16'"),
         ("attention", {"output_precision": 5}, ValueError, "output_precision: 5, expected 'fp16'"),
         (

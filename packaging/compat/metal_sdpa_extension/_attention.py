@@ -117,6 +117,7 @@ def rope_scaled_dot_product_attention(
     Parameters
     ----------
     query : Tensor (B, H, N, D)
+        D is even.
     key, value : Tensor (B, Hkv, N, D)
         Heads may be fewer by a whole factor.
     rope_cos, rope_sin : Tensor (N, D), (1, N, D) or (B, N, D)
@@ -136,6 +137,8 @@ def rope_scaled_dot_product_attention(
     for name, tensor in (("query", query), ("key", key)):
         if tensor.dim() != 4:
             raise ValueError(f"{name}: {tensor.dim()} dimensions, expected 4")
+        if tensor.shape[3] % 2:
+            raise ValueError(f"{name}: {tensor.shape[3]} columns, expected pairs of them")
         for table_name, table in (("rope_cos", rope_cos), ("rope_sin", rope_sin)):
             require_table(table, table_name, tensor, name)
     result = mfa.scaled_dot_product_attention(

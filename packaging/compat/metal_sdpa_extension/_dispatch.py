@@ -88,7 +88,7 @@ def scaled_dot_product_attention(
 ):
     """What mfa runs for PyTorch's function, counted."""
     is_counted = _replace._is_counted(query)
-    skipped = is_counted and is_all_true(attn_mask)
+    skipped = is_counted and is_all_true(attn_mask, (*query.shape[:-1], key.shape[-2]))
     if skipped:
         attn_mask = None
     precision, block_mode = _mode
@@ -107,9 +107,12 @@ def scaled_dot_product_attention(
     return result
 
 
-def is_all_true(mask):
-    """Whether it hides nothing, as masks that a model makes of lengths often do not."""
-    return type(mask) is torch.Tensor and mask.dtype == torch.bool and bool(mask.all())
+def is_all_true(mask, scores):
+    """Whether it hides nothing of `scores`, as masks that a model makes of lengths often do not."""
+    if type(mask) is not torch.Tensor or mask.dtype != torch.bool or mask.dim() > len(scores):
+        return False
+    sizes = zip(mask.shape[::-1], scores[::-1], strict=False)
+    return all(size in (1, whole) for size, whole in sizes) and bool(mask.all())
 
 
 _replace.run_by(scaled_dot_product_attention)

@@ -32,7 +32,9 @@ def hadamard_rotate(tensor: torch.Tensor, block_size: int) -> None:
     """Turn each run of `block_size` elements by a Hadamard matrix, in place.
 
     Attention between queries and keys of that size does not change if both are turned, and outliers are
-    spread before they are quantised. Turning twice changes nothing but the last bits.
+    Attention between queries and keys of that size does not change if both are turned, and outliers are
+    spread before they are quantised. Turning twice changes nothing but the last bits. Gradients are turned
+    likewise.
 
     Parameters
     ----------
@@ -51,7 +53,7 @@ def hadamard_rotate(tensor: torch.Tensor, block_size: int) -> None:
         )
     if not tensor.is_contiguous():
         raise ValueError(f"tensor: strides {tensor.stride()}, expected a contiguous one")
-    turned = tensor.detach().float().reshape(-1, 1, block_size)
+    turned = tensor.float().reshape(-1, 1, block_size)
     half = block_size
     while half > 1:
         half //= 2

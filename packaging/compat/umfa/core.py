@@ -6,6 +6,8 @@ from typing import Any
 import numpy
 
 import mfa
+from mfa._attention_keywords import DEFAULTS
+from mfa._forward import forward
 from mfa.errors import MFAError as MFAError
 
 # What each precision goes by, in the order of the original's numbers.
@@ -16,6 +18,7 @@ PRECISIONS = (
     ("int8",),
     ("int4",),
 )
+NAMES = {"query": "q", "key": "k", "value": "v", "mask": "attn_mask"}
 # What holds codes of one precision, and what `mfa.QuantizedTensor` calls them.
 CODES = {("int8", "int8"): "int8", ("int8", "uint8"): "uint8", ("int4", "uint8"): "int4"}
 
@@ -132,13 +135,7 @@ def flash_attention_forward(
     ):
         _known_precision(precision, name)
     mask = None if attn_mask is None else _mask(attn_mask, q, k)
-    out = mfa.attention(
-        *map(_with_heads, (q, k, v)),
-        causal="top-left" if causal else None,
-        softmax_scale=softmax_scale,
-        mask=mask,
-        context=context.handle,
-    )
+    out = _attention(context, *map(_with_heads, (q, k, v)), causal, softmax_scale, mask)
     return out.reshape(*q.shape[:-1], v.shape[-1])
 
 
@@ -223,15 +220,13 @@ def quantized_attention(
     key = _codes(k, "k", precision, k_scale, k_zero_point, q.shape[-1])
     value = _codes(v, "v", precision, v_scale, v_zero_point, q.shape[-1])
     with MFAContext() if context is None else nullcontext(context) as used:
-        out = mfa.attention(
-            _with_heads(q),
-            key,
-            value,
-            causal="top-left" if causal else None,
-            softmax_scale=softmax_scale,
-            context=used.handle,
-        )
+        out = _attention(used, _with_heads(q), key, value, causal, softmax_scale, None)
     return out.reshape(q.shape)
+
+
+def _attention(context, query, key, value, causal, softmax_scale, mask):
+    said = {"causal": "top-left" if causal else None, "softmax_scale": softmax_scale, "mask": mask}
+    return forward(query, key, value, DEFAULTS | said, names=NAMES, context=context.handle)
 
 
 def _known_precision(precision, name):
