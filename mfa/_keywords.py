@@ -32,6 +32,8 @@ def integer(value, name, expected="an integer"):
 
 def unwrapped(value):
     """The integer in an array of no axes, as `lengths.max()` is; anything else as it is."""
+    if isinstance(value, int):  # of which torch.compile, that has sizes as symbols, can ask no more
+        return value
     try:
         return operator.index(value) if value.shape == () else value
     except MemoryError:

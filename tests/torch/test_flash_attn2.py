@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from support import checks, oracle, tolerance
+from torch._dynamo.testing import CompileCounterWithBackend
 
 import mfa
 from mfa import flash_attn
@@ -376,6 +377,23 @@ def test_compiled_in_one_graph(name):
     torch.testing.assert_close(out, expected)
     torch.testing.assert_close(gradients, torch.autograd.grad(expected, qkv, dout))
     assert any(re.match(r"mfa_\w+::attention", event.key) for event in profile.key_averages())
+
+
+@pytest.mark.parametrize("module", [flash_attn, mfa], ids=["2", "3"])
+def test_compiled_once_for_sequences_of_any_length(module):
+    """Of which the longest is a number that torch.compile knows by a symbol."""
+    torch._dynamo.reset()
+    compiler = CompileCounterWithBackend("aot_eager")
+
+    def attention(x, starts, longest):
+        return module.flash_attn_varlen_func(x, x, x, starts, starts, longest, longest, causal=True)
+
+    compiled = torch.compile(attention, fullgraph=True, backend=compiler)
+    for starts in ([0, 2, 5], [0, 0, 7], [0, 9, 10], [0, 4, 8]):
+        starts = torch.tensor(starts, dtype=torch.int32)
+        arguments = torch.randn(int(starts[-1]), 2, 8), starts, int(starts.diff().max())
+        torch.testing.assert_close(compiled(*arguments), attention(*arguments))
+    assert compiler.frame_count == 2, "of the first lengths, and of all others"
 
 
 def test_backward_pass_compiled_in_one_graph():
