@@ -82,20 +82,15 @@ def ring_attention(
         raise ValueError(
             "load_balanced: True, expected False without is_causal=True, where all rows are alike"
         )
-    for name, tensor in (("query", query), ("key", key), ("value", value)):
-        if tensor.ndim != 4:
-            raise ValueError(f"{name}: {tensor.ndim} dimensions, expected 4")
+    _require_four_axes(query, key, value)
     rows, keys = query.shape[ROWS], key.shape[ROWS]
     if is_causal and rows != keys:
         raise ValueError(f"key: {keys} rows, expected {rows} as query has, with is_causal=True")
     if load_balanced and rows % 2:
         raise ValueError(f"query: {rows} rows, expected an even number with load_balanced=True")
     group = dist.group.WORLD if group is None else group
-    device_type = query.device.type
-    if torch.is_autocast_enabled(device_type):
-        operands = cast_operands({"query": query, "key": key, "value": value}, device_type)
-        query, key, value = operands.values()
-    with ended(device_type):
+    query, key, value = _autocast(query, key, value)
+    with ended(query.device.type):
         if not keys:  # of which partial results cannot be merged
             return attention(query, key, value, layout="bhsd", softmax_scale=scale)
         return _Ring.apply(query, key, value, _Call(group, is_causal, scale, load_balanced, rotate))
@@ -162,7 +157,7 @@ def context_parallel(
     -----
     ``backward()`` belongs into the with statement. As in PyTorch the function is replaced by name: what was
     imported as ``from torch.nn.functional import scaled_dot_product_attention`` before is not.
-    There is neither a mask nor dropout. For one thread at a time.
+    There is neither a mask nor dropout, and Dv is D. For one thread at a time.
     """
     of_torch = F.scaled_dot_product_attention
     with (
@@ -193,13 +188,30 @@ def scaled_dot_product_attention(
         raise ValueError("attn_mask: given, expected None in context_parallel")
     if dropout_p:
         raise ValueError(f"dropout_p: {dropout_p}, expected 0.0 in context_parallel")
+    _require_four_axes(query, key, value)
+    if query.shape[3] != value.shape[3]:
+        expected = f"expected {query.shape[3]} as query has in context_parallel"
+        raise ValueError(f"value: head dimension {value.shape[3]}, {expected}")
     if query.shape[1] != key.shape[1] and not enable_gqa:
-        raise ValueError(
-            f"key: {key.shape[1]} heads, expected {query.shape[1]} as query has, or enable_gqa=True"
-        )
+        expected = f"expected {query.shape[1]} as query has, or enable_gqa=True"
+        raise ValueError(f"key: {key.shape[1]} heads, {expected}")
     return torch.ops.aten._scaled_dot_product_flash_attention(
-        query, key, value, is_causal=is_causal, scale=scale
+        *_autocast(query, key, value), is_causal=is_causal, scale=scale
     )[0]
+
+
+def _require_four_axes(query, key, value):
+    for name, tensor in (("query", query), ("key", key), ("value", value)):
+        if tensor.ndim != 4:
+            raise ValueError(f"{name}: {tensor.ndim} dimensions, expected 4")
+
+
+def _autocast(query, key, value):
+    """What autocast makes of them before PyTorch's attention; it has no rule for the operators of rings."""
+    device_type = query.device.type
+    if not torch.is_autocast_enabled(device_type):
+        return query, key, value
+    return cast_operands({"query": query, "key": key, "value": value}, device_type).values()
 
 
 class _Call:

@@ -98,6 +98,19 @@ def test_autocast_casts_as_for_sdpa(alone):
     assert [x.dtype for x in actual] == [torch.bfloat16] + [torch.float32] * 3
 
 
+def test_autocast_casts_in_context_parallel(alone):
+    *whole, dout = operands()
+    whole[2] = whole[2].bfloat16()
+    mesh = init_device_mesh("cpu", (1,))
+    with context_parallel(mesh, buffers=[X.clone()], buffer_seq_dims=[2], load_balance=False):
+        with torch.autocast("cpu", torch.bfloat16):
+            actual = outcome(F.scaled_dot_product_attention, *whole, dout.bfloat16())
+        halves = [x.bfloat16() for x in (*whole, dout)]
+        expected = outcome(F.scaled_dot_product_attention, *halves)
+    assert [x.dtype for x in actual] == [torch.bfloat16, torch.float32, torch.float32, torch.bfloat16]
+    assert all(torch.equal(one.bfloat16(), other) for one, other in zip(actual, expected, strict=True))
+
+
 X = torch.ones(1, 2, 3, 4)
 REFUSED = {
     "rotate: 'ring', expected 'alltoall' or 'allgather'": lambda: ring_attention(X, X, X, rotate="ring"),
@@ -112,16 +125,20 @@ REFUSED = {
     ),
     "value: 3 dimensions, expected 4": lambda: ring_attention(X, X, X[0]),
     "length: 3, expected a multiple of 2": lambda: own_rows(3, load_balanced=True),
+    "key: 3 dimensions, expected 4": lambda: attend_in_context(key=X[0]),
+    "value: head dimension 2, expected 4 as query has in context_parallel": lambda: attend_in_context(
+        value=X[..., :2]
+    ),
     "attn_mask: given, expected None in context_parallel": lambda: attend_in_context(attn_mask=X[..., :3]),
     "dropout_p: 0.5, expected 0.0 in context_parallel": lambda: attend_in_context(dropout_p=0.5),
     "key: 1 heads, expected 2 as query has, or enable_gqa=True": lambda: attend_in_context(key=X[:, :1]),
 }
 
 
-def attend_in_context(key=X, **options):
+def attend_in_context(key=X, value=None, **options):
     mesh = init_device_mesh("cpu", (1,))
     with context_parallel(mesh, buffers=[X.clone()], buffer_seq_dims=[2], load_balance=False):
-        F.scaled_dot_product_attention(X, key, key, **options)
+        F.scaled_dot_product_attention(X, key, key if value is None else value, **options)
 
 
 @pytest.mark.parametrize("message", REFUSED)
