@@ -92,14 +92,17 @@ class Call:
         if tensors is not QUERY_KEY_VALUE and tensors[:3] != QUERY_KEY_VALUE:
             self.unsaved = tuple(None if isinstance(x, torch.Tensor) else x for x in (key, value))
 
-    def inputs(self, tensors, names):
-        """`Inputs` with the tensors back in their places."""
+    def given(self, tensors):
+        """query, key, value and keywords, with the tensors back in their places."""
         if self.tensors == QUERY_KEY_VALUE:
-            return Inputs(*tensors, self.others, names=names)
+            return *tensors, self.others
         given = dict(zip(self.tensors, tensors, strict=True))
         key, value = self.unsaved or (None, None)
         query, key, value = given.pop("query"), given.pop("key", key), given.pop("value", value)
-        return Inputs(query, key, value, self.others | given, names=names)
+        return query, key, value, self.others | given
+
+    def inputs(self, tensors, names):
+        return Inputs(*self.given(tensors), names=names)
 
     def forward(self, tensors):
         """(out, lse)"""
@@ -116,6 +119,14 @@ class Call:
 
     def backward(self, tensors, dout, out, lse, dlse, wanted):
         """`Gradients`, with those that `wanted` names."""
+        if is_batched(dout) or (dlse is not None and is_batched(dlse)):
+            from mfa.torch._traced import trace_backward  # which is made of this module
+
+            query, key, value, keywords = self.given(tensors)
+            options = {"delta": None, "zero_clipped": False, "out_dtype": None, "context": self.context}
+            return trace_backward(
+                dout, query, key, value, out, lse, keywords, dlse=dlse, wanted=wanted, **options
+            )
         call = BackwardCall(self.inputs(tensors, {}), dout, out, lse, dlse=dlse, wanted=wanted)
         return call.run(self.context)
 
@@ -189,6 +200,10 @@ def require_no_tangents(tensors, names):
                 f"expected {name}.detach()"
             )
 
+
+# Whether a tensor stands for several, each of which has a backward pass of its own, as is_grads_batched=True
+# asks for. Torch calls operators once for each.
+is_batched = torch._C._functorch.is_legacy_batchedtensor
 
 # The C functions themselves: what Python puts before them is for other kinds of Function.
 apply = super(torch.autograd.Function, Attention).apply

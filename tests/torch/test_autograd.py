@@ -347,6 +347,26 @@ def test_a_graph_goes_without_the_garbage_collector(tensors):
         gc.enable()
 
 
+def test_gradients_of_several_results_at_once():
+    """As torch.autograd.functional.jacobian asks for them with vectorize=True."""
+    inputs, sinks = operands(), torch.randn(H, requires_grad=True)
+    mask, slopes = torch.randn(B, 1, N, S, requires_grad=True), torch.rand(H)
+    options = {"layout": "bhsd", "causal": True, "alibi_slopes": slopes, "dropout_p": 0.3, "dropout_seed": 5}
+    results = mfa.attention(*inputs, mask=mask, sinks=sinks, **options, return_lse=True)
+    inputs = [*inputs, mask, sinks]
+    for wanted in (results, results[:1], results[1:]):
+        from_behind = [torch.randn(3, *one.shape) for one in wanted]
+        actual = torch.autograd.grad(
+            wanted, inputs, from_behind, is_grads_batched=True, retain_graph=True, allow_unused=True
+        )
+        each = [
+            torch.autograd.grad(wanted, inputs, one, retain_graph=True, allow_unused=True)
+            for one in zip(*from_behind, strict=True)
+        ]
+        for several, expected in zip(actual, zip(*each, strict=True), strict=True):
+            torch.testing.assert_close(several, torch.stack(expected))
+
+
 def test_second_derivatives_are_refused(tensors):
     query = tensors[0]
     (gradient,) = torch.autograd.grad(
