@@ -24,7 +24,7 @@ NAMES = {
 }
 
 # What models say of keys to functions that they know by name, and to these in place of a mask.
-SELECTIONS = {"indices", "block_indices", "sinks"}
+SELECTIONS = ("indices", "block_indices")
 
 
 def attention(
@@ -99,10 +99,9 @@ def attention(
         query, key, value = common_batch(query, key, value)
     is_causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
     starts = None if cu_seq_lens_q is None or cu_seq_lens_k is None else (cu_seq_lens_q, cu_seq_lens_k)
-    # Continuous batching says False beside its mask, of sequences that are causal.
-    is_batched = "read_index" in others
-    if starts is not None and (attention_mask is None or is_batched):
-        call = packed_call(windowed(is_causal or is_batched, sliding_window), *starts)
+    if starts is not None and (attention_mask is None or is_batched(others)):
+        # Continuous batching says False beside its mask, of sequences that are causal.
+        call = packed_call(windowed(is_causal or is_batched(others), sliding_window), *starts)
     elif attention_mask is not None:
         call = call_of_mask(attention_mask, query.shape[2], key.shape[2], position_bias is not None, starts)
     elif is_causal and query.shape[2] > 1:
@@ -153,18 +152,30 @@ def attend(query, key, value, call, keywords):
 
 def require_known(module, others):
     """Refuse what a model says of keys, or asks for, that is no part of this."""
-    for name in others.keys() & SELECTIONS:
-        config = getattr(module, "config", None)
-        if others[name] is not None and getattr(config, "_attn_implementation", None) != "sdpa":
+    name_of_attention = getattr(getattr(module, "config", None), "_attn_implementation", None)
+    has_mask = name_of_attention == "sdpa" and not is_batched(others)
+    for name in SELECTIONS:
+        if others.get(name) is not None and not has_mask:
             raise ValueError(
                 f"{name}: given, expected None; models that choose keys themselves make a mask of them for "
-                'attn_implementation="sdpa", which mfa.transformers.replace_sdpa() is about'
+                'attn_implementation="sdpa", which mfa.transformers.replace_sdpa() is about, and which no '
+                "continuous batch reads"
             )
+    if others.get("sinks") is not None:
+        raise ValueError(
+            "sinks: given, expected None, or s_aux, as sinks are one a head here; "
+            'attn_implementation="eager" has others'
+        )
     if others.get("output_attentions"):
         raise ValueError(
             "output_attentions: True, expected False, as there are no weights here; "
             'attn_implementation="eager" has them'
         )
+
+
+def is_batched(others):
+    """Whether the call is of a batch that is continuous."""
+    return "read_index" in others
 
 
 def common_batch(*tensors):

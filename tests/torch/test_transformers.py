@@ -350,13 +350,32 @@ def test_a_batch_of_one_goes_with_any():
     assert torch.equal(result, again)
 
 
-@pytest.mark.parametrize("name", ["indices", "block_indices", "sinks"])
-def test_keys_that_a_model_chose_are_not_ignored(name):
+@pytest.mark.parametrize(
+    ("name", "implementation", "others"),
+    [
+        ("indices", "mfa", {}),
+        ("block_indices", "mfa", {}),
+        ("sinks", "mfa", {}),
+        ("sinks", "sdpa", {}),
+        ("indices", "sdpa", {"read_index": None}),
+    ],
+)
+def test_what_is_in_no_mask_is_not_ignored(name, implementation, others):
+    """Keys that a model chose, and sinks of each row; a continuous batch has a mask that is not read."""
     network = model("LlamaForCausalLM")
-    network.set_attn_implementation("mfa")
+    network.set_attn_implementation(implementation)
     module, query = network.model.layers[0].self_attn, torch.randn(1, 4, 5, 8)
     with pytest.raises(ValueError, match=f"{name}: given, expected None"):
-        mfa.transformers.attention(module, query, query, query, None, **{name: torch.zeros(1)})
+        mfa.transformers.attention(module, query, query, query, None, **{name: torch.zeros(1)}, **others)
+
+
+def test_keys_that_a_model_chose_are_in_the_mask_for_sdpa():
+    network = model("LlamaForCausalLM")
+    network.set_attn_implementation("sdpa")
+    module, query = network.model.layers[0].self_attn, torch.randn(1, 4, 5, 8)
+    mask = torch.rand(1, 1, 5, 5) < 0.5
+    result, _ = mfa.transformers.attention(module, query, query, query, mask, indices=torch.zeros(1))
+    assert torch.equal(result, mfa.transformers.attention(module, query, query, query, mask)[0])
 
 
 def test_weights_are_not_there():
