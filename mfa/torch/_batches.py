@@ -26,10 +26,17 @@ def each_batch(query, key, value, grouped, keywords):
             f"query, key, value: leading axes {', '.join(map(shown, shapes))}, expected some that broadcast"
         ) from None
     query, key, value = (array.expand(*leading, *array.shape[-3:]) for array in (query, key, value))
+    heads = query.shape[-3] if grouped else common(array.shape[-3] for array in (query, key, value))
     mask = keywords["mask"]
     if mask is not None:
-        mask = mask[(None,) * (ndim - mask.ndim)]
-        mask = mask.expand(*leading, *mask.shape[-3:])
+        shape, mask = tuple(mask.shape), mask[(None,) * (ndim - mask.ndim)]
+        try:
+            mask = mask.expand(*leading, *mask.shape[-3:])
+        except RuntimeError:
+            expected = shown((*leading, heads, query.shape[-2], key.shape[-2]))
+            raise ValueError(
+                f"attn_mask: shape {shown(shape)}, expected one that broadcasts to {expected}"
+            ) from None
     outer = leading[:-1]
     results = []
     for number, index in enumerate(itertools.product(*map(range, outer))):
@@ -38,7 +45,6 @@ def each_batch(query, key, value, grouped, keywords):
             forward(query[index], key[index], value[index], each, names=NAMES, loose=True, grouped=grouped)
         )
     if not results:  # of no elements, but of the history that others would have
-        heads = query.shape[-3] if grouped else common(array.shape[-3] for array in (query, key, value))
         empty = query[..., :1] + 0 * (key.sum() + value.sum())
         return empty.expand(*leading, heads, query.shape[-2], value.shape[-1])
     return torch.stack(results).reshape(*outer, *results[0].shape)

@@ -1,6 +1,7 @@
 """Gradients that torch's autograd asks mfa for."""
 
 import gc
+import re
 import weakref
 
 import numpy as np
@@ -255,6 +256,15 @@ def test_five_axes_of_nothing(leading):
     out.sum().backward()
     assert out.shape == (*query.shape[:-1], 1 if len(leading) > 1 else 4)
     assert query.grad.shape == query.shape
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 1, 5, 5), (1, 1, 1, 1, 5, 5)], ids=str)
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_masks_of_five_axes_that_do_not_fit_are_named(shape, requires_grad):
+    query = torch.randn(2, 3, 4, 5, 8, requires_grad=requires_grad)
+    message = f"^attn_mask: shape {re.escape(str(shape))}, expected one that broadcasts to "
+    with pytest.raises(ValueError, match=message + re.escape("(2, 3, 4, 5, 5)")):
+        mfa.scaled_dot_product_attention(query, query, query, torch.zeros(shape))
 
 
 @pytest.mark.parametrize("axes", [4, 5])
