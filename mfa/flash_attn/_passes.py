@@ -197,16 +197,20 @@ def _run_forward(q, k, v, dropout_p, scores, where, names):
     keywords = scoring(*scores, dropout_p, seed) | where
     with torch.no_grad():
         out, lse = forward(q, k, v, keywords, names=names, return_lse=True)
-    return out, lse, no_probabilities(out), torch.tensor([seed, 0], dtype=torch.int64)
+    if isinstance(seed, torch.Tensor):  # which a program draws anew each time it runs
+        state = torch.stack([seed, torch.zeros_like(seed)])
+    else:
+        state = torch.tensor([seed, 0], dtype=torch.int64)
+    return out, lse, no_probabilities(out), state
 
 
 def _run_backward(tensors, results, dropout_p, scores, rng_state, where):
-    seed = 0
+    seed, is_program = 0, is_compiled() or is_traced(tensors[1], None, None, {})
     if dropout_p:
         if rng_state is None:
             expected = f"what the forward pass returned, as dropout_p is {shown(dropout_p)}"
             raise ValueError(f"rng_state: None, expected {expected}")
-        seed = int(rng_state[0])
+        seed = rng_state[0] if is_program else int(rng_state[0])
     gradients_of = zip(("dq", "dk", "dv"), results, tensors[1:4], strict=True)
     wanted = {name: (result, tensor) for name, result, tensor in gradients_of if result is not None}
     for name, (result, tensor) in wanted.items():
@@ -214,9 +218,9 @@ def _run_backward(tensors, results, dropout_p, scores, rng_state, where):
             actual, expected = (shown(tuple(each.shape)) for each in (result, tensor))
             raise ValueError(f"{name}: shape {actual}, expected {expected}")
     with torch.no_grad():
-        dout, q, _, _, out, softmax_lse = tensors
+        dout, *_, out, softmax_lse = tensors
         keywords = scoring(*scores, dropout_p, seed) | where
-        if is_compiled() or is_traced(q, None, None, {}):
+        if is_program:
             # The operator of a program takes no array to write them into.
             softmax_d = (dout.float() * out.float()).sum(-1).transpose(-1, -2)
             delta = None

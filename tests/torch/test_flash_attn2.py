@@ -396,20 +396,34 @@ def test_compiled_once_for_sequences_of_any_length(module):
     assert compiler.frame_count == 2, "of the first lengths, and of all others"
 
 
-def test_backward_pass_compiled_in_one_graph():
+@pytest.mark.parametrize("dropout_p", [0.0, 0.5])
+def test_both_passes_compiled_in_one_graph(dropout_p):
     torch._dynamo.reset()
-    q, k, v, dout = (torch.randn(2, 6, 4, 8) for _ in range(4))
-    options = (0.0, None, True, -1, -1, 0.0, None)
-    out, lse, *_ = flash_attn_interface._flash_attn_forward(q, k, v, *options, False)
+    operands = [torch.randn(2, 6, 4, 8) for _ in range(4)]
+    options = (dropout_p, None, True, -1, -1, 0.0, None)
 
-    def gradients(*tensors):
+    def passes(q, k, v, dout):
+        out, lse, _, state = flash_attn_interface._flash_attn_forward(q, k, v, *options, False)
         results = [torch.empty_like(x) for x in (q, k, v)]
-        sums = flash_attn_interface._flash_attn_backward(*tensors, *results, *options, False)
-        return *results, sums
+        sums = flash_attn_interface._flash_attn_backward(
+            dout, q, k, v, out, lse, *results, *options, False, state
+        )
+        return out, lse, state, *results, sums
 
-    tensors = (dout, q, k, v, out, lse)
-    compiled = torch.compile(gradients, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(*tensors), gradients(*tensors))
+    compiled = torch.compile(passes, fullgraph=True, backend="aot_eager")
+    torch.manual_seed(3)
+    expected = passes(*operands)
+    torch.manual_seed(3)
+    torch.testing.assert_close(compiled(*operands), expected)
+
+
+def test_passes_of_tensors_without_memory():
+    with torch._subclasses.FakeTensorMode():
+        q = torch.empty(2, 6, 4, 8)
+        out, lse, _, state = flash_attn_interface._flash_attn_forward(
+            q, q, q, 0.5, None, False, -1, -1, 0.0, None, False
+        )
+    assert (out.shape, lse.shape, state.shape) == ((2, 6, 4, 8), (2, 4, 6), (2,))
 
 
 def test_transforms_of_torch_func():
