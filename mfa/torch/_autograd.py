@@ -18,6 +18,8 @@ QUERY_KEY_VALUE = ("query", "key", "value")
 GRADIENTS = {"query": "dq", "key": "dk", "value": "dv", "mask": "dbias", "bias": "dbias", "sinks": "dsinks"}
 
 
+# What is_grads_batched of torch.autograd.grad has on; torch.vmap is a transform.
+VMAP_MODE = torch._C._parse_dispatch_key("VmapMode")
 # Of which the gradient may have another dtype.
 CONVERTED = ("sinks",)
 # The keywords that are arrays.
@@ -119,7 +121,7 @@ class Call:
 
     def backward(self, tensors, dout, out, lse, dlse, wanted):
         """`Gradients`, with those that `wanted` names."""
-        if is_batched(dout) or (dlse is not None and is_batched(dlse)):
+        if are_batched():
             from mfa.torch._traced import trace_backward  # which is made of this module
 
             query, key, value, keywords = self.given(tensors)
@@ -129,6 +131,16 @@ class Call:
             )
         call = BackwardCall(self.inputs(tensors, {}), dout, out, lse, dlse=dlse, wanted=wanted)
         return call.run(self.context)
+
+
+def are_batched():
+    """Whether tensors may stand for several, each of which has a backward pass of its own.
+
+    torch.vmap or is_grads_batched=True is around then. Torch calls operators once for each.
+    """
+    return torch._C._are_functorch_transforms_active() or torch._C._dispatch_tls_is_dispatch_key_included(
+        VMAP_MODE
+    )
 
 
 class Attention(torch.autograd.Function):
@@ -147,7 +159,8 @@ class Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dout, dlse=None):
         saved = ctx.saved_tensors
-        if not torch.is_grad_enabled():
+        # The operator refuses second derivatives itself.
+        if not torch.is_grad_enabled() or are_batched():
             return backward(ctx, saved, dout, dlse)
         return apply_last(lambda: backward(ctx, saved, dout, dlse), dout, dlse, *saved)
 
@@ -200,10 +213,6 @@ def require_no_tangents(tensors, names):
                 f"expected {name}.detach()"
             )
 
-
-# Whether a tensor stands for several, each of which has a backward pass of its own, as is_grads_batched=True
-# asks for. Torch calls operators once for each.
-is_batched = torch._C._functorch.is_legacy_batchedtensor
 
 # The C functions themselves: what Python puts before them is for other kinds of Function.
 apply = super(torch.autograd.Function, Attention).apply

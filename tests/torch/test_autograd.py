@@ -342,6 +342,54 @@ def test_nothing_is_kept_after_backward(tensors):
         _ = graph.saved_tensors
 
 
+def weighted(*tensors):
+    """Results with lse, of all that has gradients."""
+    query, key, value, mask, sinks = tensors
+    keywords = {"layout": "bhsd", "causal": "top-left", "mask": mask, "sinks": sinks, "softcap": 3.0}
+    return mfa.attention(query, key, value, return_lse=True, **keywords)
+
+
+BATCHED = {
+    "is_grads_batched": lambda results, inputs, gradients, **options: torch.autograd.grad(
+        results, inputs, gradients, is_grads_batched=True, retain_graph=True, **options
+    ),
+    "vmap": lambda results, inputs, gradients, **options: torch.vmap(
+        lambda *one: torch.autograd.grad(results, inputs, one, retain_graph=True, **options)
+    )(*gradients),
+}
+
+
+@FIRST_USE
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("way", BATCHED)
+def test_gradients_of_many_at_once(way, create_graph):
+    inputs = [*operands(), torch.randn(N, S, requires_grad=True), torch.randn(H, requires_grad=True)]
+    results = weighted(*inputs)
+    gradients = [torch.randn(3, *one.shape) for one in results]
+    actual = BATCHED[way](results, inputs, gradients, create_graph=create_graph)
+    each = [
+        torch.autograd.grad(results, inputs, one, retain_graph=True) for one in zip(*gradients, strict=True)
+    ]
+    for one, others in zip(actual, zip(*each, strict=True), strict=True):
+        assert torch.equal(one, torch.stack(others))
+
+
+@FIRST_USE
+def test_second_derivatives_of_many_at_once_are_refused(tensors):
+    out = mfa.scaled_dot_product_attention(*tensors)
+    dout = torch.randn(3, *out.shape, requires_grad=True)
+    (gradient,) = torch.autograd.grad(out, tensors[0], dout, is_grads_batched=True, create_graph=True)
+    with pytest.raises(NotImplementedError, match=SECOND):
+        gradient.sum().backward()
+
+
+def test_gradients_of_many_at_once_beside_codes_are_refused(tensors):
+    codes = mfa.quantize(tensors[1].detach(), "int8", layout="bhsd")
+    out = mfa.scaled_dot_product_attention(tensors[0], codes, codes)
+    with pytest.raises(TypeError, match=r"^key: QuantizedTensor, expected a tensor"):
+        torch.autograd.grad(out, tensors[0], torch.ones(3, *out.shape), is_grads_batched=True)
+
+
 SECOND = r"^query: a second derivative of attention is asked for, expected the first alone"
 
 
