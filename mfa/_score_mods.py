@@ -119,7 +119,8 @@ def where(condition, first, second):
         biases.append(value.bias if isinstance(value, Score) else -math.inf)
     if is_tensor(condition):
         torch = sys.modules["torch"]
-        biases = [bias if is_tensor(bias) else torch.tensor(bias, dtype=torch.float32) for bias in biases]
+        options = {"dtype": torch.float32, "device": condition.device}
+        biases = [bias if is_tensor(bias) else torch.tensor(bias, **options) for bias in biases]
         bias = torch.where(condition, *biases)
     else:
         bias = numpy.where(condition, *biases)
@@ -461,7 +462,8 @@ class EvaluatedScore(Evaluated):
         way = of_tensors if self.way is with_tensors else of_scalar_tensors
         with torch.enable_grad(), contextlib.nullcontext() if captures is None else captures:
             scores = torch.from_numpy(scores).requires_grad_()
-            results = torch.as_tensor(way(self.function, (scores,), indices), dtype=torch.float32)
+            results = way(self.function, (scores,), indices)
+            results = torch.as_tensor(results, dtype=torch.float32, device=scores.device)
             results = results.broadcast_to(scores.shape)
 
         def backward(gradient):

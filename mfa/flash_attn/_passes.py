@@ -200,7 +200,7 @@ def _run_forward(q, k, v, dropout_p, scores, where, names):
     if isinstance(seed, torch.Tensor):  # which a program draws anew each time it runs
         state = torch.stack([seed, torch.zeros_like(seed)])
     else:
-        state = torch.tensor([seed, 0], dtype=torch.int64)
+        state = torch.tensor([seed, 0], dtype=torch.int64, device="cpu")
     return out, lse, no_probabilities(out), state
 
 

@@ -5,7 +5,7 @@ import torch
 from mfa._flex_call import OF_INPUTS, FlexCall
 from mfa._score_tiles import Tile
 from mfa._tensors import is_cast, is_recorded
-from mfa.torch._autograd import apply_last
+from mfa.torch._autograd import apply_last, are_batched
 from mfa.torch._captures import Captures, Substituted
 from mfa.torch._learned_biases import biases_of, traced
 
@@ -47,13 +47,16 @@ def attention(query, key, value, score_mod, block_mask, scale, enable_gqa, want_
 
 def expanded(query, key, value):
     """The three with as many batches of keys as of queries; torch sums the gradients of what is broadcast."""
-    batch = query.shape[0] if isinstance(query, torch.Tensor) and query.ndim == 4 else 1
+    batch = query.shape[0] if has_axes(query) else 1
     return query, *(
-        array.expand(batch, -1, -1, -1)
-        if isinstance(array, torch.Tensor) and array.ndim == 4 and array.shape[0] == 1 != batch
-        else array
+        array.expand(batch, -1, -1, -1) if has_axes(array) and array.shape[0] == 1 != batch else array
         for array in (key, value)
     )
+
+
+def has_axes(array):
+    """Whether it is a tensor of four; those of nested ones have no sizes."""
+    return isinstance(array, torch.Tensor) and array.ndim == 4 and not array.is_nested
 
 
 def scales_by(captures, form):
@@ -81,6 +84,11 @@ class FlexAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dout, dlse, _):
         saved = ctx.saved_tensors
+        if are_batched():
+            raise NotImplementedError(
+                "query: gradients of many results at once are asked for, expected those of one; "
+                "torch.vmap and is_grads_batched=True are for mfa.scaled_dot_product_attention"
+            )
         if not torch.is_grad_enabled():
             return backward(ctx, saved, dout, dlse)
         return apply_last(lambda: backward(ctx, saved, dout, dlse), dout, dlse, *saved)

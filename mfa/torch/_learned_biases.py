@@ -23,7 +23,7 @@ def bias(captures, form, tile):
     """Its bias, with four axes."""
     score = traced(captures, form, tile)
     with torch.enable_grad():
-        bias = torch.as_tensor(score.bias).float()
+        bias = torch.as_tensor(score.bias, device="cpu").float()
         return bias.reshape((1,) * (4 - bias.ndim) + tuple(bias.shape))
 
 

@@ -16,8 +16,8 @@ def parts_of(stored, like):
     # Scales and zero points may be the caller's: results of operators have memory of their own.
     return [
         torch.from_numpy(stored.data),
-        torch.tensor(stored.scales),
-        like.new_empty(0) if stored.zero_points is None else torch.tensor(stored.zero_points),
+        torch.tensor(stored.scales, device="cpu"),
+        like.new_empty(0) if stored.zero_points is None else torch.tensor(stored.zero_points, device="cpu"),
         like.new_empty(0, dtype=torch.float32) if stored.mean is None else torch.from_numpy(stored.mean),
     ]
 

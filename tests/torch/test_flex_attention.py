@@ -415,6 +415,28 @@ def test_gradients_are_of_tensors(tensors):
         mfa.flex_attention(arrays[0], *tensors[1:], enable_gqa=True)
 
 
+@pytest.mark.parametrize("name", ["relative", "causal relative", "bias", "constant", "temperature"])
+def test_default_device_is_for_tensors_of_the_caller(name, tensors):
+    _, learned, score_mod = LEARNED[name]
+    with torch.device("meta"):
+        out = mfa.flex_attention(*(x[:1] for x in tensors), score_mod, enable_gqa=True)
+        gradients = torch.autograd.grad(out.sum(), [*tensors, learned])
+    assert {x.device.type for x in (out, *gradients)} == {"cpu"}
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_tensors_are_refused_by_name(tensors):
+    nested = torch.nested.nested_tensor([x.detach() for x in tensors[0]])
+    with pytest.raises(BufferError, match=r"^query: "):
+        mfa.flex_attention(nested, *tensors[1:], enable_gqa=True)
+
+
+def test_gradients_of_many_at_once_are_refused(tensors):
+    out = mfa.flex_attention(*tensors, enable_gqa=True)
+    with pytest.raises(NotImplementedError, match=r"^query: gradients of many results at once"):
+        torch.autograd.grad(out, tensors[0], torch.ones(2, *out.shape), is_grads_batched=True)
+
+
 def test_transforms_of_torch_func_are_refused(tensors):
     with pytest.raises(TypeError, match="query: a tensor that torch is tracing or transforming"):
         torch.func.grad(lambda q: mfa.flex_attention(q, *tensors[1:], enable_gqa=True).sum())(tensors[0])
