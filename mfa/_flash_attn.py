@@ -7,7 +7,7 @@ from mfa._attention_keywords import DEFAULTS
 from mfa._forward import forward
 from mfa._memory import known
 from mfa._messages import shown
-from mfa._tensors import is_compiled
+from mfa._tensors import is_compiled, without_classes
 
 NAMES = {"query": "q", "key": "k", "value": "v", "window": "window_size"}
 PACKED = {"query": "qkv", "key": "qkv", "value": "qkv", "window": "window_size"}
@@ -150,7 +150,10 @@ def flash_attn_qkvpacked_func(
     TypeError, ValueError, BufferError, MemoryError, mfa.MFAError
         As `mfa.attention`.
     """
-    q, k, v = _unpacked(qkv if is_compiled() else known(qkv, "qkv"), num_heads_q)
+    if is_compiled():
+        q, k, v = _unpacked(qkv, num_heads_q)
+    else:
+        q, k, v = without_classes(_unpacked, known(qkv, "qkv"), num_heads_q)
     return forward(
         q,
         k,

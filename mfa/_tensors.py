@@ -34,7 +34,7 @@ def is_traced(query, key, value, keywords):
     if torch._C._are_functorch_transforms_active() or _is_recording(torch):
         return True
     # No inner function: where memory runs out, Python 3.11 loses arguments of one whose variables it uses.
-    return any(map(partial(_has_no_memory, torch), (query, key, value, *keywords.values())))
+    return any(map(partial(has_no_memory, torch), (query, key, value, *keywords.values())))
 
 
 def is_cast(query):
@@ -88,6 +88,14 @@ def rank(tensor):
         return tensor.ndim
 
 
+def without_classes(function, *arguments):
+    """What it returns where subclasses of tensors have no say in torch's functions."""
+    if not is_torch_there():
+        return function(*arguments)
+    with sys.modules["torch"]._C.DisableTorchFunctionSubclass():
+        return function(*arguments)
+
+
 def note_write(out):
     """Let autograd know that a tensor changed, so that a backward that saved it fails rather than lies."""
     if not is_tensor(out):
@@ -104,7 +112,7 @@ def require_plain(tensor, name, in_place=False, takes_mps=False):
     if not tensor.is_cpu and not (takes_mps and tensor.is_mps):
         expected = "cpu or mps" if takes_mps else "cpu"
         raise BufferError(f"{name}: on device {tensor.device}, expected {expected}")
-    if _has_no_memory(torch, tensor) or _is_recording(torch):
+    if has_no_memory(torch, tensor) or _is_recording(torch):
         raise TypeError(
             f"{name}: a tensor that torch is tracing or transforming has no memory; expected a plain tensor"
         )
@@ -156,7 +164,7 @@ def _capsule(torch, tensor, name, in_place, for_long, takes_mps):
         raise BufferError(f"{name}: {because(error)}") from error
 
 
-def _has_no_memory(torch, operand):
+def has_no_memory(torch, operand):
     """Whether it is a tensor that only stands for one."""
     if not isinstance(operand, torch.Tensor):
         return False

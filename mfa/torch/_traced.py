@@ -2,6 +2,7 @@
 
 import numpy
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from mfa import _keywords
 from mfa._attention_backward import attention_backward
@@ -10,7 +11,7 @@ from mfa._forward import forward
 from mfa._gradients import Gradients
 from mfa._messages import kind
 from mfa._sparsity import SparsityPattern, with_sparsity
-from mfa._tensors import is_compiled
+from mfa._tensors import has_no_memory, is_compiled
 from mfa.torch import _operators as operators
 from mfa.torch._autograd import ARRAYS, QUERY_KEY_VALUE, four_axes, without_axes
 from mfa.torch._schema import APPENDED, APPENDED_ARRAYS, FORWARD_ONLY
@@ -73,6 +74,7 @@ def trace(query, key, value, keywords, *, names, loose, grouped, out, out_dtype,
         query, key, value = four_axes(query, key, value, grouped, names)
     arguments = arguments_of(keywords, names)
     require_exact(arguments)
+    require_alike({"query": query, "key": key, "value": value} | arguments, names)
     if out_dtype is not None:
         arguments["out_dtype"] = DTYPES[_keywords.out_dtype(out_dtype)]
     operator = operators.attention_append
@@ -109,8 +111,9 @@ def trace_backward(dout, query, key, value, out, lse, keywords, *, dlse, wanted,
         if not is_there and name in names:
             raise ValueError(f"wanted: {name!r}, expected the array that it is the gradient of")
     operands = {"dout": dout, "query": query, "key": key, "value": value, "out": out, "lse": lse}
-    operands = [tensor(array, name) for name, array in operands.items()]
-    results = operators.attention_backward(*operands, dlse, " ".join(names), **arguments)
+    operands = {name: tensor(array, name) for name, array in operands.items()}
+    require_alike(operands | {"dlse": dlse} | arguments, {})
+    results = operators.attention_backward(*operands.values(), dlse, " ".join(names), **arguments)
     gradients = zip(Gradients._fields, results, strict=True)
     return Gradients(*(gradient if name in names else None for name, gradient in gradients))
 
@@ -163,6 +166,22 @@ def obstacle_to(given, untraced):
     return None
 
 
+def require_alike(arguments, names):
+    """Refuse fake tensors beside real ones where no mode makes these fake, too."""
+    if is_compiled():  # which makes all of them fake
+        return
+    tensors = {name: given for name, given in arguments.items() if isinstance(given, torch.Tensor)}
+    fake = next((name for name, given in tensors.items() if isinstance(given, FakeTensor)), None)
+    if fake is None or tensors[fake].fake_mode.allow_non_fake_inputs:
+        return
+    for name, given in tensors.items():
+        if type(given) in (torch.Tensor, torch.nn.Parameter) and not has_no_memory(torch, given):
+            raise TypeError(
+                f"{names.get(fake, fake)}: a tensor without memory, expected one with memory "
+                f"as {names.get(name, name)} has"
+            )
+
+
 def require_exact(arguments):
     """Take compute_mode away, which is for operands that are quantised."""
     if arguments.pop("compute_mode", "exact") != "exact":
@@ -173,7 +192,7 @@ def tensor(array, name):
     if isinstance(array, torch.Tensor):
         return array
     try:
-        return torch.as_tensor(array)
+        return torch.as_tensor(array, device="cpu")
     except TypeError:  # as of NumPy's bfloat16
         found = f"{kind(array)}, expected a tensor"
         raise TypeError(f"{name}: {found} where torch traces or transforms the call") from None
