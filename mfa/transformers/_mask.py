@@ -7,7 +7,7 @@ from transformers.masking_utils import causal_mask_function, eager_mask, sdpa_ma
 from transformers.utils.import_utils import is_tracing
 
 from mfa.transformers._lazy_mask import LazyMask, with_recipe
-from mfa.transformers._own_attention import has_own_attention
+from mfa.transformers._models import has_own_attention, knows_no_mask
 from mfa.transformers._patterns import pattern_of
 from mfa.transformers._visible import Visible
 
@@ -47,7 +47,8 @@ def attention_mask(
     Returns
     -------
     Tensor or None
-        None where `sdpa_mask` may return it and nothing is hidden, or nothing but by causality.
+        None where `sdpa_mask` may return it and nothing is hidden, or nothing but by causality, and the model
+        knows which.
     """
     request = {
         "batch_size": batch_size,
@@ -61,9 +62,12 @@ def attention_mask(
         "use_vmap": use_vmap,
         "device": device,
     }
-    # By the name "sdpa" such a model makes of masks what PyTorch's attention does.
-    if getattr(config, "_attn_implementation", None) == "mfa" and has_own_attention(type(config)):
-        return eager_mask(**request, **others, allow_is_bidirectional_skip=allow_is_bidirectional_skip)
+    # Transformers has asked all of this of models before they have the name "sdpa".
+    if getattr(config, "_attn_implementation", None) == "mfa":
+        if has_own_attention(type(config)):
+            return eager_mask(**request, **others, allow_is_bidirectional_skip=allow_is_bidirectional_skip)
+        if not knows_no_mask(type(config)):
+            allow_is_causal_skip = allow_is_bidirectional_skip = False
     pattern = None
     if not (use_vmap or is_tracing(attention_mask) or is_tracing(q_offset)):
         pattern = pattern_of(mask_function)

@@ -1,4 +1,4 @@
-"""Models that compute attention themselves are told nothing that they do not understand."""
+"""Models that compute attention themselves, or do not say whether it is causal, get masks that they know."""
 
 import warnings
 
@@ -8,7 +8,7 @@ import transformers
 from support.transformer_models import COMMON, ids
 
 import mfa.transformers
-from mfa.transformers import _own_attention
+from mfa.transformers import _attention, _models
 
 SIZES = {"vocab_size": 97, "hidden_size": 32, "n_layer": 2, "n_head": 4}
 # Two that have their own, causal and not, and one that has not.
@@ -21,7 +21,7 @@ MODELS = {
 
 @pytest.fixture(autouse=True)
 def fresh():
-    _own_attention.look_for_own_attention.cache_clear()
+    _models.look_for_own_attention.cache_clear()
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
@@ -79,3 +79,38 @@ def test_by_the_name_of_pytorchs_attention_they_get_masks_for_that():
     with mfa.transformers.replace_sdpa(), warnings.catch_warnings():
         warnings.simplefilter("error")
         torch.testing.assert_close(network(ids(), attention_mask=mask).logits[mask.bool()], expected)
+
+
+SILENT = {
+    "SplinterModel": lambda: transformers.SplinterConfig(**COMMON),  # no word of causality, and has none
+    "BigBirdPegasusModel": lambda: transformers.BigBirdPegasusConfig(  # has it, and says that it has not
+        vocab_size=97,
+        d_model=32,
+        encoder_layers=1,
+        decoder_layers=2,
+        pad_token_id=0,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=64,
+        decoder_ffn_dim=64,
+        attention_type="original_full",
+        max_position_embeddings=64,
+    ),
+}
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("name", SILENT)
+@torch.no_grad()
+def test_no_mask_is_nothing_to_those_that_do_not_say_whether_they_are_causal(name, compiled, monkeypatch):
+    calls, forward = [], _attention.forward
+    monkeypatch.setattr(_attention, "forward", lambda *a, **k: calls.append(1) or forward(*a, **k))
+    network = getattr(transformers, name)(SILENT[name]()).eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    network.set_attn_implementation("eager")
+    expected = network(ids())[0]
+    network.set_attn_implementation("mfa")
+    found = (torch.compile(network, backend="eager") if compiled else network)(ids())[0]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert calls

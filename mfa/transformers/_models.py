@@ -1,4 +1,4 @@
-"""Models that compute attention themselves, to which the name of an implementation says nothing."""
+"""What is to be known of the models that masks are for, of which only the configuration is at hand."""
 
 import functools
 import inspect
@@ -15,17 +15,26 @@ INTERFACE = "ALL_ATTENTION_FUNCTIONS"
 
 @torch.compiler.assume_constant_result
 def has_own_attention(config_type):
-    """Whether a model with such a configuration does, of which there is a warning once.
+    """Whether models with such a configuration compute attention themselves, with a warning once.
 
     Transformers asks that of models that exist, in `set_attn_implementation`, and of none that is being made.
     """
     return look_for_own_attention(config_type)
 
 
+@torch.compiler.assume_constant_result
+def knows_no_mask(config_type):
+    """Whether attention of such models says by itself whether it is causal, where there is no mask.
+
+    Others, of which Transformers refuses the attentions that ask for it, need not say so, or what is right.
+    """
+    return look_whether_none_is_known(config_type)
+
+
 @functools.cache  # torch's compiler would look behind it
 def look_for_own_attention(config_type):
-    for model in descendants(PreTrainedModel):
-        if model.config_class is config_type and computes_itself(sys.modules.get(model.__module__)):
+    for model in models_of(config_type):
+        if computes_itself(sys.modules.get(model.__module__)):
             warnings.warn(
                 f'{model.__name__} computes attention itself: attn_implementation="mfa" is "eager" to it, '
                 "and mfa is never called (said once)",
@@ -33,6 +42,15 @@ def look_for_own_attention(config_type):
             )
             return True
     return False
+
+
+@functools.cache
+def look_whether_none_is_known(config_type):
+    return all(model._supports_sdpa or model._supports_flash_attn for model in models_of(config_type))
+
+
+def models_of(config_type):
+    return [model for model in descendants(PreTrainedModel) if model.config_class is config_type]
 
 
 def descendants(kind):
