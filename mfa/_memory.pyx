@@ -92,7 +92,7 @@ cdef class Memory:
             self.precision = dtype_precision(array.dtype if type(array) is ndarray else dtype_of(array))
             return 0
         if is_tensor(array):
-            return self.hold_dlpack(capsule_of(array, name, in_place, for_long, self.takes_metal))
+            return self.hold_dlpack(capsule_of(array, name, in_place, self.takes_metal))
         if has_dlpack(array) and not (PyObject_CheckBuffer(array) and is_elsewhere(array)):
             return self.hold_dlpack(dlpack_capsule(array, name))
         if PyObject_CheckBuffer(array):
@@ -251,9 +251,11 @@ cdef class Memory:
 
 
 def as_ndarray(array, str name not None, bint writable=False):
-    """An ndarray over the memory of `array`, which is to be written if `writable`."""
+    """An ndarray over the memory of `array`, which is to be written if `writable`.
+
+    It may be kept: a tensor that is given other memory later does not take the ndarray's away.
+    """
     cdef Memory memory
-    cdef TorchState state = [False, False, False, False]
     if isinstance(array, ndarray) and not writable:
         if type(array) is ndarray:
             return array
@@ -261,7 +263,9 @@ def as_ndarray(array, str name not None, bint writable=False):
         return numpy.asarray(array)
     refuse_masked(array, name)
     memory = Memory.__new__(Memory)
-    memory.hold(array, name, writable, &state)
+    memory.name = name
+    memory.array = array
+    memory.hold_whatever(array, writable, False)
     if writable:
         memory.require_writable()
     if memory.numpy_dtype() is None:

@@ -136,25 +136,24 @@ def require_plain(tensor, name, in_place=False, takes_mps=False):
         raise BufferError(f"{name}: has its negative bit set, expected plain memory")
 
 
-def capsule_of(tensor, name, in_place, for_long, takes_mps):
+def capsule_of(tensor, name, in_place, takes_mps):
     """A DLPack capsule over the memory of `tensor`."""
     torch = sys.modules["torch"]
     if type(tensor) is not torch.Tensor:
         # What a subclass makes of torch's functions does not matter: its memory does.
         with torch._C.DisableTorchFunctionSubclass():
-            return _capsule(torch, tensor, name, in_place, for_long, takes_mps)
-    return _capsule(torch, tensor, name, in_place, for_long, takes_mps)
+            return _capsule(torch, tensor, name, in_place, takes_mps)
+    return _capsule(torch, tensor, name, in_place, takes_mps)
 
 
-def _capsule(torch, tensor, name, in_place, for_long, takes_mps):
+def _capsule(torch, tensor, name, in_place, takes_mps):
     require_plain(tensor, name, in_place, takes_mps)
     try:
         if tensor.is_neg():
             tensor = tensor.resolve_neg()
-        # The garbage collector does not see what a capsule keeps: another tensor, then, than the one that may
-        # have attributes.
-        if tensor.requires_grad or for_long:
-            tensor = tensor.detach()
+        # Another tensor than the caller's, which may be given other memory. And the garbage collector sees
+        # nothing of what a capsule keeps: not the one, then, that may have attributes.
+        tensor = tensor.detach()
         if tensor.is_mps:
             return tensor.__dlpack__(max_version=MAX_VERSION)
         return torch.utils.dlpack.to_dlpack(tensor)

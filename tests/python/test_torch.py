@@ -205,3 +205,11 @@ def test_torch_sparse_is_refused_by_name(operands):
     tensors = [torch.from_numpy(x) for x in operands]
     with pytest.raises(BufferError, match="value: "):
         mfa.attention(*tensors[:2], tensors[2].to_sparse())
+
+
+def test_codes_stay_where_they_were_when_the_tensor_moves():
+    codes = torch.full((1, 64, 2, 32), 5, dtype=torch.int8)
+    stored = mfa.QuantizedTensor(codes, torch.ones(1, 64, 2, 1))
+    codes.data = torch.empty(0, dtype=torch.int8)
+    others = [torch.full((1, 64, 2, 32), 7, dtype=torch.int8) for _ in range(8)]
+    assert (stored.data == 5).all(), others[0].shape
