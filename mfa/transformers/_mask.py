@@ -7,7 +7,7 @@ from transformers.masking_utils import causal_mask_function, eager_mask, sdpa_ma
 from transformers.utils.import_utils import is_tracing
 
 from mfa.transformers._lazy_mask import LazyMask, with_recipe
-from mfa.transformers._models import has_own_attention, knows_no_mask
+from mfa.transformers._models import has_own_attention, is_for_eager_masks
 from mfa.transformers._patterns import pattern_of
 from mfa.transformers._visible import Visible
 
@@ -33,7 +33,7 @@ def attention_mask(
     Causality, windows, chunks, padding and packed sequences are said by a tensor (B, 1, N, S) of bool without
     memory, which turns into a mask if anything else computes with it. What is made of other functions, and
     while torch traces, is the mask in memory that Transformers' own `sdpa_mask` makes; what a model asks for
-    whose attention is its own, by the name "mfa", is what `eager_mask` does.
+    that is written for eager attention alone, by the name "mfa", is what `eager_mask` does.
 
     Parameters
     ----------
@@ -47,8 +47,7 @@ def attention_mask(
     Returns
     -------
     Tensor or None
-        None where `sdpa_mask` may return it and nothing is hidden, or nothing but by causality, and the model
-        knows which.
+        None where `sdpa_mask` may return it and nothing is hidden, or nothing but by causality.
     """
     request = {
         "batch_size": batch_size,
@@ -66,8 +65,8 @@ def attention_mask(
     if getattr(config, "_attn_implementation", None) == "mfa":
         if has_own_attention(type(config)):
             return eager_mask(**request, **others, allow_is_bidirectional_skip=allow_is_bidirectional_skip)
-        if not knows_no_mask(type(config)):
-            allow_is_causal_skip = allow_is_bidirectional_skip = False
+        if is_for_eager_masks(type(config)):
+            return eager_mask(**request, **others)
     pattern = None
     if not (use_vmap or is_tracing(attention_mask) or is_tracing(q_offset)):
         pattern = pattern_of(mask_function)

@@ -23,12 +23,12 @@ def has_own_attention(config_type):
 
 
 @torch.compiler.assume_constant_result
-def knows_no_mask(config_type):
-    """Whether attention of such models says by itself whether it is causal, where there is no mask.
+def is_for_eager_masks(config_type):
+    """Whether Transformers runs such models with eager attention alone, which always has a floating mask.
 
-    Others, of which Transformers refuses the attentions that ask for it, need not say so, or what is right.
+    They need not say right whether no mask is causal, and may use the mask for more than attention.
     """
-    return look_whether_none_is_known(config_type)
+    return look_for_other_masks(config_type)
 
 
 @functools.cache  # torch's compiler would look behind it
@@ -45,8 +45,9 @@ def look_for_own_attention(config_type):
 
 
 @functools.cache
-def look_whether_none_is_known(config_type):
-    return all(model._supports_sdpa or model._supports_flash_attn for model in models_of(config_type))
+def look_for_other_masks(config_type):
+    models = models_of(config_type)
+    return not all(model._supports_sdpa or model._supports_flash_attn for model in models)
 
 
 def models_of(config_type):

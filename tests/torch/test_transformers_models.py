@@ -1,4 +1,4 @@
-"""Models that compute attention themselves, or do not say whether it is causal, get masks that they know."""
+"""Models that compute attention themselves, or know eager masks alone, get these."""
 
 import warnings
 
@@ -11,6 +11,13 @@ import mfa.transformers
 from mfa.transformers import _attention, _models
 
 SIZES = {"vocab_size": 97, "hidden_size": 32, "n_layer": 2, "n_head": 4}
+ENCODER_AND_DECODER = {"vocab_size": 97, "d_model": 32, "encoder_layers": 1, "decoder_layers": 2} | {
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64,
+    "pad_token_id": 0,
+}
 # Two that have their own, causal and not, and one that has not.
 MODELS = {
     "BloomForCausalLM": lambda: transformers.BloomConfig(**SIZES, pad_token_id=0),
@@ -81,36 +88,40 @@ def test_by_the_name_of_pytorchs_attention_they_get_masks_for_that():
         torch.testing.assert_close(network(ids(), attention_mask=mask).logits[mask.bool()], expected)
 
 
-SILENT = {
-    "SplinterModel": lambda: transformers.SplinterConfig(**COMMON),  # no word of causality, and has none
-    "BigBirdPegasusModel": lambda: transformers.BigBirdPegasusConfig(  # has it, and says that it has not
-        vocab_size=97,
-        d_model=32,
-        encoder_layers=1,
-        decoder_layers=2,
-        pad_token_id=0,
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
-        encoder_ffn_dim=64,
-        decoder_ffn_dim=64,
-        attention_type="original_full",
-        max_position_embeddings=64,
+FOR_EAGER_MASKS = {
+    # No word of causality, and has none.
+    "SplinterModel": lambda: transformers.SplinterConfig(**COMMON),
+    # Has it, and says that it has not.
+    "BigBirdPegasusModel": lambda: transformers.BigBirdPegasusConfig(
+        attention_type="original_full", max_position_embeddings=64, **ENCODER_AND_DECODER
+    ),
+    # Routes tokens by the mask.
+    "NllbMoeModel": lambda: transformers.NllbMoeConfig(
+        num_experts=2, encoder_sparse_step=1, decoder_sparse_step=1, **ENCODER_AND_DECODER
     ),
 }
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("name", SILENT)
+@pytest.mark.parametrize("right", [0, 4])
+@pytest.mark.parametrize(
+    ("name", "compiled"), [("SplinterModel", True), *((name, False) for name in FOR_EAGER_MASKS)]
+)
 @torch.no_grad()
-def test_no_mask_is_nothing_to_those_that_do_not_say_whether_they_are_causal(name, compiled, monkeypatch):
+def test_models_for_eager_masks_get_them(name, right, compiled, monkeypatch):
     calls, forward = [], _attention.forward
     monkeypatch.setattr(_attention, "forward", lambda *a, **k: calls.append(1) or forward(*a, **k))
-    network = getattr(transformers, name)(SILENT[name]()).eval()
+    mask = torch.ones(2, 9, dtype=torch.int64)
+    mask[0, 9 - right :] = 0
+    torch.manual_seed(5)
+    network = getattr(transformers, name)(FOR_EAGER_MASKS[name]()).eval()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
+    inputs = {"input_ids": ids(), "attention_mask": mask}
+    if name != "SplinterModel":
+        inputs["decoder_input_ids"] = ids(6)
     network.set_attn_implementation("eager")
-    expected = network(ids())[0]
+    expected = network(**inputs)[0]
     network.set_attn_implementation("mfa")
-    found = (torch.compile(network, backend="eager") if compiled else network)(ids())[0]
+    found = (torch.compile(network, backend="eager") if compiled else network)(**inputs)[0]
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert calls
