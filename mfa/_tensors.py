@@ -151,12 +151,12 @@ def _capsule(torch, tensor, name, in_place, takes_mps):
     try:
         if tensor.is_neg():
             tensor = tensor.resolve_neg()
+        if tensor.is_mps:  # for one call
+            tensor = tensor.detach() if tensor.requires_grad else tensor
+            return tensor.__dlpack__(max_version=MAX_VERSION)
         # Another tensor than the caller's, which may be given other memory. And the garbage collector sees
         # nothing of what a capsule keeps: not the one, then, that may have attributes.
-        tensor = tensor.detach()
-        if tensor.is_mps:
-            return tensor.__dlpack__(max_version=MAX_VERSION)
-        return torch.utils.dlpack.to_dlpack(tensor)
+        return torch.utils.dlpack.to_dlpack(tensor.detach())
     except MemoryError:
         raise
     except Exception as error:

@@ -39,7 +39,6 @@ def test_plain_tensors_take_no_capsule(no_capsules, dtype):
 ODD = {
     "negative": lambda x: torch.complex(x, -x).conj().imag,
     "subclass": lambda x: x.as_subclass(Mine),
-    "five axes": lambda x: x[None],
 }
 
 
@@ -48,6 +47,13 @@ def test_odd_tensors_do(no_capsules, kind):
     query, key, value = tensors()
     with pytest.raises(AssertionError, match=r"^key: a capsule"):
         mfa.scaled_dot_product_attention(query, ODD[kind](key), value)
+
+
+def test_tensors_beside_one_of_five_axes_do(no_capsules):
+    """Arrays are made of them, which hold on to the memory that they began with."""
+    query, key, value = tensors()
+    with pytest.raises(AssertionError, match=r"^query: a capsule"):
+        mfa.scaled_dot_product_attention(query, key[None], value)
 
 
 def test_a_thread_that_torch_watches_does(no_capsules):
