@@ -182,8 +182,8 @@ static void multiply_columns(const backward_tile_t *t, int64_t left, int64_t wor
 static void set_reference(const backward_tile_t *t, int64_t query, gradient_row_t *row) {
     const mfai_cpu_backward_job_t *job = t->job;
     float logsumexp = *(const float *)mfai_view_row(&job->problem->logsumexp, t->sequence.batch, t->head, query);
-    if (logsumexp == -INFINITY)
-        logsumexp = INFINITY;
+    if (isinf(logsumexp))
+        logsumexp = fabsf(logsumexp); /* not a constant, which gcc has loaded by x87, whose traps may be the caller's */
     const double exact = job->finish_scores ? logsumexp : logsumexp * MFA_LOG2_E_DOUBLE;
     row->reference = (float)exact;
     row->reference_rest = isinf(row->reference) ? 0 : (float)(exact - row->reference);
