@@ -2,9 +2,13 @@
 
 import functools
 import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
-def uncompiled(reason):
+def uncompiled(reason: str) -> Callable[[F], F]:
     """Have torch.compile call a function as it is, with all that it calls; `reason` is in its messages."""
 
     def decorate(function):
