@@ -123,17 +123,22 @@ def require_plain(tensor, name, in_place=False, takes_mps=False):
             f"{name}: requires grad, and gradients are not recorded here; "
             f"expected {name}.detach(), or the call under torch.no_grad()"
         )
-    forward_ad = torch.autograd.forward_ad
     # Outside every dual level no tensor has a tangent, and asking is slow.
-    if forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None:
-        raise ValueError(
-            f"{name}: has a tangent, and forward-mode gradients are not computed here; "
-            f"expected {name}.detach()"
-        )
+    if torch.autograd.forward_ad._current_level >= 0:
+        require_no_tangent(tensor, name)
     if in_place and tensor.is_conj():
         raise BufferError(f"{name}: has its conjugate bit set, expected plain memory")
     if in_place and tensor.is_neg():
         raise BufferError(f"{name}: has its negative bit set, expected plain memory")
+
+
+def require_no_tangent(tensor, name):
+    """Refuse a tensor of which forward-mode autograd would have a gradient."""
+    if sys.modules["torch"].autograd.forward_ad.unpack_dual(tensor).tangent is not None:
+        raise ValueError(
+            f"{name}: has a tangent, and forward-mode gradients are not computed here; "
+            f"expected {name}.detach()"
+        )
 
 
 def capsule_of(tensor, name, in_place, takes_mps):

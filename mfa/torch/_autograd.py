@@ -12,12 +12,11 @@ from mfa._inputs import Inputs
 from mfa._memory import are_plain_tensors
 from mfa._quantized_tensor import QuantizedTensor
 from mfa._sdpa import PLAIN
+from mfa._tensors import require_no_tangent
 
 QUERY_KEY_VALUE = ("query", "key", "value")
 # The operands that have gradients, as mfa.attention_backward names these.
 GRADIENTS = {"query": "dq", "key": "dk", "value": "dv", "mask": "dbias", "bias": "dbias", "sinks": "dsinks"}
-
-
 # What is_grads_batched of torch.autograd.grad has on; torch.vmap is a transform.
 VMAP_MODE = torch._C._parse_dispatch_key("VmapMode")
 # Of which the gradient may have another dtype.
@@ -204,14 +203,9 @@ def require_no_tangents(tensors, names):
     """Refuse what forward-mode autograd would have a gradient of."""
     if not has_tangents():
         return
-    forward_ad = torch.autograd.forward_ad
     for argument, tensor in tensors.items():
-        if isinstance(tensor, torch.Tensor) and forward_ad.unpack_dual(tensor).tangent is not None:
-            name = names.get(argument, argument)
-            raise ValueError(
-                f"{name}: has a tangent, and forward-mode gradients are not computed here; "
-                f"expected {name}.detach()"
-            )
+        if isinstance(tensor, torch.Tensor):
+            require_no_tangent(tensor, names.get(argument, argument))
 
 
 # The C functions themselves: what Python puts before them is for other kinds of Function.

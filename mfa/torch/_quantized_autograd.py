@@ -11,6 +11,7 @@ from mfa._quantized_tensor import QuantizedTensor
 from mfa._sdpa import NAMES
 from mfa.torch._autograd import (
     GRADIENTS,
+    QUERY_KEY_VALUE,
     apply_last,
     four_axes,
     require_gradients,
@@ -18,14 +19,12 @@ from mfa.torch._autograd import (
     without_axes,
 )
 
-OPERANDS = ("query", "key", "value")
-
 
 def record(query, key, value, config, keywords, *, grouped, context):
     """The result for tensors, whose gradients are recorded."""
-    arrays = dict(zip(OPERANDS, (query, key, value), strict=True))
+    arrays = dict(zip(QUERY_KEY_VALUE, (query, key, value), strict=True))
     ndim = max(array.ndim for array in arrays.values())
-    arrays = dict(zip(OPERANDS, four_axes(*arrays.values(), grouped, NAMES), strict=True))
+    arrays = dict(zip(QUERY_KEY_VALUE, four_axes(*arrays.values(), grouped, NAMES), strict=True))
     arrays |= {name: array for name, array in keywords.items() if isinstance(array, torch.Tensor)}
     require_gradients(arrays, NAMES)
     require_no_tangents(arrays, NAMES)
@@ -39,7 +38,7 @@ class QuantizedAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, config, keywords, context, names, *tensors):
         given = dict(zip(names, tensors, strict=True))
-        *stored, dtype = prepared(*(given.pop(name) for name in OPERANDS), config, "bhsd")
+        *stored, dtype = prepared(*(given.pop(name) for name in QUERY_KEY_VALUE), config, "bhsd")
         inputs = Inputs(*stored, keywords | given, names=NAMES)
         out, lse = ForwardCall(inputs, out_dtype=dtype, return_lse=True).run(context)
         # Codes are kept in place of what they are of; all else is torch's to keep.
