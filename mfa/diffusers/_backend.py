@@ -8,10 +8,10 @@ from diffusers.models.attention_dispatch import (
 
 from mfa import _keywords
 from mfa._forward import forward
-from mfa._sdpa import draw_seed
+from mfa._sdpa import NAMES, draw_seed
 from mfa.diffusers import _context_parallel
 from mfa.diffusers._enumeration import with_member
-from mfa.diffusers._keywords import NAMES, keywords_of
+from mfa.diffusers._keywords import keywords_of
 
 # Only members of the enumeration are backends, and Diffusers has no way for others to add one.
 BACKEND = with_member(AttentionBackendName, "MFA", "mfa")

@@ -6,7 +6,8 @@ from diffusers.models.attention_dispatch import _wait_tensor
 from mfa._attention_backward import attention_backward
 from mfa._forward import forward
 from mfa._messages import shown
-from mfa.diffusers._keywords import NAMES, keywords_of
+from mfa._sdpa import NAMES
+from mfa.diffusers._keywords import keywords_of
 
 
 def forward_op(

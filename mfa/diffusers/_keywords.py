@@ -3,8 +3,6 @@
 from mfa import _keywords
 from mfa._attention_keywords import DEFAULTS
 
-NAMES = {"mask": "attn_mask", "softmax_scale": "scale"}
-
 
 def keywords_of(query, key, attn_mask, is_causal, scale, enable_gqa):
     if _keywords.flag(is_causal, "is_causal") and attn_mask is not None:
