@@ -1,101 +1,17 @@
-"""Each example program runs, and finds its own answer right: they exit with an error otherwise."""
+"""The Python examples run, and find their own answers right: they exit with an error otherwise."""
 
+import importlib
 import importlib.util
 import math
 import os
 import re
-import shutil
 import sys
 
 import numpy as np
 import pytest
-from support.emulated import environment
-from support.source_tree import PKG_CONFIG, ROOT, code_block, installed_env, pkg_config, run
-from support.tools import missing, require_module, require_tool
-
-import mfa
-
-EXAMPLES = ROOT / "examples"
-CC = ("cc", "apt-get install gcc libc6-dev")
-AGREEMENT = re.compile(r"largest difference from the formula: \S+\n")
-
-
-def printed(language, tmp_path, **settings):
-    """What the command in the README of a language's folder prints, in a copy of that folder."""
-    command, *_ = commands(language)
-    copy = tmp_path / language
-    shutil.copytree(EXAMPLES / language, copy, ignore=shutil.ignore_patterns("target", "attention"))
-    return run("sh", "-euc", command, cwd=copy, env={**installed_env(), **settings})
-
-
-def commands(folder):
-    readme = (EXAMPLES / folder / "README.md").read_text(encoding="utf-8")
-    return re.findall(r"```sh\n(.*?)```", readme, flags=re.DOTALL)
-
-
-def test_c(tmp_path):
-    require_tool(*CC)
-    require_tool(*PKG_CONFIG)
-    assert printed("c", tmp_path) == code_block("README.md", "c")[1]
-
-
-def test_objc(tmp_path):
-    require_tool(*CC)
-    require_tool(*PKG_CONFIG)
-    assert AGREEMENT.fullmatch(printed("objc", tmp_path))
-
-
-def test_objc_command_buffer(library):
-    _, command = commands("objc")
-    checked = environment(METAL_EMULATOR_MODE="checked", METAL_EMULATOR_FILL="unwritten")
-    assert AGREEMENT.fullmatch(run("sh", "-euc", command, cwd=ROOT, env=checked))
-
-
-@pytest.mark.skipif(
-    sys.platform != "darwin", reason="for a GPU of Apple's; elsewhere the emulated one runs it"
-)
-def test_objc_command_buffer_on_a_mac(tmp_path):
-    if not mfa.is_device_supported():
-        pytest.skip("this Mac's GPU does not run the kernels")
-    program = tmp_path / "command_buffer"
-    compiler = [require_tool(*CC), "-fno-objc-arc", "-Wall", "-Wextra", "-Werror"]
-    frameworks = [part for name in ("Metal", "Foundation", "CoreGraphics") for part in ("-framework", name)]
-    source, flags = EXAMPLES / "objc/command_buffer.m", pkg_config("--cflags", "--libs")
-    run(*compiler, source, "-o", program, *flags, *frameworks)
-    assert AGREEMENT.fullmatch(run(program, env=installed_env()))
-
-
-def test_rust(tmp_path):
-    require_tool("cargo", "apt-get install cargo")
-    require_tool(*PKG_CONFIG)
-    assert AGREEMENT.fullmatch(printed("rust", tmp_path, CARGO_NET_OFFLINE="true"))
-
-
-def test_go(tmp_path):
-    require_tool("go", "apt-get install golang-go")
-    require_tool(*PKG_CONFIG)
-    settings = {
-        "GOCACHE": str(tmp_path / "cache"),
-        "GOPROXY": "off",
-        "GOFLAGS": "-mod=mod -buildvcs=false",
-        "CGO_ENABLED": "1",
-    }
-    assert AGREEMENT.fullmatch(printed("go", tmp_path, **settings))
-
-
-def test_zig(tmp_path):
-    require_module("ziglang", "pip install ziglang")
-    require_tool(*PKG_CONFIG)
-    zig = tmp_path / "bin/zig"
-    zig.parent.mkdir()
-    zig.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ziglang "$@"\n')
-    zig.chmod(0o755)
-    settings = {
-        "PATH": os.pathsep.join([str(zig.parent), os.environ["PATH"]]),
-        "ZIG_LOCAL_CACHE_DIR": str(tmp_path / "cache"),
-        "ZIG_GLOBAL_CACHE_DIR": str(tmp_path / "global"),
-    }
-    assert AGREEMENT.fullmatch(printed("zig", tmp_path, **settings))
+from support.examples import EXAMPLES
+from support.source_tree import run
+from support.tools import missing, require_module
 
 
 @pytest.fixture
