@@ -78,11 +78,16 @@ ifeq ($(shell uname -s),Darwin)
 LINK_NAME := libmfa.dylib
 SONAME := libmfa.$(MAJOR).dylib
 SHARED := $(OUT)/libmfa.$(VERSION).dylib
+# Apple's linker makes hidden symbols local by itself where it makes one object of several.
+LOCALISE := true
 SHARED_FLAGS = -dynamiclib -install_name $(call quote,$(call absolute,$(LIBDIR))/$(SONAME)) -compatibility_version $(MAJOR) -current_version $(VERSION)
 else
 LINK_NAME := libmfa.so
 SONAME := libmfa.so.$(MAJOR)
 SHARED := $(OUT)/libmfa.so.$(VERSION)
+# Of the compiler's family: binutils knows the machine that it is for, and no other.
+OBJCOPY ?= $(if $(filter %-gcc,$(firstword $(CC))),$(patsubst %-gcc,%-objcopy,$(firstword $(CC))),objcopy)
+LOCALISE = $(OBJCOPY) --localize-hidden
 SHARED_FLAGS = -shared -Wl,-soname,$(SONAME) -Wl,-z,defs $(ELF_HARDENING)
 endif
 
@@ -93,7 +98,10 @@ write_if_changed = @mkdir -p $(@D) && echo $(call quote,$(1)) | cmp -s - $@ || e
 
 FORCE:
 
+need_compiler = @command -v $(firstword $(CC)) > /dev/null || { echo "make: there is no C compiler '$(firstword $(CC))'; on Debian or Ubuntu: apt-get install gcc" >&2; exit 1; }
+
 $(OUT)/flags: FORCE
+	$(need_compiler)
 	$(call write_if_changed,$(CC) $(C_FLAGS))
 
 # Apart, as on macOS they say where the library will be: another PREFIX only links anew.
@@ -150,24 +158,38 @@ metal-emulator: ## build the C library with an emulated Metal device, for tests/
 	@command -v $(EMULATOR_CLANG) > /dev/null && test -e $(EMULATOR_HEADER) || { echo "make: the emulator needs $(EMULATOR_CLANG) and GNUstep; on Debian or Ubuntu: apt-get install clang-19 libgnustep-base-dev gobjc" >&2; exit 1; }
 	$(MAKE) METAL=emulator lib
 
-# Where a file goes, and what the pkg-config file says of it.
+# Where a file goes. What the installed files say of their folders, packaging/install/fill_in writes.
 staged = $(call quote,$(DESTDIR)$(call absolute,$(1)))
-recorded = -e $(call quote,s|@$(1)@|$(subst |,\|,$(subst &,\&,$(subst \,\\,$(call absolute,$($(1))))))|)
+folders = $(foreach name,PREFIX LIBDIR INCLUDEDIR,$(call quote,$(call absolute,$($(name)))))
 LIBRARIES = $(notdir $(SHARED) $(STATIC)) $(SONAME) $(LINK_NAME)
+DESCRIPTIONS := pkgconfig/mfa.pc cmake/mfa/mfaConfig.cmake cmake/mfa/mfaConfigVersion.cmake
 
-install: lib ## install library, header and pkg-config file under PREFIX (DESTDIR is honoured)
-	install -d $(call staged,$(LIBDIR))/pkgconfig $(call staged,$(INCLUDEDIR))
+# The archive that is installed is one object, in which only what mfa.h declares is global.
+$(OUT)/exported/mfa.o: $(OBJECTS) $(OUT)/objects
+	@mkdir -p $(@D)
+	$(CC) -r -nostdlib -o $@ $(OBJECTS)
+	$(LOCALISE) $@
+
+$(OUT)/exported/libmfa.a: $(OUT)/exported/mfa.o
+	rm -f $@
+	$(AR) rcs $@ $<
+
+install: $(SHARED) $(OUT)/exported/libmfa.a ## install library, header, pkg-config and CMake files under PREFIX (DESTDIR is honoured)
+	install -d $(call staged,$(LIBDIR))/pkgconfig $(call staged,$(LIBDIR))/cmake/mfa $(call staged,$(INCLUDEDIR))
 	install -m 755 $(SHARED) $(call staged,$(LIBDIR))/
 	ln -sf $(notdir $(SHARED)) $(call staged,$(LIBDIR))/$(SONAME)
 	ln -sf $(SONAME) $(call staged,$(LIBDIR))/$(LINK_NAME)
-	install -m 644 $(STATIC) $(call staged,$(LIBDIR))/
+	install -m 644 $(OUT)/exported/libmfa.a $(call staged,$(LIBDIR))/
 	install -m 644 include/mfa.h $(call staged,$(INCLUDEDIR))/
-	sed $(call recorded,PREFIX) $(call recorded,LIBDIR) $(call recorded,INCLUDEDIR) \
-	    -e 's|@VERSION@|$(VERSION)|' -e 's|@METAL_LIBS@|$(METAL_LIBS)|' mfa.pc.in > $(OUT)/mfa.pc
-	install -m 644 $(OUT)/mfa.pc $(call staged,$(LIBDIR))/pkgconfig/
+	set -e; for description in $(DESCRIPTIONS); do \
+	    packaging/install/fill_in packaging/install/$${description##*/}.in $(folders) \
+	        $(VERSION) $(notdir $(SHARED)) $(call quote,$(METAL_LIBS)) > $(OUT)/$${description##*/}; \
+	    install -m 644 $(OUT)/$${description##*/} $(call staged,$(LIBDIR))/$$description; \
+	done
 
 uninstall: ## remove what install has put there
-	rm -f $(foreach name,$(LIBRARIES) pkgconfig/mfa.pc,$(call staged,$(LIBDIR))/$(name)) $(call staged,$(INCLUDEDIR))/mfa.h
+	rm -f $(foreach name,$(LIBRARIES) $(DESCRIPTIONS),$(call staged,$(LIBDIR))/$(name)) $(call staged,$(INCLUDEDIR))/mfa.h
+	-rmdir $(call staged,$(LIBDIR))/cmake/mfa
 
 # ------------------------------------------------------- the Python package
 
@@ -187,7 +209,7 @@ $(VENV)/created:
 	@$(call need,'import sys; sys.exit(sys.version_info < (3$(comma) 10))',$(PYTHON) is older than Python 3.10; name a newer one: make PYTHON=python3.12)
 	@$(call need,'import venv$(comma) ensurepip',$(PYTHON) cannot make virtual environments; on Debian or Ubuntu: apt-get install python3-venv)
 	@$(call need,'import os$(comma) sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")',$(PYTHON) has no C headers; on Debian or Ubuntu: apt-get install python3-dev)
-	@command -v $(firstword $(CC)) > /dev/null || { echo "make: there is no C compiler '$(firstword $(CC))'; on Debian or Ubuntu: apt-get install gcc" >&2; exit 1; }
+	$(need_compiler)
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
