@@ -1,192 +1,192 @@
-//! The flat calls from Rust, declared by hand so that no crate is needed.
-//!
-//! Runs causal attention over two heads, compares it with the formula written out, and fails if they differ.
-use std::ffi::{c_char, c_void, CStr};
-use std::ptr::null_mut;
+//! Seven results of two heads of eight rows, compared with known values; with the argument `bench`, two times.
+use std::env;
+use std::error::Error;
+use std::process::ExitCode;
+use std::time::Instant;
 
-type Context = *mut c_void;
-type Buffer = *mut c_void;
+use mfa::{Alignment, Attention, Blocks, Context, Gradients, Options, Quantized, Shape, Tensor, TensorMut};
 
-const FP32: i32 = 2;
+type Outcome<T> = Result<T, Box<dyn Error>>;
 
-#[link(name = "mfa")]
-extern "C" {
-    fn mfa_create_context(context: *mut Context) -> i32;
-    fn mfa_destroy_context(context: Context);
-    fn mfa_buffer_from_ptr(
-        context: Context,
-        data: *mut c_void,
-        bytes: usize,
-        buffer: *mut Buffer,
-    ) -> i32;
-    fn mfa_destroy_buffer(buffer: Buffer);
-    fn mfa_last_error_message(context: Context) -> *const c_char;
-    fn mfa_attention_forward(
-        context: Context,
-        q: Buffer,
-        k: Buffer,
-        v: Buffer,
-        out: Buffer,
-        batch_size: u32,
-        seq_len_q: u32,
-        seq_len_kv: u32,
-        num_heads: u32,
-        head_dim: u16,
-        softmax_scale: f32,
-        causal: bool,
-        input_precision: i32,
-        intermediate_precision: i32,
-        output_precision: i32,
-        transpose_q: bool,
-        transpose_k: bool,
-        transpose_v: bool,
-        transpose_o: bool,
-    ) -> i32;
-}
-
-const SEQUENCE: usize = 5;
 const HEADS: usize = 2;
-const HEAD_DIM: usize = 8;
+const ROWS: usize = 8;
+const COLUMNS: usize = 8;
+const SHAPE: Shape = [1, HEADS, ROWS, COLUMNS];
+const ELEMENTS: usize = HEADS * ROWS * COLUMNS;
 
-fn check(status: i32) -> Result<(), String> {
-    if status == 0 {
-        return Ok(());
-    }
-    let message = unsafe { CStr::from_ptr(mfa_last_error_message(null_mut())) };
-    Err(format!("status {status}: {}", message.to_string_lossy()))
-}
+/// What is printed of each result: these columns of this row of the second head.
+const PRINTED: usize = (ROWS + 5) * COLUMNS;
 
-/// Frees its handles on every way out. A buffer borrows the slice that it wraps.
-struct Session {
-    context: Context,
-    buffers: Vec<Buffer>,
-}
-
-impl Session {
-    fn new() -> Result<Self, String> {
-        let mut context = null_mut();
-        check(unsafe { mfa_create_context(&mut context) })?;
-        Ok(Session {
-            context,
-            buffers: Vec::new(),
-        })
-    }
-
-    fn wrap(&mut self, data: &mut [f32]) -> Result<Buffer, String> {
-        let mut buffer = null_mut();
-        check(unsafe {
-            mfa_buffer_from_ptr(
-                self.context,
-                data.as_mut_ptr().cast(),
-                std::mem::size_of_val(data),
-                &mut buffer,
-            )
-        })?;
-        self.buffers.push(buffer);
-        Ok(buffer)
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        unsafe {
-            self.buffers
-                .iter()
-                .for_each(|&buffer| mfa_destroy_buffer(buffer));
-            mfa_destroy_context(self.context);
+fn main() -> ExitCode {
+    let done = match env::args().nth(1).as_deref() {
+        None => known_values(),
+        Some("bench") => bench(),
+        Some(other) => Err(format!("the argument is {other:?}, expected bench or none").into()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
         }
     }
 }
 
-fn attention(q: &mut [f32], k: &mut [f32], v: &mut [f32], out: &mut [f32]) -> Result<(), String> {
-    let mut session = Session::new()?;
-    let (q, k, v, out) = (
-        session.wrap(q)?,
-        session.wrap(k)?,
-        session.wrap(v)?,
-        session.wrap(out)?,
+fn known_values() -> Outcome<()> {
+    let context = Context::new()?;
+    let (query, key, value) = (elements(5, 0), elements(7, 3), elements(11, 5));
+    let full = Attention::new(
+        Tensor::new(&query, SHAPE)?,
+        Tensor::new(&key, SHAPE)?,
+        Tensor::new(&value, SHAPE)?,
     );
-    check(unsafe {
-        mfa_attention_forward(
-            session.context,
-            q,
-            k,
-            v,
-            out,
-            1,
-            SEQUENCE as u32,
-            SEQUENCE as u32,
-            HEADS as u32,
-            HEAD_DIM as u16,
-            1.0 / (HEAD_DIM as f32).sqrt(),
-            true,
-            FP32,
-            FP32,
-            FP32,
-            false,
-            false,
-            false,
-            false,
-        )
-    })
-}
+    check(
+        "forward",
+        &forward(&context, &full)?,
+        [0.222707, -0.012910, -0.264847, 0.097707],
+    )?;
 
-/// One row of one head of a packed [sequence, heads, head_dim] operand.
-fn row(operand: &[f32], index: usize, head: usize) -> &[f32] {
-    let start = (index * HEADS + head) * HEAD_DIM;
-    &operand[start..start + HEAD_DIM]
-}
+    backward(
+        &context,
+        &Attention {
+            causal: true,
+            alignment: Some(Alignment::TopLeft),
+            ..full
+        },
+    )?;
 
-fn expected_row(q: &[f32], k: &[f32], v: &[f32], index: usize, head: usize) -> Vec<f64> {
-    let dot = |a: &[f32], b: &[f32]| {
-        a.iter()
-            .zip(b)
-            .map(|(&x, &y)| f64::from(x) * f64::from(y))
-            .sum::<f64>()
+    let window = Attention {
+        alignment: Some(Alignment::TopLeft),
+        window_left: Some(2),
+        window_right: Some(0),
+        ..full
     };
-    let scale = (HEAD_DIM as f64).sqrt();
-    let weights: Vec<f64> = (0..=index)
-        .map(|j| (dot(row(q, index, head), row(k, j, head)) / scale).exp())
-        .collect();
-    let total: f64 = weights.iter().sum();
-    (0..HEAD_DIM)
-        .map(|d| {
-            weights
-                .iter()
-                .enumerate()
-                .map(|(j, w)| w / total * f64::from(row(v, j, head)[d]))
-                .sum()
-        })
+    check(
+        "window",
+        &forward(&context, &window)?,
+        [-0.101362, -0.108237, 0.523638, -0.226362],
+    )?;
+
+    let seen = [[true, true, false, false], [true, false, true, true]].concat();
+    let mask = Tensor::new(&seen, [1, 1, 2, 4])?;
+    let blocks = Attention {
+        blocks: Some(Blocks { rows: 4, keys: 2, mask }),
+        ..full
+    };
+    check(
+        "blocks",
+        &forward(&context, &blocks)?,
+        [0.510920, -0.239080, -0.331950, 0.385920],
+    )?;
+
+    let scales = vec![0.125, 0.25];
+    let key = Quantized::new(codes(7, 3), scales.clone(), SHAPE)?;
+    let value = Quantized::new(codes(11, 5), scales, SHAPE)?;
+    let quantised = Attention::new(full.query, &key, &value);
+    check(
+        "quantised",
+        &forward(&context, &quantised)?,
+        [0.509885, -0.074666, -0.655668, 0.259885],
+    )
+}
+
+fn backward(context: &Context, attention: &Attention) -> Outcome<()> {
+    let rows = [1, HEADS, ROWS, 1];
+    let mut out = [0.0f32; ELEMENTS];
+    let mut logsumexp = [0.0f32; HEADS * ROWS];
+    context.forward(
+        attention,
+        &mut TensorMut::new(&mut out, SHAPE)?,
+        Some(&mut TensorMut::new(&mut logsumexp, rows)?),
+    )?;
+
+    let dout = elements(3, 1);
+    let mut gradients = [[0.0f32; ELEMENTS]; 3];
+    let [dquery, dkey, dvalue] = &mut gradients;
+    context.backward(
+        attention,
+        &Tensor::new(&out, SHAPE)?,
+        &Tensor::new(&logsumexp, rows)?,
+        &Tensor::new(&dout, SHAPE)?,
+        Gradients {
+            query: Some(&mut TensorMut::new(dquery, SHAPE)?),
+            key: Some(&mut TensorMut::new(dkey, SHAPE)?),
+            value: Some(&mut TensorMut::new(dvalue, SHAPE)?),
+        },
+    )?;
+    check("dq", &gradients[0], [0.034121, -0.116048, 0.024352, -0.027352])?;
+    check("dk", &gradients[1], [0.044962, 0.017408, -0.049931, 0.036372])?;
+    check("dv", &gradients[2], [-0.047868, -0.027844, 0.124267, 0.276377])
+}
+
+fn forward(context: &Context, attention: &Attention) -> mfa::Result<[f32; ELEMENTS]> {
+    let mut out = [0.0; ELEMENTS];
+    context.forward(attention, &mut TensorMut::new(&mut out, SHAPE)?, None)?;
+    Ok(out)
+}
+
+fn codes(step: usize, shift: usize) -> Vec<i8> {
+    (0..ELEMENTS)
+        .map(|index| ((step * index + shift) % 17) as i8 - 8)
         .collect()
 }
 
-fn main() -> Result<(), String> {
-    let operand = |step: f32, shift: f32| -> Vec<f32> {
-        (0..SEQUENCE * HEADS * HEAD_DIM)
-            .map(|i| (step * i as f32 + shift).sin())
-            .collect()
-    };
-    let (mut q, mut k, mut v) = (operand(0.7, 0.0), operand(1.3, 2.0), operand(0.3, 1.0));
-    let mut out = vec![0.0; q.len()];
-    attention(&mut q, &mut k, &mut v, &mut out)?;
+fn elements(step: usize, shift: usize) -> Vec<f32> {
+    codes(step, shift)
+        .into_iter()
+        .map(|code| f32::from(code) / 8.0)
+        .collect()
+}
 
-    let mut largest = 0.0f64;
-    for index in 0..SEQUENCE {
-        for head in 0..HEADS {
-            for (&got, want) in row(&out, index, head)
-                .iter()
-                .zip(expected_row(&q, &k, &v, index, head))
-            {
-                let difference = (f64::from(got) - want).abs();
-                if difference.is_nan() || difference > 1e-6 {
-                    return Err(format!(
-                        "row {index}, head {head}: got {got}, expected {want}"
-                    ));
-                }
-                largest = largest.max(difference);
-            }
-        }
+fn check(name: &str, result: &[f32], expected: [f32; 4]) -> Outcome<()> {
+    let found = &result[PRINTED..PRINTED + 4];
+    println!("{name} {:.6} {:.6} {:.6} {:.6}", found[0], found[1], found[2], found[3]);
+    let near = |(found, expected): (&f32, &f32)| (found - expected).abs() < 1e-5;
+    if found.iter().zip(&expected).all(near) {
+        return Ok(());
     }
-    println!("largest difference from the formula: {largest:.1e}");
+    Err(format!("{name} is {found:?}, expected {expected:?}").into())
+}
+
+fn bench() -> Outcome<()> {
+    let (heads, rows, columns) = (8, 1024, 64);
+    let seconds = least_seconds(&Context::new()?, [1, heads, rows, columns], 20, 1)?;
+    let instructions = ((2 * columns + 5) * heads * rows * rows) as f64;
+    println!(
+        "forward 1x{heads}x{rows}x{columns} float32: {:.2} ms, {:.1} GINSTRS/s",
+        seconds * 1e3,
+        instructions / seconds / 1e9
+    );
+
+    let one_thread = Context::with_options(Options {
+        threads: 1,
+        ..Options::default()
+    })?;
+    let seconds = least_seconds(&one_thread, [1, 1, 16, 64], 1, 5000)?;
+    println!("call 1x1x16x64 float32: {:.2} us", seconds * 1e6);
     Ok(())
+}
+
+/// Seconds a call, the mean of so many, in the best of some runs. The attention is described once.
+fn least_seconds(context: &Context, shape: Shape, runs: u32, calls: u32) -> Outcome<f64> {
+    let count: usize = shape.iter().product();
+    let operand = |step: f32| -> Vec<f32> { (0..count).map(|index| (step * index as f32).sin()).collect() };
+    let (query, key, value) = (operand(0.7), operand(1.3), operand(0.3));
+    let mut out = vec![0.0f32; count];
+    let attention = Attention::new(
+        Tensor::new(&query, shape)?,
+        Tensor::new(&key, shape)?,
+        Tensor::new(&value, shape)?,
+    );
+    let mut out = TensorMut::new(&mut out, shape)?;
+    context.forward(&attention, &mut out, None)?; // the first call finds its workspace
+    let mut least = f64::INFINITY;
+    for _ in 0..runs {
+        let start = Instant::now();
+        for _ in 0..calls {
+            context.forward(&attention, &mut out, None)?;
+        }
+        least = least.min(start.elapsed().as_secs_f64() / f64::from(calls));
+    }
+    Ok(least)
 }
