@@ -5,6 +5,7 @@
 take NumPy arrays, torch tensors and anything else with the buffer protocol or DLPack on the CPU.
 """
 
+from mfa import _compiled as _compiled  # first
 from mfa import patterns as patterns
 from mfa import quantized as quantized
 from mfa._attention import attention, plan, sliding_window
