@@ -1,6 +1,8 @@
 # What C and Objective-C are compiled with. Makefile includes it; setup.py and tests/support/flags.py read its lines, NAME := WORDS.
 
 RELEASE := -O3
+# Modules between Python and the library: -O3 makes them larger, and calls no faster.
+MODULES := -O2
 # Kernels without inlining would take hours over the suite, hence not -O0.
 DEBUG := -O1 -g3 -fno-omit-frame-pointer
 FUZZ := -O1 -gline-tables-only -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all

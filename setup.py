@@ -20,7 +20,6 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 MACOS = sys.platform == "darwin"
 LIBRARY = "libmfa.dylib" if MACOS else "libmfa.so"
-PARALLEL_COMPILES = 2
 
 
 def flags(name):
@@ -39,7 +38,8 @@ def core_sources():
     if MACOS:
         sources.remove(str(Path("src", "metal", "metal_stub.c")))
         sources += relative(ROOT.glob("src/metal/*.m"))
-    return sources
+    # Kernels first: they take longest to compile.
+    return sorted(sources, key=lambda source: "isa_" not in source)
 
 
 def environment_flags(name):
@@ -57,6 +57,13 @@ CORE_SOURCES = core_sources()
 CORE_HEADERS = relative(path for name in CORE_INCLUDES for path in ROOT.joinpath(name).glob("**/*.[hi]*"))
 
 
+def processors():
+    """How many this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def version():
     """The version that mfa.h gives the library."""
     numbers = {}
@@ -72,16 +79,20 @@ class BuildWithCore(build_ext):
 
     def finalize_options(self):
         super().finalize_options()
-        self.parallel = self.parallel or PARALLEL_COMPILES
+        self.parallel = self.parallel or processors()
 
     def build_extensions(self):
         self.forget_python_folders()
         package = Path(self.build_lib, "mfa")
-        library = self.build_core(package)
+        sources = [self.embed_kernels(), *CORE_SOURCES] if MACOS else CORE_SOURCES
+        with ThreadPoolExecutor(self.parallel) as pool:
+            objects = pool.map(self.compile_core, sources)
+            # Meanwhile, as it takes one processor only.
+            self.translate()
+            library = self.build_library(package, list(objects))
         header = package / "include" / "mfa.h"
         header.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile("include/mfa.h", header)
-        self.translate()
         for extension in self.extensions:
             extension.extra_objects = [str(library)]
             extension.depends = [*extension.depends, str(library), "include/mfa.h"]
@@ -116,21 +127,17 @@ class BuildWithCore(build_ext):
         subprocess.run([sys.executable, "metal/embed.py", path], check=True)
         return str(path)
 
-    def build_core(self, package):
+    def build_library(self, package, objects):
         library = package / LIBRARY
-        sources = [*CORE_SOURCES, self.embed_kernels()] if MACOS else CORE_SOURCES
-        newest_header = max(os.path.getmtime(path) for path in [*CORE_HEADERS, "setup.py", "flags.mk"])
-        with ThreadPoolExecutor(PARALLEL_COMPILES) as pool:
-            objects = list(pool.map(lambda source: self.compile_core(source, newest_header), sources))
         newest_object = max(map(os.path.getmtime, objects))
         if self.force or not library.exists() or library.stat().st_mtime < newest_object:
             library.parent.mkdir(parents=True, exist_ok=True)
             self.link_core(objects, library)
         return library
 
-    def compile_core(self, source, newest_header):
+    def compile_core(self, source):
         [target] = self.compiler.object_filenames([source], output_dir=self.build_temp)
-        newest = max(os.path.getmtime(source), newest_header)
+        newest = max(map(os.path.getmtime, [source, *CORE_HEADERS, "setup.py", "flags.mk"]))
         if self.force or not os.path.exists(target) or os.path.getmtime(target) < newest:
             objc = flags("OBJC_FLAGS") if source.endswith(".m") else []
             self.compiler.compile(
@@ -177,7 +184,7 @@ def extension(path):
         [str(path.relative_to(ROOT))],
         include_dirs=["include"],
         # Where there are CFLAGS, even empty ones, setuptools leaves out Python's own, -O3 among them.
-        extra_compile_args=[*flags("RELEASE"), "-fwrapv", *COMMON_FLAGS, *environment_flags("CFLAGS")],
+        extra_compile_args=[*flags("MODULES"), "-fwrapv", *COMMON_FLAGS, *environment_flags("CFLAGS")],
         extra_link_args=[f"-Wl,-rpath,{origin}", *LINK_FLAGS],
         depends=relative(ROOT.glob("mfa/*.pxd")),
     )
