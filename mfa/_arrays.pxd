@@ -32,7 +32,7 @@ cdef class Operand(Memory):
 
 cdef Operand load_operand(
     object array, str name, Elements accepted, int min_ndim, int max_ndim, bint writable,
-    uintptr_t stand_in, TorchState *state)
+    uintptr_t stand_in, TorchState *state, str axes=*)
 cdef Operand load_known(object array, str name, int precision, bint writable, uintptr_t stand_in)
 cdef Operand load_new(object like, tuple shape, int precision, bint heads_inside, bint on_metal)
 cdef str dtype_name(int precision)

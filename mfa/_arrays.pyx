@@ -24,7 +24,8 @@ from mfa.c_mfa cimport (
     mfa_tensor_t,
 )
 
-from mfa._messages import because, brief
+from mfa._dtypes import wrong_dtype
+from mfa._messages import because
 from mfa._tensors import new_array
 
 cdef object ndarray = numpy.ndarray
@@ -43,11 +44,11 @@ cdef dict NUMPY_DTYPES = {
     MFA_PRECISION_BF16: BFLOAT16,
 }
 cdef dict EXPECTED_DTYPES = {
-    FLOATS: "float32, float16 or bfloat16 in native byte order",
-    FLOATS_OR_BOOL: "float32, float16 or bfloat16 or bool in native byte order",
-    ONLY_FLOAT32: "float32 in native byte order",
+    FLOATS: "float32, float16 or bfloat16",
+    FLOATS_OR_BOOL: "float32, float16, bfloat16 or bool",
+    ONLY_FLOAT32: "float32",
     AS_FLOAT32: "a floating one",
-    ONLY_INT32: "int32 in native byte order",
+    ONLY_INT32: "int32",
     ONLY_BOOL: "bool",
 }
 # Of arrays with a number for each head; others say how many axes they have.
@@ -184,8 +185,8 @@ cdef bint accepts(Elements accepted, int precision) noexcept:
 
 cdef Operand load_operand(
         object array, str name, Elements accepted, int min_ndim, int max_ndim, bint writable,
-        uintptr_t stand_in, TorchState *state):
-    """Describe `array`, whose memory the result keeps; `state` is the call's.
+        uintptr_t stand_in, TorchState *state, str axes=None):
+    """Describe `array`, whose memory the result keeps; `state` is the call's, `axes` are their names.
 
     An input whose address or strides are not multiples of its item size is copied, or described as its copy
     would be at the address `stand_in` if that is not 0; an output is refused.
@@ -201,14 +202,16 @@ cdef Operand load_operand(
             operand = load_operand(numbers, name, ONLY_FLOAT32, min_ndim, max_ndim, False, 0, state)
             operand.array = array
             return operand
-        dtype = DTYPE_NAMES.get(operand.precision) or brief(str(operand.dtype()))
-        raise TypeError(f"{name}: dtype {dtype}, expected {EXPECTED_DTYPES[accepted]}")
+        dtype = DTYPE_NAMES.get(operand.precision) or operand.dtype()
+        raise TypeError(wrong_dtype(name, array, dtype, EXPECTED_DTYPES[accepted]))
     if not min_ndim <= operand.ndim <= max_ndim:
         expected = EXPECTED_AXES.get((min_ndim, max_ndim))
         if expected is None or accepted == ONLY_INT32:
             expected = f"{min_ndim}" if min_ndim == max_ndim else f"{min_ndim} to {max_ndim}"
         if operand.ndim > 4 and max_ndim == 4:
             expected = "at most 4"
+        if axes is not None:
+            expected += f", {axes}"
         raise ValueError(f"{name}: {operand.ndim} dimensions, expected {expected}")
     if writable:
         operand.require_writable()

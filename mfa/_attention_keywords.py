@@ -4,6 +4,7 @@ from collections.abc import Callable
 from inspect import Parameter, signature
 from typing import Any, Literal, TypedDict, TypeVar
 
+from mfa._messages import unexpected_keyword
 from mfa._sparsity import SparsityPattern
 
 
@@ -96,6 +97,21 @@ DEFAULTS: Keywords = {
 
 HEADS_FIRST: Keywords = DEFAULTS | {"layout": "bhsd"}  # a call that asks for nothing else
 
+# What other libraries call them, and functions here that have their signatures.
+ELSEWHERE = {
+    "attn_mask": "mask",
+    "cache_seqlens": "seqused_k",
+    "dropout": "dropout_p",
+    "enable_gqa": "none, as key and value may have fewer heads anyway",
+    "is_causal": "causal='top-left', which is PyTorch's",
+    "return_attn_probs": "return_lse",
+    "return_softmax_lse": "return_lse",
+    "scale": "softmax_scale",
+    "sm_scale": "softmax_scale",
+    "window_size": "window",
+}
+OWN = ("out", "out_dtype", "return_lse", "context")
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -105,7 +121,7 @@ def complete(keywords, function):
         return DEFAULTS
     for name in keywords:
         if name not in DEFAULTS:
-            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
+            raise TypeError(unexpected_keyword(function, name, (*DEFAULTS, *OWN), ELSEWHERE))
     return DEFAULTS | keywords
 
 

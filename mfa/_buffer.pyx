@@ -30,7 +30,9 @@ cdef object LARGEST_SIZE = <size_t> -1 >> 1
 # The garbage collector must not take `source` away before __dealloc__ gives up what lies in it.
 @cython.no_gc_clear
 cdef class Buffer:
-    """Memory that a context's device can use.
+    # Python takes the first line for the signature.
+    """Buffer(context, size_or_object)\n--\n
+    Memory that a context's device can use.
 
     A buffer has the buffer protocol, as one run of bytes: ``numpy.frombuffer(buffer, numpy.float32)`` and
     ``memoryview(buffer)`` see the memory itself. It keeps what it needs of its context alive, is a context
@@ -67,10 +69,14 @@ cdef class Buffer:
     cdef readonly size_t nbytes
     cdef readonly bint closed
 
-    def __cinit__(self, Context context not None, size_or_object):
+    def __cinit__(self, context, size_or_object):
+        cdef Context owner
         cdef mfa_context_t handle
         cdef mfa_status_t status
         self.closed = True
+        if not isinstance(context, Context):
+            raise TypeError(f"context: {shown(context)}, expected a mfa.Context")
+        owner = context
         if isinstance(size_or_object, (int, numpy.generic)):
             size_or_object = integer(size_or_object, "size_or_object", "a size in bytes or an array")
             self.nbytes = require_size(size_or_object)
@@ -78,13 +84,13 @@ cdef class Buffer:
             self.source = Memory.__new__(Memory)
             self.source.hold_for_long(size_or_object, "size_or_object")
             self.nbytes = require_size(count_bytes(self.source))
-        handle = context.acquire()
+        handle = owner.acquire()
         with nogil:
             if self.source is None:
                 status = mfa_create_buffer(handle, self.nbytes, &self.handle)
             else:
                 status = mfa_buffer_from_ptr(handle, self.source.data, self.nbytes, &self.handle)
-        context.release()
+        owner.release()
         check(status)
         self.closed = False
 
@@ -104,6 +110,9 @@ cdef class Buffer:
         if self.closed:
             return "<mfa.Buffer closed>"
         return f"<mfa.Buffer of {self.nbytes} bytes>"
+
+    def __reduce__(self):
+        raise TypeError("buffer: cannot be pickled or copied, expected bytes(buffer)")
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         cdef bint read_only = self.source is not None and self.source.read_only

@@ -6,7 +6,7 @@ from libc.stdint cimport int64_t, uint64_t, uintptr_t
 
 from mfa._arrays cimport ONLY_FLOAT32, Operand, dtype_name, load_new
 from mfa._codes cimport Codes
-from mfa._context cimport Context, default_context
+from mfa._context cimport Context, default_context, known_context
 from mfa._given cimport OWN, RECORDED, Concern, concern, given_of
 from mfa._inputs cimport Inputs
 from mfa._status cimport check
@@ -164,17 +164,18 @@ cdef class Call:
         cdef Inputs inputs = self.inputs
         return check(status, inputs.names, "bhsd" if inputs.heads_first else "bshd", inputs.key.ndim)
 
-    def plan(self, Context context=None):
+    def plan(self, object context=None):
         """Say how run() would go."""
+        cdef Context running = known_context(context)
         cdef mfa_plan_t plan = mfa_plan_init()
         cdef mfa_context_t handle
         cdef mfa_status_t status
         self.require_prepared()
         if self.inputs.on_metal:
-            context = context_of_metal(context)
-        elif context is None:
-            context = default_context()
-        handle = context.acquire()
+            running = context_of_metal(running)
+        elif running is None:
+            running = default_context()
+        handle = running.acquire()
         try:
             if self.inputs.on_metal:
                 self.wrap_operands(handle)
@@ -184,7 +185,7 @@ cdef class Call:
                 else:
                     status = mfa_attention_forward_plan(handle, &self.desc, &plan)
         finally:
-            context.release()
+            running.release()
         self.check_status(status)
         return Plan(
             status=plan.status,
@@ -266,9 +267,9 @@ cdef class ForwardCall(Call):
             self.desc.logsumexp = &self.logsumexp.tensor
         return 0
 
-    def run(self, Context context=None):
+    def run(self, object context=None):
         """Compute: `out`, or (`out`, logsumexp) if that is wanted."""
-        self.compute(context)
+        self.compute(known_context(context))
         if not self.owns_out:
             note_write(self.out.array)
         if self.inputs.appends:
@@ -279,7 +280,7 @@ cdef class ForwardCall(Call):
 
 def attend(
         object query, object key, object value, dict keywords not None, dict names not None, bint loose, bint grouped,
-        object out, object out_dtype, object return_lse, Context context, bint does_torch_know=False):
+        object out, object out_dtype, object return_lse, object context, bint does_torch_know=False):
     """What the call returns, computed, unless torch is to know of it and does not.
 
     TO_RECORD then, if that is what its gradients are and nothing else; None if `mfa._tensors` is to be asked.
@@ -384,7 +385,9 @@ cdef class BackwardCall(Call):
         if array is None and inputs.planning:
             operand = self.new_result(inputs.query.array, expected, MFA_PRECISION_FP32)
         else:
-            operand = inputs.load(array, name, ONLY_FLOAT32, ndim, ndim, writable)
+            operand = inputs.load(
+                array, name, ONLY_FLOAT32, ndim, ndim, writable,
+                "(batch, heads, sequence)" if ndim == 3 else "(heads, rows of all sequences)")
         if operand.given_shape() != expected:
             raise ValueError(f"{name}: shape {operand.given_shape()}, expected {expected}")
         operand.append_unit_axes(1)
@@ -405,9 +408,9 @@ cdef class BackwardCall(Call):
             precision = bias.tensor.precision
         return self.new_result(bias.array, bias.given_shape(), precision)
 
-    def run(self, Context context=None):
+    def run(self, object context=None):
         """Compute: `Gradients`, with None for those that are not wanted."""
-        self.compute(context)
+        self.compute(known_context(context))
         if self.delta is not None and self.out is not None:
             note_write(self.delta.array)
         return Gradients(

@@ -12,4 +12,5 @@ cdef class Context:
     cdef void destroy_if_unused(self) noexcept
 
 
+cdef Context known_context(object context)
 cpdef Context default_context()

@@ -27,7 +27,7 @@ from mfa.c_mfa cimport (
 from mfa._status cimport check
 
 from mfa._keywords import integer
-from mfa._messages import shown
+from mfa._messages import shown, unexpected_keyword
 from mfa.reports import ContextInfo
 
 cdef dict BACKENDS = {"auto": MFA_BACKEND_AUTO, "cpu": MFA_BACKEND_CPU, "metal": MFA_BACKEND_METAL}
@@ -56,8 +56,14 @@ cdef int count(object value, str name) except -1:
     return value
 
 
+cdef tuple OPTIONS = ("backend", "device", "num_threads", "cpu_isa", "allow_cpu_fallback")
+cdef dict ELSEWHERE = {"threads": "num_threads", "n_threads": "num_threads", "isa": "cpu_isa"}
+
+
 cdef class Context:
-    """Where and how attention runs.
+    # Python takes the first line for the signature.
+    """Context(backend="auto", *, device=0, num_threads=0, cpu_isa="auto", allow_cpu_fallback=False)\n--\n
+    Where and how attention runs.
 
     A context may be used from several threads at once. It is a context manager that closes itself; closing
     waits for nothing: calls in flight finish on it first. Buffers made on it outlive it.
@@ -84,10 +90,18 @@ cdef class Context:
         ``code`` 3: this machine lacks the device or instruction set.
     """
 
-    def __cinit__(self, backend="auto", *, device=0, num_threads=0, cpu_isa="auto", allow_cpu_fallback=False):
+    def __cinit__(
+            self, backend="auto", *more, device=0, num_threads=0, cpu_isa="auto", allow_cpu_fallback=False,
+            **unknown):
         cdef mfa_context_options_t options = mfa_context_options_init()
         cdef mfa_status_t status
         self.closed = True
+        if more:
+            raise TypeError(
+                f"Context() takes 1 positional argument, backend, but {1 + len(more)} were given; "
+                f"expected {', '.join(OPTIONS[1:])} by name")
+        for name in unknown:
+            raise TypeError(unexpected_keyword("Context", name, OPTIONS, ELSEWHERE))
         options.backend = choice(BACKENDS, backend, "backend")
         options.device = count(device, "device")
         options.num_threads = count(num_threads, "num_threads")
@@ -115,6 +129,9 @@ cdef class Context:
             return "<mfa.Context closed>"
         info = self.describe()
         return f"<mfa.Context backend={info.backend!r} isa={info.isa!r} num_threads={info.num_threads}>"
+
+    def __reduce__(self):
+        raise TypeError("context: cannot be pickled or copied, expected one made in each process")
 
     cdef mfa_context_t acquire(self) except NULL:
         """The handle, which stays valid until release()."""
@@ -169,6 +186,13 @@ cdef class Context:
             num_threads=info.num_threads,
             allow_cpu_fallback=bool(info.flags & MFA_CONTEXT_ALLOW_CPU_FALLBACK),
         )
+
+
+cdef Context known_context(object context):
+    """`context`, which is a Context or None."""
+    if context is not None and not isinstance(context, Context):
+        raise TypeError(f"context: {shown(context)}, expected a mfa.Context or None")
+    return context
 
 
 cdef Context _default = None

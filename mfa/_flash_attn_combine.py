@@ -5,8 +5,9 @@ from typing import Any
 import numpy
 
 from mfa import _keywords
+from mfa._dtypes import wrong_dtype
 from mfa._memory import as_ndarray
-from mfa._messages import brief, shown
+from mfa._messages import shown
 from mfa._tensors import new_array, note_write
 
 FLOAT32 = numpy.dtype(numpy.float32)
@@ -54,7 +55,7 @@ def flash_attn_combine(out_partial: Any, lse_partial: Any, out: Any = None, out_
     else:
         result, written = out, as_ndarray(out, "out", writable=True)
         if written.dtype not in DTYPES.values():
-            raise TypeError(f"out: dtype {brief(str(written.dtype))}, expected float32, float16 or bfloat16")
+            raise TypeError(wrong_dtype("out", out, written.dtype, "float32, float16 or bfloat16"))
         if written.dtype != DTYPES.get(precision, written.dtype):
             raise ValueError(f"out_dtype: {DTYPES[precision]}, expected {written.dtype} as out has")
         if written.shape != shape:
@@ -97,5 +98,5 @@ def _require_distinct_elements(out):
 def _float32(array, name):
     numbers = as_ndarray(array, name)
     if numbers.dtype != FLOAT32:
-        raise TypeError(f"{name}: dtype {brief(str(numbers.dtype))}, expected float32 in native byte order")
+        raise TypeError(wrong_dtype(name, array, numbers.dtype, "float32"))
     return numbers

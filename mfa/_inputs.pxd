@@ -57,7 +57,8 @@ cdef class Inputs:
     cdef str name_of(self, str argument)
     cdef uintptr_t stand_in(self) noexcept
     cdef Operand load(
-        self, object array, str argument, Elements accepted, int min_ndim, int max_ndim, bint writable=*)
+        self, object array, str argument, Elements accepted, int min_ndim, int max_ndim, bint writable=*,
+        str axes=*)
     cdef int keep(self, Operand operand) except -1
     cdef Operand load_rows(
         self, object array, str argument, int min_ndim, int max_ndim, bint writable=*)
@@ -67,6 +68,7 @@ cdef class Inputs:
     cdef Operand load_heads(self, object array, str argument, Elements accepted, int max_ndim)
     cdef int broadcast_axis(self, int axis) except -1
     cdef int require_operands_that_fit(self, bint grouped) except -1
+    cdef str hint_of_layout(self)
     cdef int require_dtype_of_query(self, Operand operand) except -1
     cdef int require_mean_of_sequences(self, Operand mean) except -1
     cdef int require_rows(

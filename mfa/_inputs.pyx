@@ -57,6 +57,9 @@ cdef uintptr_t NOWHERE = (<uintptr_t> 1) << 63
 cdef uintptr_t APART = (<uintptr_t> 1) << 57
 
 cdef dict NO_NAMES = {}
+# What axes are called where there are four, and where sequences are packed.
+cdef tuple ROWS_FIRST = ("(batch, sequence, heads, head_dim)", "(rows of all sequences, heads, head_dim)")
+cdef tuple HEADS_FIRST = ("(batch, heads, sequence, head_dim)", "(heads, rows of all sequences, head_dim)")
 # Without them a call is one of its batches, each with all rows that are there.
 cdef tuple LISTS = (
     "cu_seqlens_q", "cu_seqlens_k", "seqused_q", "seqused_k", "leftpad_k", "cache_batch_idx", "max_seqlen_q",
@@ -255,7 +258,7 @@ cdef class Inputs:
         return 0
 
     cdef int add_pages(self, object page_table) except -1:
-        cdef Operand table = self.load(page_table, "page_table", ONLY_INT32, 2, 2)
+        cdef Operand table = self.load(page_table, "page_table", ONLY_INT32, 2, 2, False, "(batch, pages of a sequence)")
         if table.tensor.shape[2] != self.batch:
             raise ValueError(
                 f"{table.name}: shape {table.given_shape()}, expected ({self.batch}, pages of a sequence)")
@@ -338,7 +341,7 @@ cdef class Inputs:
         cdef int64_t heads = self.key.tensor.shape[1]
         if keywords[argument] is None:
             return NULL
-        factors = self.load(keywords[argument], argument, ONLY_FLOAT32, 2, 2)
+        factors = self.load(keywords[argument], argument, ONLY_FLOAT32, 2, 2, False, "(batch, heads of keys)")
         if factors.tensor.shape[2] not in (1, self.batch) or factors.tensor.shape[3] not in (1, heads):
             raise ValueError(
                 f"{factors.name}: shape {factors.given_shape()}, "
@@ -413,11 +416,11 @@ cdef class Inputs:
 
     cdef Operand load(
             self, object array, str argument, Elements accepted, int min_ndim, int max_ndim,
-            bint writable=False):
+            bint writable=False, str axes=None):
         # Lists are read even for a plan.
         cdef Operand operand = load_operand(
             array, self.name_of(argument), accepted, min_ndim, max_ndim, writable,
-            0 if accepted == ONLY_INT32 else self.stand_in(), &self.torch)
+            0 if accepted == ONLY_INT32 else self.stand_in(), &self.torch, axes)
         self.reads_lists |= accepted == ONLY_INT32
         self.keep(operand)
         return operand
@@ -430,7 +433,9 @@ cdef class Inputs:
     cdef Operand load_rows(
             self, object array, str argument, int min_ndim, int max_ndim, bint writable=False):
         """An array whose axes are in the caller's order, as (batch, heads, rows, dim)."""
-        cdef Operand operand = self.load(array, argument, FLOATS, min_ndim, max_ndim, writable)
+        cdef Operand operand = self.load(
+            array, argument, FLOATS, min_ndim, max_ndim, writable,
+            (HEADS_FIRST if self.heads_first else ROWS_FIRST)[max_ndim == 3])
         if not self.heads_first:
             operand.swap_rows_and_heads()
         return operand
@@ -483,9 +488,12 @@ cdef class Inputs:
                 expected = (
                     f"({scores[0]}, {scores[1]}, most rows, most keys)" if self.has_lists
                     else (scores[0], scores[1], scores[2], scores[3]))
+                hint = ""
+                if operand.given_shape() == (scores[0], scores[3]):
+                    hint = f", as {operand.name}[:, None, None, :] does if it says which keys are padding"
                 raise ValueError(
                     f"{operand.name}: shape {operand.given_shape()}, "
-                    f"expected one that broadcasts to {expected}")
+                    f"expected one that broadcasts to {expected}{hint}")
         return operand
 
     cdef Operand load_heads(self, object array, str argument, Elements accepted, int max_ndim):
@@ -537,10 +545,24 @@ cdef class Inputs:
                     f"expected {heads} as {query.name} has, or enable_gqa=True")
             if count == 0 or heads % count != 0:
                 raise ValueError(
-                    f"{operand.name}: {count} heads, expected a divisor of the {heads} of {query.name}")
+                    f"{operand.name}: {count} heads, expected a divisor of the {heads} of {query.name}"
+                    f"{self.hint_of_layout()}")
         self.require_rows(self.key, self.key_batch, kv_heads, keys, extent[3])
         self.require_rows(self.value, self.key_batch, kv_heads, keys, self.value.tensor.shape[3])
         return 0
+
+    cdef str hint_of_layout(self):
+        """Which layout the shapes fit, where they do not fit the call's, and the caller could have said so."""
+        cdef int64_t *query = self.query.tensor.shape
+        cdef int64_t *key = self.key.tensor.shape
+        cdef int64_t *value = self.value.tensor.shape
+        cdef bint is_plain = self.query.ndim == self.key.ndim == self.value.ndim == 4
+        axis, layout = (1, "bshd") if self.heads_first else (2, "bhsd")
+        if self.names or not is_plain or key[2] == 0 or key[1] != value[1]:
+            return ""
+        if key[2] != value[2] or query[2] % key[2] != 0 or query[0] != key[0]:
+            return f" (heads are axis {axis})"
+        return f" (heads are axis {axis}; these shapes fit layout='{layout}')"
 
     cdef int require_dtype_of_query(self, Operand operand) except -1:
         if operand.precision != self.query.precision:

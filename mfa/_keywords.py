@@ -207,6 +207,7 @@ def out_dtype(value, argument="out_dtype"):
     """Its code in mfa.h. `value` is a name, or anything that NumPy or torch calls a dtype."""
     if value is None:
         return DEFAULT_PRECISION
+    order = ""
     try:
         # torch's dtypes are known by their names alone, which spares importing torch.
         if type(value).__module__ == "torch":
@@ -214,12 +215,11 @@ def out_dtype(value, argument="out_dtype"):
         else:
             dtype = numpy.dtype(value)
             name = dtype.name if dtype.isnative else None
+            order = "" if dtype.isnative else " in native byte order"
     except MemoryError:
         raise
     except Exception:  # whatever a type of the caller's raises where it makes no dtype
         name = None
     if name not in PRECISIONS:
-        raise TypeError(
-            f"{argument}: {shown(value)}, expected float32, float16 or bfloat16 in native byte order"
-        )
+        raise TypeError(f"{argument}: {shown(value)}, expected float32, float16 or bfloat16{order}")
     return PRECISIONS[name]

@@ -53,6 +53,20 @@ cdef object FLOAT16 = numpy.dtype(numpy.float16)
 cdef object BFLOAT16 = numpy.dtype(ml_dtypes.bfloat16)
 cdef object BOOL = numpy.dtype(numpy.bool_)
 cdef object INT32 = numpy.dtype(numpy.int32)
+# By DLPack's codes.
+cdef dict SMALL_FLOATS = {
+    7: "float8_e3m4",
+    8: "float8_e4m3",
+    9: "float8_e4m3b11fnuz",
+    10: "float8_e4m3fn",
+    11: "float8_e4m3fnuz",
+    12: "float8_e5m2",
+    13: "float8_e5m2fnuz",
+    14: "float8_e8m0fnu",
+    15: "float6_e2m3fn",
+    16: "float6_e3m2fn",
+    17: "float4_e2m1fn",
+}
 cdef enum:
     MOST_AXES = 64  # NumPy's limit too
     PLAIN_AXES = 4
@@ -312,6 +326,8 @@ cdef int dlpack_precision(DLDataType dtype) noexcept:
 
 cdef str dlpack_dtype_name(DLDataType dtype):
     families = {0: "int", 1: "uint", 2: "float", 4: "bfloat", 5: "complex"}
+    if dtype.code in SMALL_FLOATS:
+        return SMALL_FLOATS[dtype.code]
     name = f"{families.get(dtype.code, f'DLPack code {dtype.code}, bits ')}{dtype.bits}"
     if dtype.code == kDLBool and dtype.bits == 8:
         name = "bool"

@@ -1,5 +1,6 @@
 """What error messages say of values and exceptions that callers made: one short line, whatever they are."""
 
+import difflib
 import reprlib
 
 LONGEST = 160
@@ -37,3 +38,13 @@ def because(error):
 def brief(text):
     line = " ".join(text.split()).encode("utf-8", "backslashreplace").decode()
     return line if len(line) <= LONGEST else f"{line[: LONGEST - 3]}..."
+
+
+def unexpected_keyword(function, name, known, others=None):
+    """The message about a keyword that a function does not have, and what the caller may have meant.
+
+    `known` are those that it has; `others` says what stands there for names that other libraries have.
+    """
+    message = f"{function}() got an unexpected keyword argument {shown(name)}"
+    expected = (others or {}).get(name) or next(iter(difflib.get_close_matches(name, known, 1)), None)
+    return f"{message}, expected {expected}" if expected else message

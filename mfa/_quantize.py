@@ -8,8 +8,9 @@ import numpy
 
 from mfa import _keywords
 from mfa._context import Context
+from mfa._dtypes import wrong_dtype
 from mfa._memory import as_ndarray
-from mfa._messages import brief, shown
+from mfa._messages import shown
 from mfa._quantized_tensor import (
     CODES,
     FLOATS,
@@ -122,9 +123,7 @@ def quantize(
     precision = known_precision(precision)
     array = as_ndarray(x, "x")
     if array.dtype not in FLOATS.values():
-        raise TypeError(
-            f"x: dtype {brief(str(array.dtype))}, expected float32, float16 or bfloat16 in native byte order"
-        )
+        raise TypeError(wrong_dtype("x", x, array.dtype, "float32, float16 or bfloat16"))
     layout = "bhsd" if _keywords.heads_first(layout) else "bshd"
     fewest = 2 if layout == "bhsd" else 3
     if not fewest <= array.ndim <= 4:

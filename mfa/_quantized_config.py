@@ -9,8 +9,9 @@ import numpy
 
 from mfa import _keywords
 from mfa._attention_keywords import DEFAULTS, Keywords
+from mfa._dtypes import wrong_dtype
 from mfa._memory import as_ndarray, known
-from mfa._messages import brief, shown
+from mfa._messages import shown
 from mfa._quantize import quantize
 from mfa._quantized_tensor import CODES, FLOATS, QuantizedTensor
 from mfa._tensors import is_tensor
@@ -146,9 +147,7 @@ def _floats(array, name):
     array = known(array, name)
     dtype = _dtype_name(array)
     if dtype not in DTYPES:
-        raise TypeError(
-            f"{name}: dtype {brief(dtype)}, expected float32, float16 or bfloat16 in native byte order"
-        )
+        raise TypeError(wrong_dtype(name, array, array.dtype, "float32, float16 or bfloat16"))
     return array
 
 

@@ -7,6 +7,7 @@ import ml_dtypes
 import numpy
 
 from mfa import _keywords
+from mfa._dtypes import wrong_dtype
 from mfa._memory import as_ndarray
 from mfa._messages import brief, shown
 
@@ -307,11 +308,11 @@ def known_columns(value):
 
 
 def known_array(array, name, dtypes):
-    array = as_ndarray(array, name)
-    if array.dtype not in dtypes:
+    numbers = as_ndarray(array, name)
+    if numbers.dtype not in dtypes:
         expected = " or ".join(dtype.name for dtype in dtypes)
-        raise TypeError(f"{name}: dtype {brief(str(array.dtype))}, expected {expected} in native byte order")
-    return array
+        raise TypeError(wrong_dtype(name, array, numbers.dtype, expected))
+    return numbers
 
 
 def shape_of_values(shape, stored, precision):

@@ -2,7 +2,7 @@
 
 from mfa._arrays cimport FLOATS, Operand, load_operand
 from mfa._codes cimport ALL_PARTS, ONLY_CODES, Codes, load_codes
-from mfa._context cimport Context, default_context
+from mfa._context cimport Context, default_context, known_context
 from mfa._exchange cimport TorchState
 from mfa._status cimport check
 from mfa.c_mfa cimport (
@@ -16,7 +16,7 @@ from mfa.c_mfa cimport (
 )
 
 
-def fill(x not None, tensor not None, *, bint is_static, bint saturate, Context context=None):
+def fill(x not None, tensor not None, *, bint is_static, bint saturate, object context=None):
     """Quantise an ndarray into the arrays of a QuantizedTensor of its shape, whose scales count if static."""
     cdef int ndim = x.ndim
     cdef TorchState state = [False, False, False, False]
@@ -31,10 +31,9 @@ def fill(x not None, tensor not None, *, bint is_static, bint saturate, Context 
     desc.codes = &codes.codes.tensor
     desc.quantization = &codes.quantization
     desc.flags = (MFA_QUANTIZE_STATIC if is_static else 0) | (MFA_QUANTIZE_SATURATE if saturate else 0)
-    if context is None:
-        context = default_context()
-    handle = context.acquire()
+    cdef Context running = known_context(context) or default_context()
+    handle = running.acquire()
     with nogil:
         status = mfa_quantize(handle, &desc)
-    context.release()
+    running.release()
     check(status, {}, tensor.layout, ndim)

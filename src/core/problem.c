@@ -39,13 +39,20 @@ static int64_t clamp_bound(int64_t bound, int64_t most) { return bound < most ? 
 
 static mfa_status_t set_key_range(const mfa_attention_desc_t *desc, mfai_problem_t *p) {
     const bool causal = desc->flags & MFA_ATTENTION_CAUSAL;
-    const bool needed =
-        causal || desc->window_left >= 0 || desc->window_right >= 0 || desc->chunk > 0 || p->alibi_slopes.present;
+    const bool has_window = desc->window_left >= 0 || desc->window_right >= 0;
+    const bool is_aligned = desc->alignment != MFA_ALIGN_NONE;
     MFAI_REQUIRE(desc->alignment >= MFA_ALIGN_NONE && desc->alignment <= MFA_ALIGN_BOTTOM_RIGHT,
                  "alignment is %d, not an MFA_ALIGN_...", desc->alignment);
-    MFAI_REQUIRE(
-        !needed || desc->alignment != MFA_ALIGN_NONE,
-        "alignment is MFA_ALIGN_NONE, but a causal mask, window, chunk or ALiBi needs TOP_LEFT or BOTTOM_RIGHT");
+    MFAI_REQUIRE(is_aligned || !(causal || desc->chunk > 0 || p->alibi_slopes.present),
+                 "alignment is MFA_ALIGN_NONE, but %s needs TOP_LEFT or BOTTOM_RIGHT",
+                 causal            ? "MFA_ATTENTION_CAUSAL"
+                 : desc->chunk > 0 ? "chunk"
+                                   : "alibi_slopes");
+    /* What a descriptor of zeros has, which its maker did not mean to say. */
+    MFAI_REQUIRE(is_aligned || !has_window,
+                 "alignment is MFA_ALIGN_NONE, but a window needs TOP_LEFT or BOTTOM_RIGHT: window_left is %" PRId64
+                 " and window_right is %" PRId64 ", and -1 is no bound, as in MFA_ATTENTION_DESC_INIT",
+                 desc->window_left, desc->window_right);
     MFAI_REQUIRE(desc->window_left >= -1, "window_left is %" PRId64 ", expected -1 (unbounded) or more",
                  desc->window_left);
     MFAI_REQUIRE(desc->window_right >= -1, "window_right is %" PRId64 ", expected -1 (unbounded) or more",

@@ -82,6 +82,22 @@ static mfa_status_t expect_whole_bytes(const char *name, const mfai_view_t *view
     return MFA_SUCCESS;
 }
 
+/* More than all names take. */
+enum { MFAI_LONGEST_LIST = 96 };
+
+/* The names of a set of formats, as in "FP16, BF16 or FP32". */
+static void list_formats(unsigned formats, char text[MFAI_LONGEST_LIST]) {
+    text[0] = '\0';
+    for (int format = 0; formats != 0; ++format) {
+        if (!(formats & MFAI_FORMAT_BIT(format)))
+            continue;
+        formats &= ~MFAI_FORMAT_BIT(format);
+        if (text[0] != '\0')
+            strcat(text, formats != 0 ? ", " : " or ");
+        strcat(text, mfai_formats[format].name);
+    }
+}
+
 mfa_status_t mfai_view_import(const char *name, mfa_context_t context, const mfa_tensor_t *tensor, unsigned formats,
                               mfai_view_t *view) {
     *view = (mfai_view_t){0};
@@ -93,8 +109,12 @@ mfa_status_t mfai_view_import(const char *name, mfa_context_t context, const mfa
     view->format = known.precision;
     MFAI_REQUIRE(known.precision >= 0 && known.precision <= MFA_PRECISION_UINT4,
                  "%s.precision is %d, not an MFA_PRECISION_...", name, known.precision);
-    MFAI_REQUIRE(formats & MFAI_FORMAT_BIT(known.precision), "%s.precision is %s, which it cannot be", name,
-                 mfai_formats[known.precision].name);
+    if (!(formats & MFAI_FORMAT_BIT(known.precision))) {
+        char expected[MFAI_LONGEST_LIST];
+        list_formats(formats, expected);
+        return mfai_fail(MFA_ERROR_INVALID_ARGS, "%s.precision is %s, expected %s", name,
+                         mfai_formats[known.precision].name, expected);
+    }
     for (int axis = 0; axis < 4; ++axis) {
         MFAI_REQUIRE(known.shape[axis] >= 0, "%s.shape[%d] is %" PRId64 ", expected 0 or more", name, axis,
                      known.shape[axis]);

@@ -74,7 +74,12 @@ static void test_refused(mfa_context_t context) {
     INVALID((c.desc.alignment = MFA_ALIGN_NONE, c.desc.chunk = 2, ABSENT(alibi_slopes) = true), "alignment is");
     INVALID(T(query_value).precision = MFA_PRECISION_FP16, "query_value.precision is FP16, expected query's, FP32");
     INVALID(c.desc.alignment = 3, "alignment is 3");
-    INVALID(c.desc.alignment = MFA_ALIGN_NONE, "alignment is MFA_ALIGN_NONE");
+    INVALID((c.desc.alignment = MFA_ALIGN_NONE, c.desc.flags = MFA_ATTENTION_CAUSAL),
+            "alignment is MFA_ALIGN_NONE, but MFA_ATTENTION_CAUSAL needs TOP_LEFT or BOTTOM_RIGHT");
+    INVALID(c.desc.alignment = MFA_ALIGN_NONE, "but alibi_slopes needs TOP_LEFT");
+    INVALID((c.desc.alignment = MFA_ALIGN_NONE, ABSENT(alibi_slopes) = true, c.desc.window_left = 0,
+             c.desc.window_right = 0),
+            "window_left is 0 and window_right is 0, and -1 is no bound");
     INVALID(c.desc.window_left = -2, "window_left is -2");
     INVALID(c.desc.window_right = -2, "window_right is -2");
     INVALID(c.desc.softmax_scale = (float)(0.0 / 0.0), "softmax_scale is");

@@ -103,11 +103,14 @@ static void test_structs(mfa_context_t context) {
 }
 
 static void test_tensors(mfa_context_t context) {
-    REFUSES_ARGS("input.precision is INT8, which it cannot be", c.input.precision = MFA_PRECISION_INT8);
-    REFUSES_ARGS("codes.precision is FP32, which it cannot be", c.codes.precision = MFA_PRECISION_FP32);
-    REFUSES_ARGS("quantization.scales.precision is BF16, which it cannot be", c.scales.precision = MFA_PRECISION_BF16);
-    REFUSES_ARGS("quantization.zero_points.precision is FP32, which", c.zero_points.precision = MFA_PRECISION_FP32);
-    REFUSES_ARGS("quantization.mean.precision is FP16, which it cannot be", c.mean.precision = MFA_PRECISION_FP16);
+    REFUSES_ARGS("input.precision is INT8, expected FP16, BF16 or FP32", c.input.precision = MFA_PRECISION_INT8);
+    REFUSES_ARGS("codes.precision is FP32, expected INT8, INT4, UINT8 or UINT4",
+                 c.codes.precision = MFA_PRECISION_FP32);
+    REFUSES_ARGS("quantization.scales.precision is BF16, expected FP16 or FP32",
+                 c.scales.precision = MFA_PRECISION_BF16);
+    REFUSES_ARGS("quantization.zero_points.precision is FP32, expected INT8, INT32 or UINT8",
+                 c.zero_points.precision = MFA_PRECISION_FP32);
+    REFUSES_ARGS("quantization.mean.precision is FP16, expected FP32", c.mean.precision = MFA_PRECISION_FP16);
     REFUSES_ARGS("codes has shape (2, 3, 4, 34), expected (2, 3, 5, 34)", c.codes.shape[2] = 4);
     REFUSES_ARGS("quantization.scales has shape (2, 3, 5, 1), expected (2, 3, 5, 2)", c.scales.shape[3] = 1);
     REFUSES_ARGS("quantization.scales has shape (2, 3, 1, 2), expected (2, 3, 5, 2)", c.scales.shape[2] = 1);

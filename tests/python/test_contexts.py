@@ -1,7 +1,9 @@
 """Contexts: options, closing, threads, fork, and the GIL."""
 
+import copy
 import dataclasses
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -49,11 +51,28 @@ def test_options_are_taken():
         ({"device": "gpu"}, TypeError, "device: 'gpu', expected an integer"),
         ({"device": -1}, ValueError, "device: -1, expected 0 to"),
         ({"allow_cpu_fallback": 1}, TypeError, "allow_cpu_fallback: 1, expected a bool"),
+        ({"threads": 2}, TypeError, r"^Context\(\) got .* keyword argument 'threads', expected num_threads$"),
+        ({"thraeds": 2}, TypeError, r"^Context\(\) got .* keyword argument 'thraeds', expected num_threads$"),
+        ({"xyzzy": 2}, TypeError, r"^Context\(\) got an unexpected keyword argument 'xyzzy'$"),
     ],
 )
 def test_wrong_options(arguments, error, message):
     with pytest.raises(error, match=message):
         mfa.Context(**arguments)
+
+
+def test_options_are_given_by_name():
+    with pytest.raises(TypeError, match=r"^Context\(\) takes 1 .* but 2 were given; expected .*num_threads"):
+        mfa.Context("cpu", 2)
+
+
+@pytest.mark.parametrize(
+    "make", [mfa.Context, lambda: mfa.Buffer(mfa.Context(), 4)], ids=["Context", "Buffer"]
+)
+@pytest.mark.parametrize("copied", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_handles_are_not_copied(make, copied):
+    with pytest.raises(TypeError, match=r"^(context|buffer): cannot be pickled or copied, expected"):
+        copied(make())
 
 
 def test_closed_context_says_so():

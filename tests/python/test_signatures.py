@@ -1,6 +1,8 @@
-"""The keywords that functions share, one list of them."""
+"""The keywords that functions share, one list of them, and the signatures of classes."""
 
+import ast
 from inspect import signature
+from pathlib import Path
 from typing import get_type_hints
 
 import numpy as np
@@ -63,6 +65,36 @@ def test_plan_of_backward_takes_the_out_that_backward_takes():
     frozen.flags.writeable = False
     assert mfa.attention_backward(ONES, ONES, ONES, ONES, frozen, LSE, out_dtype="float16").dq.dtype == "f2"
     assert mfa.plan(ONES, ONES, ONES, out=frozen, out_dtype="float16", backward=True).status == 0
+
+
+@pytest.mark.parametrize("name", mfa.__all__)
+def test_everything_has_a_signature(name):
+    assert callable(getattr(mfa, name))
+    signature(getattr(mfa, name))
+
+
+@pytest.mark.parametrize("kind", [mfa.Context, mfa.Buffer], ids=["Context", "Buffer"])
+def test_signature_of_a_class_is_that_of_its_stub(kind):
+    """Both are written by hand, and the docstring's first line is not part of the documentation."""
+    stub = Path(mfa.__file__).with_name(f"_{kind.__name__.lower()}.pyi")
+    [new] = [
+        node
+        for node in ast.walk(ast.parse(stub.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef) and node.name == "__new__"
+    ]
+    for argument in (*new.args.args, *new.args.kwonlyargs):
+        argument.annotation = None
+    own = str(signature(kind)).removeprefix("(").removesuffix(")")
+    assert ast.unparse(new.args).removeprefix("cls, ") == ast.unparse(
+        ast.parse(f"def f({own}): 0").body[0].args
+    )
+    assert not kind.__doc__.startswith(kind.__name__)
+
+
+def test_defaults_of_a_context_are_those_it_shows():
+    shown = {name: p.default for name, p in signature(mfa.Context).parameters.items()}
+    with mfa.Context(**shown) as given, mfa.Context() as plain:
+        assert given.describe() == plain.describe()
 
 
 def test_what_is_not_given_is_the_default():
