@@ -25,10 +25,15 @@ def commands(folder):
 
 def printed(folder, tmp_path, which=0, **settings):
     """What a command of the folder's README prints, in a copy of the folder and with an installed libmfa."""
+    return said(folder, tmp_path, commands(folder)[which], **settings)
+
+
+def said(folder, tmp_path, command, **settings):
+    """Likewise of any command."""
     copy = tmp_path / folder
     if not copy.exists():
         shutil.copytree(EXAMPLES / folder, copy, ignore=BUILT)
-    return run("sh", "-euc", commands(folder)[which], cwd=copy, env={**installed_env(), **settings})
+    return run("sh", "-euc", command, cwd=copy, env={**installed_env(), **settings})
 
 
 def codes(step, shift):
