@@ -1,3 +1,3 @@
-module mfa-example
+module example.org/mfa-example
 
 go 1.19
