@@ -1,3 +1,4 @@
+#if defined(__APPLE__) || !defined(SWIFT_PACKAGE) /* a Swift package compiles every source everywhere */
 #import "metal/append.h"
 
 #include "core/integers.h"
@@ -56,3 +57,4 @@ mfa_status_t mfai_metal_add_quantise(mfai_metal_call_t *call, const mfai_problem
     const int64_t rows = call->params.stored_batches * p->heads * call->params.stored_rows;
     return mfai_metal_call_add_scratch(call, MFA_BUFFER_QUERY_TERMS, (uint64_t)rows * sizeof(mfa_metal_query_terms));
 }
+#endif

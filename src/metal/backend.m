@@ -1,4 +1,5 @@
 /* The Metal backend: its entries. */
+#if defined(__APPLE__) || !defined(SWIFT_PACKAGE) /* a Swift package compiles every source everywhere */
 #include "core/backend.h"
 #include "core/quantization.h"
 #import "metal/backward.h"
@@ -46,3 +47,4 @@ const mfai_backend_t mfai_metal_backend = {
     .run = run,
     .encode = encode,
 };
+#endif

@@ -1,5 +1,6 @@
 /* What a backward call consists of: delta first, then a kernel for each gradient that is wanted, or for dkey and dvalue
    together. */
+#if defined(__APPLE__) || !defined(SWIFT_PACKAGE) /* a Swift package compiles every source everywhere */
 #import "metal/backward.h"
 
 #include <stdio.h>
@@ -181,3 +182,4 @@ mfa_status_t mfai_metal_backward_make(const mfai_metal_device_t *device, const m
     name_kernels(call, p->query.format);
     return MFA_SUCCESS;
 }
+#endif

@@ -1,3 +1,4 @@
+#if defined(__APPLE__) || !defined(SWIFT_PACKAGE) /* a Swift package compiles every source everywhere */
 #import "metal/blocks.h"
 
 #include <inttypes.h>
@@ -69,3 +70,4 @@ mfa_status_t mfai_metal_add_blocks(const mfai_problem_t *p, mfai_metal_call_t *c
     dispatch->kind = MFAI_METAL_LISTS_BLOCKS;
     return add_scratch(call, overflows ? INT64_MAX : lines);
 }
+#endif

@@ -1,8 +1,10 @@
+#if defined(__APPLE__) || !defined(SWIFT_PACKAGE) /* a Swift package compiles every source everywhere */
 #import "metal/call.h"
 
 #include <stdio.h>
 
 #import "metal/commands.h"
+#import "metal/ownership.h"
 
 enum { SCRATCH_ALIGNMENT = 256 };
 
@@ -272,8 +274,9 @@ mfa_status_t mfai_metal_call_encode(mfai_metal_device_t *device, mfai_metal_call
         if (status == MFA_SUCCESS)
             status = encode_opened(device, call, &resources, target);
         /* What was encoded is retained by the command buffer. */
-        [resources.workspace release];
+        MFAI_RELEASE(resources.workspace);
         close_operands(&resources);
         return status;
     }
 }
+#endif

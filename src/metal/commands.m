@@ -1,3 +1,4 @@
+#if defined(__APPLE__) || !defined(SWIFT_PACKAGE) /* a Swift package compiles every source everywhere */
 #import "metal/commands.h"
 
 static mfa_status_t open_encoder(mfai_metal_commands_t *commands) {
@@ -21,9 +22,9 @@ mfa_status_t mfai_metal_commands_open(id<MTLCommandQueue> queue, mfai_metal_comm
 
 mfa_status_t mfai_metal_commands_join(id<MTLDevice> gpu, void *target, mfai_metal_commands_t *commands) {
     *commands = (mfai_metal_commands_t){0};
-    id<NSObject> object = target;
+    id<NSObject> object = (__bridge id<NSObject>)target;
     if ([object respondsToSelector:@selector(dispatchThreadgroups:threadsPerThreadgroup:)]) {
-        commands->encoder = target;
+        commands->encoder = (__bridge id<MTLComputeCommandEncoder>)target;
         MFAI_REQUIRE([commands->encoder device] == gpu,
                      "target is an encoder of another Metal device than the context");
         mfai_metal_commands_barrier(commands);
@@ -31,7 +32,7 @@ mfa_status_t mfai_metal_commands_join(id<MTLDevice> gpu, void *target, mfai_meta
     }
     MFAI_REQUIRE([object respondsToSelector:@selector(computeCommandEncoder)],
                  "target is neither an id<MTLCommandBuffer> nor an id<MTLComputeCommandEncoder>");
-    commands->buffer = target;
+    commands->buffer = (__bridge id<MTLCommandBuffer>)target;
     MFAI_REQUIRE([commands->buffer device] == gpu,
                  "target is a command buffer of another Metal device than the context");
     MFAI_REQUIRE([commands->buffer status] < MTLCommandBufferStatusCommitted,
@@ -70,3 +71,4 @@ mfa_status_t mfai_metal_commands_renew(mfai_metal_commands_t *commands) {
     MFAI_TRY(mfai_metal_commands_finish(commands));
     return open_buffer(commands);
 }
+#endif

@@ -1,8 +1,10 @@
+#if defined(__APPLE__) || !defined(SWIFT_PACKAGE) /* a Swift package compiles every source everywhere */
 #import "metal/device.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 
+#import "metal/ownership.h"
 #include "metal/process.h"
 
 enum {
@@ -39,12 +41,14 @@ static const char *why_not(id<MTLDevice> gpu) {
 /* Retained; nil if there is none of this number. */
 static id<MTLDevice> find_device(int32_t number) {
     id<MTLDevice> gpu = number == 0 ? MTLCreateSystemDefaultDevice() : nil;
+#if !TARGET_OS_IPHONE /* there it is the only one, and there is no list before iOS 18 */
     if (gpu != nil)
         return gpu;
     /* There may be no default even so, as where CoreGraphics was dropped when a program was linked. */
     NSArray *all = MTLCopyAllDevices();
-    gpu = (NSUInteger)number < [all count] ? [[all objectAtIndex:(NSUInteger)number] retain] : nil;
-    [all release];
+    gpu = (NSUInteger)number < [all count] ? MFAI_RETAIN([all objectAtIndex:(NSUInteger)number]) : nil;
+    MFAI_RELEASE(all);
+#endif
     return gpu;
 }
 
@@ -54,7 +58,7 @@ bool mfai_metal_is_available(const char **reason) {
         @autoreleasepool {
             id<MTLDevice> gpu = find_device(0);
             why = why_not(gpu);
-            [gpu release];
+            MFAI_RELEASE(gpu);
         }
     }
     if (reason != NULL)
@@ -85,8 +89,8 @@ mfa_status_t mfai_metal_device_open(const mfa_context_options_t *options, void *
             return mfai_fail(MFA_ERROR_MEMORY_ALLOCATION, "no memory for a Metal device");
         const mfa_status_t status = fill_in(options->device, device);
         if (status != MFA_SUCCESS) {
-            [device->queue release];
-            [device->gpu release];
+            MFAI_RELEASE(device->queue);
+            MFAI_RELEASE(device->gpu);
             free(device);
             return status;
         }
@@ -102,8 +106,8 @@ void mfai_metal_device_close(void *handle) {
     @autoreleasepool {
         mfai_metal_workspaces_close(&device->workspaces);
         mfai_metal_pipelines_close(&device->pipelines);
-        [device->queue release];
-        [device->gpu release];
+        MFAI_RELEASE(device->queue);
+        MFAI_RELEASE(device->gpu);
     }
     free(device);
 }
@@ -124,3 +128,4 @@ void mfai_metal_device_trim(void *handle) {
         mfai_metal_workspaces_trim(&device->workspaces);
     }
 }
+#endif

@@ -1,4 +1,5 @@
 /* What a forward call consists of: tiles of rows, or few rows with the keys split among threadgroups. */
+#if defined(__APPLE__) || !defined(SWIFT_PACKAGE) /* a Swift package compiles every source everywhere */
 #import "metal/forward.h"
 
 #include <stdio.h>
@@ -119,3 +120,4 @@ mfa_status_t mfai_metal_forward_make(const mfai_metal_device_t *device, const mf
     name_kernels(call, p->query.format, &tile);
     return MFA_SUCCESS;
 }
+#endif

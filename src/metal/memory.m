@@ -1,8 +1,10 @@
+#if defined(__APPLE__) || !defined(SWIFT_PACKAGE) /* a Swift package compiles every source everywhere */
 #import "metal/memory.h"
 
 #include <stdlib.h>
 #include <string.h>
 
+#import "metal/ownership.h"
 #include "metal/process.h"
 #include "metal/region.h"
 
@@ -12,9 +14,9 @@ typedef struct {
 } handle_t;
 
 static mfa_status_t hand_out(id<MTLBuffer> buffer, size_t offset, mfai_memory_t *memory) {
-    handle_t *handle = malloc(sizeof *handle);
+    handle_t *handle = calloc(1, sizeof *handle);
     if (handle == NULL) {
-        [buffer release];
+        MFAI_RELEASE(buffer);
         return mfai_fail(MFA_ERROR_MEMORY_ALLOCATION, "no memory for a buffer");
     }
     *handle = (handle_t){buffer, offset};
@@ -67,16 +69,16 @@ mfa_status_t mfai_metal_memory_adopt(void *handle, void *object, size_t *size, m
     const mfai_metal_device_t *device = handle;
     MFAI_TRY(mfai_metal_check_process());
     @autoreleasepool {
-        id<NSObject> any = object;
+        id<NSObject> any = (__bridge id<NSObject>)object;
         MFAI_REQUIRE([any respondsToSelector:@selector(contents)], "mtl_buffer is not an id<MTLBuffer>");
-        id<MTLBuffer> buffer = object;
+        id<MTLBuffer> buffer = (__bridge id<MTLBuffer>)object;
         MFAI_REQUIRE([buffer device] == device->gpu, "mtl_buffer is of another Metal device than the context");
         memory->contents = [buffer contents];
         memory->base = memory->contents;
         if (memory->base == NULL) /* private storage */
             memory->base = (char *)(uintptr_t)([buffer gpuAddress] | MFAI_DEVICE_ADDRESS);
         *size = [buffer length];
-        return hand_out([buffer retain], 0, memory);
+        return hand_out(MFAI_RETAIN(buffer), 0, memory);
     }
 }
 
@@ -86,7 +88,7 @@ void mfai_metal_memory_close(void *device, mfai_memory_t *memory) {
     if (mfai_metal_is_forked())
         return;
     @autoreleasepool {
-        [handle->buffer release];
+        MFAI_RELEASE(handle->buffer);
     }
     free(handle);
 }
@@ -96,3 +98,4 @@ id<MTLBuffer> mfai_metal_memory_buffer(const mfai_memory_t *memory, size_t *offs
     *offset = handle->offset;
     return handle->buffer;
 }
+#endif

@@ -1,3 +1,4 @@
+#if defined(__APPLE__) || !defined(SWIFT_PACKAGE) /* a Swift package compiles every source everywhere */
 #import "metal/operand.h"
 
 #include <inttypes.h>
@@ -5,6 +6,7 @@
 
 #include "core/buffer.h"
 #import "metal/memory.h"
+#import "metal/ownership.h"
 
 /* ------------------------------------------------------------------ copies */
 
@@ -84,7 +86,7 @@ void mfai_metal_operand_finish(const mfai_metal_operand_t *operand) {
 static void use_buffer(mfai_metal_operand_t *operand) {
     const mfai_memory_t *memory = mfai_buffer_memory(operand->origin.buffer);
     size_t offset = 0;
-    operand->buffer = [mfai_metal_memory_buffer(memory, &offset) retain];
+    operand->buffer = MFAI_RETAIN(mfai_metal_memory_buffer(memory, &offset));
     operand->offset = offset + (size_t)(operand->origin.data - memory->base);
 }
 
@@ -128,6 +130,7 @@ mfa_status_t mfai_metal_operand_open(mfai_metal_device_t *device, const char *na
 }
 
 void mfai_metal_operand_close(mfai_metal_operand_t *operand) {
-    [operand->buffer release];
+    MFAI_RELEASE(operand->buffer);
     operand->buffer = nil;
 }
+#endif

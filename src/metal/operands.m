@@ -1,3 +1,4 @@
+#if defined(__APPLE__) || !defined(SWIFT_PACKAGE) /* a Swift package compiles every source everywhere */
 #import "metal/operands.h"
 
 #include <stddef.h>
@@ -102,3 +103,4 @@ void mfai_metal_add_operands(mfai_metal_call_t *call, const mfai_problem_t *prob
     for (int i = 0; i < MFAI_OPERANDS; ++i)
         add(call, problem, &mfai_operands[i], mfai_operand_use(&mfai_operands[i], problem));
 }
+#endif

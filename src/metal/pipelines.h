@@ -20,7 +20,7 @@ void mfai_metal_pipelines_close(mfai_metal_pipelines_t *pipelines);
    with `threads` in a threadgroup. */
 mfa_status_t mfai_metal_pipelines_find(mfai_metal_pipelines_t *pipelines, id<MTLDevice> gpu,
                                        const mfai_metal_kernel_t *kernel, unsigned threads,
-                                       id<MTLComputePipelineState> *pipeline);
+                                       id<MTLComputePipelineState> __strong *pipeline);
 
 /* Goes only as far as Metal's own compiler does, without the device's: so on any device. The function is autoreleased.
    */

@@ -1,8 +1,10 @@
+#if defined(__APPLE__) || !defined(SWIFT_PACKAGE) /* a Swift package compiles every source everywhere */
 #import "metal/pipelines.h"
 
 #include <stddef.h>
 #include <string.h>
 
+#import "metal/ownership.h"
 #include "metal/sources.h"
 
 /* ------------------------------------------------------------------ keys */
@@ -48,7 +50,7 @@ static void demand_safe_math(MTLCompileOptions *options) {
 }
 
 static MTLCompileOptions *compile_options(const mfai_metal_kernel_t *kernel) {
-    MTLCompileOptions *options = [[[MTLCompileOptions alloc] init] autorelease];
+    MTLCompileOptions *options = MFAI_AUTORELEASE([[MTLCompileOptions alloc] init]);
     [options setLanguageVersion:MTLLanguageVersion3_1];
     demand_safe_math(options);
     NSMutableDictionary *macros = [NSMutableDictionary dictionary];
@@ -88,9 +90,10 @@ static mfa_status_t find_library(mfai_metal_pipelines_t *pipelines, id<MTLDevice
     if (text == NULL)
         return mfai_fail(MFA_ERROR_KERNEL_COMPILATION, "this build of mfa has no kernel %s", kernel->name);
     NSError *error = nil;
-    *library = [[gpu newLibraryWithSource:[NSString stringWithUTF8String:text]
-                                  options:compile_options(kernel)
-                                    error:&error] autorelease];
+    id<MTLLibrary> made = [gpu newLibraryWithSource:[NSString stringWithUTF8String:text]
+                                            options:compile_options(kernel)
+                                              error:&error];
+    *library = MFAI_AUTORELEASE(made);
     if (*library == nil)
         return fail("compilation", kernel, error);
     [pipelines->libraries setObject:*library forKey:key];
@@ -98,7 +101,7 @@ static mfa_status_t find_library(mfai_metal_pipelines_t *pipelines, id<MTLDevice
 }
 
 static MTLFunctionConstantValues *constant_values(const mfai_metal_kernel_t *kernel) {
-    MTLFunctionConstantValues *values = [[[MTLFunctionConstantValues alloc] init] autorelease];
+    MTLFunctionConstantValues *values = MFAI_AUTORELEASE([[MTLFunctionConstantValues alloc] init]);
     for (unsigned i = 0; i < MFA_CONSTANTS; ++i) {
         const uint32_t number = kernel->constants[i];
         const bool flag = number != 0;
@@ -116,18 +119,20 @@ static mfa_status_t specialise(mfai_metal_pipelines_t *pipelines, id<MTLDevice> 
     id<MTLLibrary> library = nil;
     MFAI_TRY(find_library(pipelines, gpu, kernel, &library));
     NSError *error = nil;
-    *function = [[library newFunctionWithName:[NSString stringWithFormat:@"attention_%s", kernel->name]
-                               constantValues:constant_values(kernel)
-                                        error:&error] autorelease];
+    id<MTLFunction> made = [library newFunctionWithName:[NSString stringWithFormat:@"attention_%s", kernel->name]
+                                         constantValues:constant_values(kernel)
+                                                  error:&error];
+    *function = MFAI_AUTORELEASE(made);
     return *function != nil ? MFA_SUCCESS : fail("specialisation", kernel, error);
 }
 
 static mfa_status_t make(mfai_metal_pipelines_t *pipelines, id<MTLDevice> gpu, const mfai_metal_kernel_t *kernel,
-                         id<MTLComputePipelineState> *pipeline) {
+                         id<MTLComputePipelineState> __strong *pipeline) {
     id<MTLFunction> function = nil;
     MFAI_TRY(specialise(pipelines, gpu, kernel, &function));
     NSError *error = nil;
-    *pipeline = [[gpu newComputePipelineStateWithFunction:function error:&error] autorelease];
+    id<MTLComputePipelineState> made = [gpu newComputePipelineStateWithFunction:function error:&error];
+    *pipeline = MFAI_AUTORELEASE(made);
     return *pipeline != nil ? MFA_SUCCESS : fail("compilation for the device", kernel, error);
 }
 
@@ -140,8 +145,8 @@ void mfai_metal_pipelines_open(mfai_metal_pipelines_t *pipelines) {
 }
 
 void mfai_metal_pipelines_close(mfai_metal_pipelines_t *pipelines) {
-    [pipelines->pipelines release];
-    [pipelines->libraries release];
+    MFAI_RELEASE(pipelines->pipelines);
+    MFAI_RELEASE(pipelines->libraries);
     pthread_mutex_destroy(&pipelines->lock);
 }
 
@@ -154,7 +159,7 @@ mfa_status_t mfai_metal_pipelines_specialise(mfai_metal_pipelines_t *pipelines, 
 }
 
 static mfa_status_t find(mfai_metal_pipelines_t *pipelines, id<MTLDevice> gpu, const mfai_metal_kernel_t *kernel,
-                         id<MTLComputePipelineState> *pipeline) {
+                         id<MTLComputePipelineState> __strong *pipeline) {
     NSData *key = pipeline_key(kernel);
     *pipeline = [pipelines->pipelines objectForKey:key];
     if (*pipeline != nil)
@@ -182,10 +187,11 @@ static mfa_status_t check_limits(id<MTLDevice> gpu, id<MTLComputePipelineState> 
 
 mfa_status_t mfai_metal_pipelines_find(mfai_metal_pipelines_t *pipelines, id<MTLDevice> gpu,
                                        const mfai_metal_kernel_t *kernel, unsigned threads,
-                                       id<MTLComputePipelineState> *pipeline) {
+                                       id<MTLComputePipelineState> __strong *pipeline) {
     pthread_mutex_lock(&pipelines->lock);
     const mfa_status_t status = find(pipelines, gpu, kernel, pipeline);
     pthread_mutex_unlock(&pipelines->lock);
     MFAI_TRY(status);
     return check_limits(gpu, *pipeline, kernel->name, threads);
 }
+#endif

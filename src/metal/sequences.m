@@ -1,3 +1,4 @@
+#if defined(__APPLE__) || !defined(SWIFT_PACKAGE) /* a Swift package compiles every source everywhere */
 #import "metal/sequences.h"
 
 #include "core/integers.h"
@@ -74,3 +75,4 @@ mfa_status_t mfai_metal_add_fills(mfai_metal_call_t *call, const mfai_problem_t 
     }
     return MFA_SUCCESS;
 }
+#endif

@@ -17,12 +17,12 @@ void mfai_metal_workspaces_close(mfai_metal_workspaces_t *workspaces);
 void mfai_metal_workspaces_trim(mfai_metal_workspaces_t *workspaces);
 
 /* A new buffer that the CPU need not reach, retained. */
-mfa_status_t mfai_metal_workspace_make(id<MTLDevice> gpu, uint64_t size, id<MTLBuffer> *workspace);
+mfa_status_t mfai_metal_workspace_make(id<MTLDevice> gpu, uint64_t size, id<MTLBuffer> __strong *workspace);
 
 /* A new buffer as mfai_metal_workspace_make has it, or an idle one that is large enough, whose contents are what an
    earlier call left. */
 mfa_status_t mfai_metal_workspaces_take(mfai_metal_workspaces_t *workspaces, id<MTLDevice> gpu, uint64_t size,
-                                        id<MTLBuffer> *workspace);
+                                        id<MTLBuffer> __strong *workspace);
 
 /* Gives back what was taken, once the device is done with it. nil is allowed. */
 void mfai_metal_workspaces_give(mfai_metal_workspaces_t *workspaces, id<MTLBuffer> workspace);

@@ -1,6 +1,9 @@
+#if defined(__APPLE__) || !defined(SWIFT_PACKAGE) /* a Swift package compiles every source everywhere */
 #import "metal/workspaces.h"
 
 #include <inttypes.h>
+
+#import "metal/ownership.h"
 
 void mfai_metal_workspaces_open(mfai_metal_workspaces_t *workspaces) {
     pthread_mutex_init(&workspaces->lock, NULL);
@@ -8,7 +11,7 @@ void mfai_metal_workspaces_open(mfai_metal_workspaces_t *workspaces) {
 }
 
 void mfai_metal_workspaces_close(mfai_metal_workspaces_t *workspaces) {
-    [workspaces->idle release];
+    MFAI_RELEASE(workspaces->idle);
     pthread_mutex_destroy(&workspaces->lock);
 }
 
@@ -18,7 +21,7 @@ void mfai_metal_workspaces_trim(mfai_metal_workspaces_t *workspaces) {
     pthread_mutex_unlock(&workspaces->lock);
 }
 
-mfa_status_t mfai_metal_workspace_make(id<MTLDevice> gpu, uint64_t size, id<MTLBuffer> *workspace) {
+mfa_status_t mfai_metal_workspace_make(id<MTLDevice> gpu, uint64_t size, id<MTLBuffer> __strong *workspace) {
     const uint64_t most = [gpu maxBufferLength];
     if (size > most)
         return mfai_fail(MFA_ERROR_MEMORY_ALLOCATION,
@@ -38,7 +41,7 @@ static id<MTLBuffer> take_idle(mfai_metal_workspaces_t *workspaces, uint64_t siz
     for (id<MTLBuffer> candidate in workspaces->idle)
         if ([candidate length] >= size && (best == nil || [candidate length] < [best length]))
             best = candidate;
-    [best retain];
+    best = MFAI_RETAIN(best);
     if (best != nil)
         [workspaces->idle removeObjectIdenticalTo:best];
     else if ([workspaces->idle count] > 0)
@@ -48,7 +51,7 @@ static id<MTLBuffer> take_idle(mfai_metal_workspaces_t *workspaces, uint64_t siz
 }
 
 mfa_status_t mfai_metal_workspaces_take(mfai_metal_workspaces_t *workspaces, id<MTLDevice> gpu, uint64_t size,
-                                        id<MTLBuffer> *workspace) {
+                                        id<MTLBuffer> __strong *workspace) {
     *workspace = take_idle(workspaces, size);
     return *workspace != nil ? MFA_SUCCESS : mfai_metal_workspace_make(gpu, size, workspace);
 }
@@ -59,5 +62,6 @@ void mfai_metal_workspaces_give(mfai_metal_workspaces_t *workspaces, id<MTLBuffe
     pthread_mutex_lock(&workspaces->lock);
     [workspaces->idle addObject:workspace];
     pthread_mutex_unlock(&workspaces->lock);
-    [workspace release];
+    MFAI_RELEASE(workspace);
 }
+#endif
