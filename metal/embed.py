@@ -1,11 +1,15 @@
 """Writes the kernels as C: one string for each .metal file, with every local #include put in its place.
 
 The device compiles these strings at run time, where there are no files to include. #line keeps the names and
-numbers of the files in the compiler's messages. The output is written only if it changes.
+numbers of the files in the compiler's messages. What lies between two includes of a file is a macro, so that a header
+is written once for all kernels. The output is written only if it changes.
 
 Usage: embed.py OUTPUT.c
+
+packaging/swift/metal_sources.c is this output as committed, for Swift packages, which cannot run a script.
 """
 
+import functools
 import re
 import sys
 from pathlib import Path
@@ -14,34 +18,54 @@ FOLDER = Path(__file__).resolve().parent
 LOCAL_INCLUDE = re.compile(r'\s*#\s*include\s+"([^"]+)"')
 
 
-def flatten(path, seen):
-    """Lines of `path`; a file that was included before is left out, as its guard would do."""
-    lines = [f'#line 1 "{path.name}"']
-    for number, line in enumerate(path.read_text(encoding="ascii").splitlines(), start=1):
+@functools.cache
+def pieces(name):
+    """What a file has before, between and behind its local includes, as (the name included next, lines)."""
+    found, lines = [], [f'#line 1 "{name}"']
+    for number, line in enumerate((FOLDER / name).read_text(encoding="ascii").splitlines(), start=1):
         include = LOCAL_INCLUDE.match(line)
         if include is None:
             lines.append(line)
-        elif include[1] not in seen:
-            seen.add(include[1])
-            lines += flatten(path.parent / include[1], seen)
-            lines.append(f'#line {number + 1} "{path.name}"')
         else:
-            lines.append("")
-    return lines
+            found.append((include[1], lines))
+            lines = [f'#line {number + 1} "{name}"']
+    return [*found, (None, lines)]
+
+
+def order(name, seen):
+    """The pieces, (file, index), that the file `name` comes to; a file is included once, as its guard would do."""
+    seen.add(name)
+    for index, (included, lines) in enumerate(pieces(name)):
+        if any(lines[1:]):
+            yield name, index
+        if included is not None and included not in seen:
+            yield from order(included, seen)
+
+
+def flatten(name):
+    """Lines of the file `name` with every local #include in place."""
+    return [line for file, index in order(name, set()) for line in pieces(file)[index][1]]
 
 
 def literal(line):
     escaped = line.replace("\\", "\\\\").replace('"', '\\"')
-    return f'    "{escaped}\\n"'
+    return f'"{escaped}\\n"'
+
+
+def macro(file, index):
+    return f"{re.sub(r'[^a-z0-9]', '_', file).upper()}_{index}"
 
 
 def embed():
     """The text of a C file that defines what src/metal/sources.h declares."""
-    parts = ['#include "metal/sources.h"', "", "const mfai_metal_source_t mfai_metal_sources[] = {"]
-    for path in sorted(FOLDER.glob("*.metal")):
-        parts.append(f'    {{"{path.stem}",')
-        parts += [literal(line) for line in flatten(path, {path.name})]
-        parts.append("    },")
+    kernels = {path.stem: list(order(path.name, set())) for path in sorted(FOLDER.glob("*.metal"))}
+    parts = ["/* Written by metal/embed.py. */", '#include "metal/sources.h"', ""]
+    for file, index in sorted({piece for kernel in kernels.values() for piece in kernel}):
+        lines = [literal(line) for line in pieces(file)[index][1]]
+        parts += [" \\\n    ".join([f"#define {macro(file, index)}", *lines]), ""]
+    parts.append("const mfai_metal_source_t mfai_metal_sources[] = {")
+    for kernel, used in kernels.items():
+        parts.append("\n     ".join([f'    {{"{kernel}",', *(macro(*piece) for piece in used)]) + "},")
     return "\n".join([*parts, "    {0, 0},", "};", ""])
 
 

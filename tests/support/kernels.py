@@ -11,4 +11,4 @@ KERNELS = sorted(path.stem for path in (ROOT / "metal").glob("*.metal"))
 
 
 def source_of(kernel):
-    return "\n".join(embed.flatten(embed.FOLDER / f"{kernel}.metal", set()))
+    return "\n".join(embed.flatten(f"{kernel}.metal"))
