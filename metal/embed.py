@@ -16,6 +16,11 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
 LOCAL_INCLUDE = re.compile(r'\s*#\s*include\s+"([^"]+)"')
+HEAD = """\
+/* Written by metal/embed.py. */
+#if defined(__APPLE__) || !defined(SWIFT_PACKAGE) /* a Swift package compiles every source everywhere */
+#include "metal/sources.h"
+"""
 
 
 @functools.cache
@@ -59,14 +64,14 @@ def macro(file, index):
 def embed():
     """The text of a C file that defines what src/metal/sources.h declares."""
     kernels = {path.stem: list(order(path.name, set())) for path in sorted(FOLDER.glob("*.metal"))}
-    parts = ["/* Written by metal/embed.py. */", '#include "metal/sources.h"', ""]
+    parts = [HEAD]
     for file, index in sorted({piece for kernel in kernels.values() for piece in kernel}):
         lines = [literal(line) for line in pieces(file)[index][1]]
         parts += [" \\\n    ".join([f"#define {macro(file, index)}", *lines]), ""]
     parts.append("const mfai_metal_source_t mfai_metal_sources[] = {")
     for kernel, used in kernels.items():
         parts.append("\n     ".join([f'    {{"{kernel}",', *(macro(*piece) for piece in used)]) + "},")
-    return "\n".join([*parts, "    {0, 0},", "};", ""])
+    return "\n".join([*parts, "    {0, 0},", "};", "#endif", ""])
 
 
 if __name__ == "__main__":
