@@ -7,7 +7,14 @@ TARGET_BEGIN("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
 #include "cpu/generic_begin.h"
 #include "cpu/simd_avx512.h"
 
-INLINE vf dot_pairs(vf a, vf b, vf c) { return _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)b); }
+INLINE vf dot_pairs(vf a, vf b, vf c) {
+#if defined(__clang__) && __clang_major__ < 18 /* 17, which Swift 6.0 brings, crashes over these casts */
+    __asm__("vdpbf16ps %2, %1, %0" : "+v"(c) : "v"(a), "v"(b));
+    return c;
+#else
+    return _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)b);
+#endif
+}
 
 /* In place: 16 halves take the room of 8 of the floats already read. */
 INLINE void store_weight_halves(float *row, int64_t i, vf x) {
