@@ -17,10 +17,14 @@ bool mfai_cpu_has_baseline(void) { return true; }
 #if defined(__x86_64__)
 #include <cpuid.h>
 
-/* The builtins also ask whether the operating system saves the wide registers. */
-bool mfai_cpu_has_avx2(void) {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+/* clang knows the builtin's "f16c" since 18. */
+static bool has_f16c(void) {
+    unsigned a, b, c = 0, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C) != 0;
 }
+
+/* The builtins also ask whether the operating system saves the wide registers. */
+bool mfai_cpu_has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c(); }
 
 bool mfai_cpu_has_avx512(void) {
     return mfai_cpu_has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
