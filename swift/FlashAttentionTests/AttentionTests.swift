@@ -138,8 +138,8 @@ final class AttentionTests: XCTestCase {
 
     func testBits() throws {
         let numbers: [Float] = [
-            0, -0.0, 1, -2, 65504, 65519, 65520, 0x1p-14, 0x1p-24, 0x1p-25, 0x1.8p-24, 1 + 0x1p-11, 1 + 0x3p-11,
-            0x1.ffcp-15, 0x1.ffep-15, .infinity, 1e-30,
+            0, -0.0, 1, -2, 65504, 65519, 65520, 0x1p-14, 0x1p-24, 0x1p-25, 0x1.8p-24, 1.00048828125, 1.00146484375,
+            0x1.ff8p-15, 0x1.ffcp-15, .infinity, 1e-30,
         ]
         let bits: [UInt16] = [
             0, 0x8000, 0x3c00, 0xc000, 0x7bff, 0x7bff, 0x7c00, 0x0400, 1, 0, 2, 0x3c00, 0x3c02, 0x03ff, 0x0400, 0x7c00, 0,
@@ -148,7 +148,7 @@ final class AttentionTests: XCTestCase {
         let half = try QuantizedTensor(context, data: numbers, shape: [1, numbers.count], precision: .FP16)
         XCTAssertEqual(half.data.array(of: UInt16.self), bits)
         let brain = try QuantizedTensor(
-            context, data: [1, -2, 1 + 0x1p-8, 1 + 0x3p-8, .infinity], shape: [1, 5], precision: .BF16)
+            context, data: [1, -2, 1.00390625, 1.01171875, .infinity], shape: [1, 5], precision: .BF16)
         XCTAssertEqual(brain.data.array(of: UInt16.self), [0x3f80, 0xc000, 0x3f80, 0x3f82, 0x7f80])
     }
 
@@ -196,7 +196,7 @@ final class AttentionTests: XCTestCase {
             _ = try QuantizedTensor(
                 context, data: [1, 2], shape: [1, 2], precision: .INT8, parameters: parameters)
         }
-        assertRefused("of another context") {
+        assertRefused("belongs to another context") {
             let other = try Buffer(Context(), KnownValues.query)
             let kernel = AttentionKernel(descriptor: KnownValues.descriptor().kernelDescriptor(type: .forward))
             let operand = Operand(other)
