@@ -1,8 +1,8 @@
 """Writes the kernels as C: one string for each .metal file, with every local #include put in its place.
 
 The device compiles these strings at run time, where there are no files to include. #line keeps the names and
-numbers of the files in the compiler's messages. What lies between two includes of a file is a macro, so that a
-header is written once for all kernels. The output is written only if it changes.
+numbers of the files in the compiler's messages. What lies between two includes of a file is a macro, so that
+a header is written once for all kernels. The output is written only if it changes.
 
 Usage: embed.py OUTPUT.c
 
