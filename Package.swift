@@ -14,8 +14,8 @@ let package = Package(
             path: ".",
             exclude: [
                 "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "MANIFEST.in", "Makefile", "README.md",
-                "_mfa_torch_autoload.py", "benchmarks", "docs", "examples", "flags.mk", "metal", "mfa", "mfa.pc.in",
-                "packaging/compat", "pyproject.toml", "setup.py", "swift", "tests",
+                "_mfa_torch_autoload.py", "benchmarks", "docs", "examples", "flags.mk", "metal", "mfa",
+                "packaging/compat", "packaging/install", "pyproject.toml", "setup.py", "swift", "tests",
             ],
             sources: ["packaging/swift/metal_sources.c", "src"],
             publicHeadersPath: "include",
