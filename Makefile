@@ -324,7 +324,7 @@ ci: ## lint, then the suite with no test skipped for a missing tool
 	MFA_REQUIRE_ALL=1 $(MAKE) test
 
 clean: ## remove everything that was built; .venv keeps what it downloaded
-	rm -rf build dist *.egg-info mfa/include examples/rust/target
+	rm -rf build dist *.egg-info mfa/cmake mfa/include mfa/pkgconfig examples/rust/target
 	rm -f mfa/*.so mfa/*.dylib $(VENV)/installed
 
 help: ## show this list

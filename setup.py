@@ -74,8 +74,29 @@ def version():
     return ".".join(numbers[f"MFA_VERSION_{part}"] for part in ("MAJOR", "MINOR", "PATCH"))
 
 
+# How pkg-config and CMake find the library and the header in the package, wherever that is: where their files
+# are in it, and what the templates of these are filled in with.
+DESCRIPTIONS = ("pkgconfig/mfa.pc", "cmake/mfa/mfaConfig.cmake", "cmake/mfa/mfaConfigVersion.cmake")
+DESCRIBED = {
+    "PREFIX": "${pcfiledir}/..",
+    "LIBDIR": "${prefix}",
+    "INCLUDEDIR": "${prefix}/include",
+    "FROM_LIB": "include",
+    "VERSION": version(),
+    "SHARED": LIBRARY,
+    "METAL_LIBS": "",
+    "METAL_ITEMS": "",
+}
+
+
+def description(name):
+    """A file of DESCRIPTIONS, made from the template that `make install` has."""
+    template = ROOT / "packaging" / "install" / f"{Path(name).name}.in"
+    return re.sub(r"@([A-Z_]+)@", lambda match: DESCRIBED[match[1]], template.read_text())
+
+
 class BuildWithCore(build_ext):
-    """build_ext that first builds libmfa beside the modules, and installs it and mfa.h with them."""
+    """build_ext that first builds libmfa beside the modules, and installs what C needs of it with them."""
 
     def finalize_options(self):
         super().finalize_options()
@@ -93,6 +114,10 @@ class BuildWithCore(build_ext):
         header = package / "include" / "mfa.h"
         header.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile("include/mfa.h", header)
+        for name in DESCRIPTIONS:
+            path = package / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(description(name))
         for extension in self.extensions:
             extension.extra_objects = [str(library)]
             extension.depends = [*extension.depends, str(library), "include/mfa.h"]
@@ -162,7 +187,7 @@ class BuildWithCore(build_ext):
         subprocess.run([*linker, *objects, "-o", str(library), *name, "-pthread", *libraries], check=True)
 
     def core_outputs(self):
-        return [str(Path("mfa", LIBRARY)), str(Path("mfa", "include", "mfa.h"))]
+        return [str(Path("mfa", name)) for name in (LIBRARY, "include/mfa.h", *DESCRIPTIONS)]
 
     def get_outputs(self):
         return [

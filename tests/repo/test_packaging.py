@@ -16,13 +16,15 @@ from typing import TypeVar, get_args, get_type_hints
 import pytest
 from support.elf import assert_hardened, assert_no_trace_of_the_build, run_paths
 from support.flags import flags
-from support.source_tree import ROOT, code_block, make_env, run
+from support.source_tree import PKG_CONFIG, ROOT, code_block, make_env, run
 from support.tools import require_module, require_tool
 
 import mfa
 
 LIBRARY = "libmfa.dylib" if sys.platform == "darwin" else "libmfa.so"
 COMPILED = (".so", ".dylib", ".o", ".pyc")
+# What a build in place leaves among the sources.
+BUILT_FOLDERS = ("mfa/cmake", "mfa/include", "mfa/pkgconfig")
 PACKAGE_TREES = ("mfa", "src", "include", "metal")
 NOT_SOURCES = shutil.ignore_patterns(
     ".*", "build", "dist", "*.egg-info", "*.so", "*.dylib", "__pycache__", "target", "node_modules"
@@ -38,7 +40,8 @@ def folder(tmp_path_factory):
 def sdist(folder):
     tree = folder / "tree"
     shutil.copytree(ROOT, tree, ignore=NOT_SOURCES)
-    shutil.rmtree(tree / "mfa" / "include", ignore_errors=True)
+    for name in BUILT_FOLDERS:
+        shutil.rmtree(tree / name, ignore_errors=True)
     run(sys.executable, "-m", "build", "--sdist", "--no-isolation", "-o", folder, tree, cwd=folder)
     [path] = folder.glob("*.tar.gz")
     return path
@@ -115,10 +118,9 @@ def sources():
     """What a build reads, by folder: relative paths in the source tree."""
     for tree in PACKAGE_TREES:
         for path in ROOT.joinpath(tree).rglob("*"):
-            relative = path.relative_to(ROOT)
-            installed = relative.parts[:2] == ("mfa", "include")
-            if path.is_file() and not installed and path.suffix not in COMPILED:
-                yield str(relative)
+            relative = str(path.relative_to(ROOT))
+            if path.is_file() and not relative.startswith(BUILT_FOLDERS) and path.suffix not in COMPILED:
+                yield relative
 
 
 def test_sdist_has_every_source(sdist):
@@ -136,7 +138,7 @@ def test_sdist_has_every_source(sdist):
         "packaging/compat/mfa_quantized.py",
         "tests/repo/test_packaging.py",
     } <= names
-    assert not [name for name in names if name.endswith(COMPILED) or "mfa/include" in name]
+    assert not [name for name in names if name.endswith(COMPILED) or name.startswith(BUILT_FOLDERS)]
 
 
 def test_wheel_has_library_header_declarations_and_stubs(wheel):
@@ -241,15 +243,56 @@ def asked(python, expression):
     return run(python, "-c", f"import mfa; print({expression})", env=empty(python)).strip()
 
 
-def test_c_program_is_built_against_the_wheel(python, tmp_path):
+@pytest.fixture
+def c_example(tmp_path):
+    """The README's program, the folder that it is in, and what it prints."""
     source, output = code_block("README.md", "c")
     (tmp_path / "example.c").write_text(source, encoding="ascii")
-    compiler = require_tool("cc", "apt-get install gcc libc6-dev")
+    return tmp_path, output
+
+
+CC = ("cc", "apt-get install gcc libc6-dev")
+
+
+def test_c_program_is_built_against_the_wheel(python, c_example):
+    folder, output = c_example
     include, library = asked(python, "mfa.get_include()"), asked(python, "mfa.get_library()")
-    program = tmp_path / "example"
-    found_at_run_time = f"-Wl,-rpath,{Path(library).parent}"
-    run(compiler, tmp_path / "example.c", "-I", include, library, found_at_run_time, "-o", program)
+    program, found_at_run_time = folder / "example", f"-Wl,-rpath,{Path(library).parent}"
+    run(require_tool(*CC), folder / "example.c", "-I", include, library, found_at_run_time, "-o", program)
     assert run(program, env=empty(python)) == output
+
+
+@pytest.mark.parametrize("program", ["pkg-config", "pkgconf"])
+def test_pkg_config_finds_the_wheel(program, python, installed, c_example):
+    """Told where, or by the entry point, which Python's own pkgconf looks for."""
+    folder, output = c_example
+    if program == "pkgconf":
+        require_module("pkgconf", "pip install pkgconf")
+        if not (installed.parent / "pkgconf").exists():
+            link_distribution("pkgconf", installed.parent)
+        command, environment = [python, "-m", "pkgconf"], empty(python)
+    else:
+        command = [require_tool(*PKG_CONFIG)]
+        environment = {**make_env(), "PKG_CONFIG_PATH": str(installed / "pkgconfig")}
+    assert run(*command, "--modversion", "mfa", env=environment).strip() == mfa.__version__
+    found = run(*command, "--cflags", "--libs", "mfa", env=environment).split()
+    run(require_tool(*CC), folder / "example.c", *found, f"-Wl,-rpath,{installed}", "-o", folder / "example")
+    assert run(folder / "example", env=empty(python)) == output
+
+
+def test_cmake_finds_the_wheel(python, installed, c_example):
+    """By the entry point that scikit-build-core looks for."""
+    folder, output = c_example
+    [described] = installed.parent.glob("universal_metal_*.dist-info/entry_points.txt")
+    [prefix] = re.findall(r"^\[cmake\.prefix\]\nmfa = mfa\.(\w+)$", described.read_text(), re.MULTILINE)
+    (folder / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.19)\nproject(example C)\nfind_package(mfa 0.1 REQUIRED CONFIG)\n"
+        "add_executable(example example.c)\ntarget_link_libraries(example PRIVATE mfa::mfa)\n"
+    )
+    cmake = require_tool("cmake", "apt-get install cmake")
+    run(cmake, "-S", folder, "-B", folder, f"-DCMAKE_PREFIX_PATH={installed / prefix}")
+    run(cmake, "--build", folder)
+    assert run(folder / "example", env=empty(python)) == output
 
 
 def test_source_folder_that_is_not_compiled_says_so(tmp_path):
