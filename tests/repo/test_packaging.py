@@ -234,8 +234,7 @@ print(mfa.__file__)
 """
     place = Path(run(python, "-c", program, cwd=folder, env=empty(python)).strip())
     assert place == installed / "__init__.py"
-    source, output = code_block("README.md", "python")
-    assert run(python, "-c", source, cwd=folder, env=empty(python)) == output
+    run(python, ROOT / "packaging/readme_example.py", cwd=folder, env=empty(python))
 
 
 def asked(python, expression):
@@ -335,6 +334,21 @@ def test_wheel_is_for_other_machines(wheel):
     with zipfile.ZipFile(wheel) as archive:
         # No library of this machine had to be put into it.
         assert {name.partition("/")[0] for name in archive.namelist() if name.endswith(".so")} == {"mfa"}
+
+
+def test_actions_that_make_wheels_are_pinned():
+    used = re.findall(r"uses: (.*)", (ROOT / ".github/workflows/wheels.yml").read_text(encoding="utf-8"))
+    assert used
+    for action in used:
+        assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", action)
+
+
+def test_wheels_are_for_each_python_that_the_package_says():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    versions = re.findall(r'"Programming Language :: Python :: (3\.\d+)"', text)
+    assert f'requires-python = ">={versions[0]}"' in text
+    [built] = re.findall(r"\[tool\.cibuildwheel\]\nbuild = \[(.*)\]", text)
+    assert re.findall(r'"(.*?)"', built) == [f"cp{version.replace('.', '')}-*" for version in versions]
 
 
 def test_wheel_is_small(wheel):
