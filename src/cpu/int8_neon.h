@@ -3,8 +3,13 @@ INLINE vw vw_zero(void) { return vdupq_n_u32(0); }
 
 #if defined(INT8_USDOT)
 INLINE vw vw_dot(vf a, vf b, vw sum) {
+#if defined(__clang__) && __clang_major__ < 16 /* has the intrinsic only where the whole file is compiled for it */
+    __asm__("usdot %0.4s, %1.16b, %2.16b" : "+w"(sum) : "w"(a), "w"(b));
+    return sum;
+#else
     return vreinterpretq_u32_s32(
         vusdotq_s32(vreinterpretq_s32_u32(sum), vreinterpretq_u8_f32(a), vreinterpretq_s8_f32(b)));
+#endif
 }
 #else
 /* Codes at even and odd places as halves: 255 * 128 fits into one. */

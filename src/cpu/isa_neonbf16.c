@@ -11,7 +11,14 @@ TARGET_BEGIN("arch=armv8.2-a+bf16")
 #include "cpu/generic_begin.h"
 #include "cpu/simd_neon.h"
 
-INLINE vf dot_pairs(vf a, vf b, vf c) { return vbfdotq_f32(c, vreinterpretq_bf16_f32(a), vreinterpretq_bf16_f32(b)); }
+INLINE vf dot_pairs(vf a, vf b, vf c) {
+#if defined(__clang__) && __clang_major__ < 16 /* has the intrinsic only where the whole file is compiled for it */
+    __asm__("bfdot %0.4s, %1.8h, %2.8h" : "+w"(c) : "w"(a), "w"(b));
+    return c;
+#else
+    return vbfdotq_f32(c, vreinterpretq_bf16_f32(a), vreinterpretq_bf16_f32(b));
+#endif
+}
 
 /* In place: 4 halves take the room of 2 of the floats already read. */
 INLINE void store_weight_halves(float *row, int64_t i, vf x) { vf_store_bf16_n((uint16_t *)row + i, x, VL); }
