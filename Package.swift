@@ -15,9 +15,9 @@ let package = Package(
             exclude: [
                 "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "MANIFEST.in", "Makefile", "README.md",
                 "_mfa_torch_autoload.py", "benchmarks", "docs", "examples", "flags.mk", "metal", "mfa",
-                "packaging/compat", "packaging/install", "pyproject.toml", "setup.py", "swift", "tests",
+                "packaging", "pyproject.toml", "setup.py", "swift/FlashAttention", "swift/FlashAttentionTests", "tests",
             ],
-            sources: ["packaging/swift/metal_sources.c", "src"],
+            sources: ["src", "swift/CMFA"],
             publicHeadersPath: "include",
             cSettings: [.headerSearchPath("src"), .headerSearchPath("metal")],
             linkerSettings: [

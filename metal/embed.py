@@ -6,7 +6,7 @@ a header is written once for all kernels. The output is written only if it chang
 
 Usage: embed.py OUTPUT.c
 
-packaging/swift/metal_sources.c is this output as committed, for Swift packages, which cannot run a script.
+swift/CMFA/metal_sources.c is this output as committed, for Swift packages, which cannot run a script.
 """
 
 import functools

@@ -22,7 +22,7 @@ def listed(key):
 def test_kernels_are_those_of_the_sources(tmp_path):
     written = tmp_path / "metal_sources.c"
     run(sys.executable, ROOT / "metal/embed.py", written)
-    committed = ROOT / "packaging/swift/metal_sources.c"
+    committed = ROOT / "swift/CMFA/metal_sources.c"
     assert committed.read_text() == written.read_text(), f"run metal/embed.py {committed.relative_to(ROOT)}"
 
 
@@ -56,7 +56,7 @@ def test_platforms():
 def test_elsewhere_the_stub_stands_for_metal(tmp_path):
     """As SwiftPM compiles on Linux: every source, with no flag but these."""
     clang = require_tool("clang-19", "apt-get install clang-19")
-    sources = [*sorted((ROOT / "src/metal").glob("*.[cm]")), ROOT / "packaging/swift/metal_sources.c"]
+    sources = [*sorted((ROOT / "src/metal").glob("*.[cm]")), ROOT / "swift/CMFA/metal_sources.c"]
     run(
         clang,
         "-DSWIFT_PACKAGE=1",
