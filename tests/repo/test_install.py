@@ -130,6 +130,12 @@ def test_relative_prefix_is_of_this_folder_and_recorded_whole(tmp_path):
     assert f'"{ROOT / "some where/include"}"' in config
 
 
+def test_libraries_may_lie_in_the_prefix_itself(tmp_path):
+    make("install", "PREFIX=/opt/mfa", "LIBDIR=/opt/mfa", f"DESTDIR={tmp_path}")
+    description = (tmp_path / "opt/mfa/pkgconfig/mfa.pc").read_text()
+    assert "libdir=/opt/mfa\nincludedir=${prefix}/include\n" in description
+
+
 @pytest.fixture
 def moved(tmp_path):
     """A prefix that is elsewhere than the library was installed."""
