@@ -1,5 +1,6 @@
 """``bench``: the tables of the project's original, measured here."""
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
@@ -167,10 +168,14 @@ class Bench:
                 continue
             calls[self.entry(name, by, **facts)] = call
 
-    def error(self, out: numpy.ndarray) -> float:
-        """Relative, by the Frobenius norm, to float64 over the operands before they were rounded."""
+    def error(self, out: numpy.ndarray) -> float | None:
+        """Relative, by the Frobenius norm, to float64 over the operands before they were rounded.
+
+        None if it is no number, as where a result is NaN.
+        """
         difference = out[:, :, self.rows].astype(numpy.float64) - self.exact
-        return float(numpy.linalg.norm(difference) / numpy.linalg.norm(self.exact))
+        error = float(numpy.linalg.norm(difference) / numpy.linalg.norm(self.exact))
+        return error if math.isfinite(error) else None
 
 
 def pairs(shape: Shape, options: dict[str, Any]) -> int:

@@ -20,7 +20,8 @@ def show(document: dict[str, Any]) -> None:
 
 
 def show_place(document: dict[str, Any], place: dict[str, Any]) -> None:
-    threads = f", {place['num_threads']} threads" if place["backend"] == "cpu" else ""
+    count = place["num_threads"]
+    threads = f", {count} thread{'s' * (count != 1)}" if place["backend"] == "cpu" else ""
     heading(f"{document['shape']} on {place['backend']}: {place['device']}, {place['isa']}{threads}")
     OUT.print(patterns(place["patterns"]))
     OUT.print(precisions(place["precisions"]))
@@ -50,12 +51,16 @@ def precisions(rows: list[dict[str, Any]]) -> Table:
     full = next(row for row in rows if row["by"] == OURS)
     quickest = min(row["ms"] for row in rows)
     for row, name in named(rows):
-        error = f"{row['error']:.0e}" if "error" in row else ""
+        error = shown_error(row["error"]) if "error" in row else ""
         numbers = (*times(row, rows), f"{full['ms'] / row['ms']:.2f}x", error)
         made.add_row(
             name, row["by"], size(row["bytes"]), *numbers, Bar(quickest / row["ms"], STYLES[row["by"]])
         )
     return made
+
+
+def shown_error(error: float | None) -> str:
+    return "[red]NaN[/]" if error is None else f"{error:.0e}"
 
 
 def named(rows: list[dict[str, Any]]) -> list[tuple[dict[str, Any], str]]:

@@ -155,6 +155,7 @@ def test_instruction_sets_are_those_that_contexts_have():
     assert set(re.findall(r"'(\w+)'", str(refused.value))) - {"none"} == {"auto", *ISAS}
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("name", VARIABLES)
 def test_info_survives_wrong_variables(command, monkeypatch, name):
     monkeypatch.setenv(name, "nonsense")

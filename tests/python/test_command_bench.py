@@ -187,3 +187,19 @@ def test_backend_that_is_not_here_is_said(command, monkeypatch):
     monkeypatch.setattr("mfa._command.backends.best", lambda *_, **__: [absent])
     code, out, err = command(*TINY, "--backend", "metal")
     assert (code, out, err) == (1, "metal: there is no Metal device\n", "")
+
+
+@pytest.mark.cpu
+def test_result_that_is_nan_is_shown(command, monkeypatch):
+    attention = bench.attention
+
+    def wrong(*operands, **options):
+        return np.full_like(attention(*operands, **options), np.nan)
+
+    monkeypatch.setattr(bench, "attention", wrong)
+    code, out, _ = command(*TINY, "--no-peers", "--backend", "cpu")
+    assert code == 0
+    assert out.count(" NaN ") == 6
+    code, out, _ = command(*TINY, "--no-peers", "--backend", "cpu", "--json")
+    assert code == 0
+    assert {row["error"] for row in json.loads(out)["places"][0]["precisions"]} == {None}
