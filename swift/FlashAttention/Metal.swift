@@ -17,7 +17,8 @@ extension Context {
     }
 
     private static let sharedLock = NSLock()
-    private static var sharedContexts: [UInt64: Context] = [:]
+    // Guarded by the lock.
+    private nonisolated(unsafe) static var sharedContexts: [UInt64: Context] = [:]
 
     private static func number(of device: MTLDevice) -> Int {
         #if os(macOS)
