@@ -235,6 +235,8 @@ print(mfa.__file__)
     place = Path(run(python, "-c", program, cwd=folder, env=empty(python)).strip())
     assert place == installed / "__init__.py"
     run(python, ROOT / "packaging/readme_example.py", cwd=folder, env=empty(python))
+    flags = run(python, "-m", "mfa", "--cflags", "--libs", cwd=folder, env=empty(python)).split()
+    assert {f"-I{installed / 'include'}", f"-L{installed}", "-lmfa"} <= set(flags)
 
 
 def asked(python, expression):
