@@ -48,8 +48,11 @@ def loaded_files() -> list[str]:
         process._dyld_get_image_name.restype = ctypes.c_char_p
         names = map(process._dyld_get_image_name, range(process._dyld_image_count()))
         return [os.fsdecode(name) for name in names if name]
-    maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape")
-    lines = (line.split(maxsplit=5) for line in maps.splitlines())
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        return []  # in a bare root, /proc need not be mounted
+    text = maps.read_text(encoding="utf-8", errors="surrogateescape")
+    lines = (line.split(maxsplit=5) for line in text.splitlines())
     return [line[5] for line in lines if len(line) == 6]
 
 

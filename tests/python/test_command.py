@@ -146,6 +146,17 @@ def test_info_says_why_not(command, document):
         assert f" no: {place['reason']}\n" in out
 
 
+@pytest.mark.cpu
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_info_does_without_proc(command, monkeypatch):
+    """Which a container or a fresh root may lack."""
+    exists = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path: path != Path("/proc/self/maps") and exists(path))
+    code, out, _ = command("info")
+    assert code == 0
+    assert "not found among what is loaded" in out
+
+
 def test_instruction_sets_are_those_that_contexts_have():
     from mfa._command.backends import ISAS
 
