@@ -6,12 +6,30 @@ import math
 import os
 import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-from support.examples import EXAMPLES
+from support.examples import EXAMPLES, TIMED, assert_known, printed
 from support.source_tree import run
 from support.tools import missing, require_module
+
+import mfa
+
+
+def printed_here(tmp_path, which):
+    """What a command of the README prints, with this interpreter as python, and mfa as found here."""
+    path = os.pathsep.join(filter(None, [str(Path(mfa.__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return printed("python", tmp_path, which, PATH=programs, PYTHONPATH=path)
+
+
+def test_known_values(tmp_path):
+    assert_known(printed_here(tmp_path, 0))
+
+
+def test_times(tmp_path):
+    assert TIMED.fullmatch(printed_here(tmp_path, 1))
 
 
 @pytest.fixture
