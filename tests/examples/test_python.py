@@ -58,6 +58,7 @@ def test_semantic_search_answers_and_agrees_with_float64(demo):
     difference = float(re.search(r"Largest difference from the float64 run: (\S+)", said)[1])
     assert 0 < difference < 1e-6
     assert re.search(r"Time: \S+ s, of which \S+ s \(\d+%\) in attention", said)
+    assert re.search(r"In NumPy, attention of the same model took \d+\.\d+ s\n", said)
     assert "Long context" not in said
 
 

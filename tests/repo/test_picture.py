@@ -15,7 +15,7 @@ RESULTS = {
     "machine": {"cpu": "a processor", "threads": 3, "date": "2026-01-02T03:04:05+00:00"},
     "cases": [
         case("1x8x1024x64 float32", mfa=176.4, torch=91.2),
-        case("alone", mfa=1.0),
+        case("by itself", mfa=1.0),
         case("elsewhere", "decode", mfa=2.0, torch=1.0),
         case("1x8x1024x64 bfloat16", mfa=323.4, torch=121.0),
         case("one too many", mfa=3.0, torch=3.0),
@@ -39,7 +39,7 @@ def test_picture_has_what_was_measured(picture, tmp_path):
         assert text in drawn
     for text in ("176  mfa", "91  torch", "323  mfa", "121  torch", "more is better"):
         assert text in drawn
-    for text in ("alone", "elsewhere", "one too many", "absent"):
+    for text in ("by itself", "elsewhere", "one too many", "absent"):
         assert text not in drawn
 
 
@@ -51,4 +51,4 @@ def test_same_results_are_the_same_bytes(picture, tmp_path):
 
 def test_results_without_peers_are_refused(picture, tmp_path):
     with pytest.raises(SystemExit, match="no prefill case with a peer, expected a run with --group prefill"):
-        picture.save(RESULTS | {"cases": [case("alone", mfa=1.0)]}, tmp_path / "speed.svg", 6)
+        picture.save(RESULTS | {"cases": [case("by itself", mfa=1.0)]}, tmp_path / "speed.svg", 6)
