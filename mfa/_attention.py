@@ -1,6 +1,6 @@
 """mfa.attention and mfa.plan: every keyword that a descriptor knows."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from mfa import _keywords
 from mfa._attention_keywords import Keywords, complete, takes_keywords
@@ -11,7 +11,54 @@ from mfa._inputs import Inputs
 from mfa.reports import Plan
 
 if TYPE_CHECKING:
+    import numpy
+    import torch
     from typing_extensions import Unpack  # in typing from Python 3.11
+
+# What comes in as one of these goes out as the same.
+Array = TypeVar("Array", "numpy.ndarray[Any, Any]", "torch.Tensor")
+
+
+@overload
+def attention(
+    query: Array,
+    key: Any,
+    value: Any,
+    *,
+    out: None = None,
+    out_dtype: Any = None,
+    return_lse: Literal[False] = False,
+    context: Context | None = None,
+    **keywords: "Unpack[Keywords]",
+) -> Array: ...
+
+
+@overload
+def attention(
+    query: Array,
+    key: Any,
+    value: Any,
+    *,
+    out: None = None,
+    out_dtype: Any = None,
+    return_lse: Literal[True],
+    context: Context | None = None,
+    **keywords: "Unpack[Keywords]",
+) -> tuple[Array, Array]: ...
+
+
+@overload
+def attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    *,
+    out: Any = None,
+    out_dtype: Any = None,
+    return_lse: bool = False,
+    context: Context | None = None,
+    **keywords: "Unpack[Keywords]",
+) -> Any: ...
 
 
 @takes_keywords
