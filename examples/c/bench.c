@@ -1,6 +1,6 @@
 /* How long a large problem takes at its best, and a small one on the average, which is what a call costs. */
 #define _POSIX_C_SOURCE 199309L
-#include "operands.h"
+#include "wrapped.h"
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>

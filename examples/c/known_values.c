@@ -2,7 +2,7 @@
  * Forward, backward, a sliding window, a block mask and quantised keys and values, each compared with known values:
  * of head 1, row 5, columns 0 to 3.
  */
-#include "operands.h"
+#include "wrapped.h"
 #include <math.h>
 
 enum { HEADS = 2, ROWS = 8, HEAD_DIM = 8, ELEMENTS = HEADS * ROWS * HEAD_DIM, BLOCK_ROWS = 4, BLOCK_KEYS = 2 };

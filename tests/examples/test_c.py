@@ -16,7 +16,7 @@ REFUSED = """
 #undef MFA_VERSION_PATCH
 #define MFA_VERSION_PATCH 999
 #endif
-#include "operands.h"
+#include "wrapped.h"
 
 int main(void) {
     float memory[8] = {0};

@@ -1,4 +1,4 @@
-#import "MFA.h"
+#import "MFAObjects.h"
 
 NSString *const MFAErrorDomain = @"MFAErrorDomain";
 

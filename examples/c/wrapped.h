@@ -2,8 +2,8 @@
  * What a C program puts around mfa.h: operands over its own arrays, whose sizes the library then checks, and a look at
  * the library's version.
  */
-#ifndef OPERANDS_H
-#define OPERANDS_H
+#ifndef WRAPPED_H
+#define WRAPPED_H
 
 #include <mfa.h>
 #include <stddef.h>
