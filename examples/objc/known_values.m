@@ -3,7 +3,7 @@
  * program's own, over Metal buffers of its own, each compared with known values: of head 1, row 5, columns 0 to 3. With
  * the argument `bench`, how long calls take; with `refused`, the error of a shape beyond its buffer.
  */
-#import "MFA.h"
+#import "MFAObjects.h"
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
