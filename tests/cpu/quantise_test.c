@@ -2,6 +2,7 @@
    then new rows of a cache, and gradients, with them. Memory is no more than each operand needs, so that a sanitizer sees
    who reads or writes past the end. */
 #include "check.h"
+#include "mfa_rules.h"
 #include "tensors.h"
 
 typedef struct {
@@ -86,6 +87,12 @@ static float number_at(const mfa_tensor_t *t, int64_t element) {
 
 static int64_t group_of(int64_t i, int64_t shared) { return shared == 0 ? 0 : i / shared; }
 
+/* The i of that group, of `size`. */
+static mfa_span those_of(int64_t group, int64_t shared, int64_t size) {
+    const mfa_span all = mfa_span_of(0, size);
+    return shared == 0 ? all : mfa_span_cut(all, mfa_span_of(group * shared, (group + 1) * shared));
+}
+
 static float real_at(const coded_t *coded, int64_t b, int64_t h, int64_t n, int64_t d) {
     const mfa_quantization_t *q = &coded->quantization;
     const int64_t line = group_of(n, q->rows), group = group_of(d, q->columns);
@@ -116,13 +123,14 @@ static bool is_defined(const mfa_tensor_t *input, const coded_t *coded) {
             for (int64_t line = 0; line < shape[2]; ++line)
                 for (int64_t group = 0; group < shape[3]; ++group) {
                     float low = 0, high = 0;
-                    for (int64_t b = 0; b < size[0]; ++b)
-                        for (int64_t h = 0; h < size[1]; ++h)
-                            for (int64_t n = 0; n < size[2]; ++n)
-                                for (int64_t d = 0; d < size[3]; ++d) {
-                                    if ((shape[0] > 1 && b != sb) || (shape[1] > 1 && h != sh) ||
-                                        group_of(n, q->rows) != line || group_of(d, q->columns) != group)
-                                        continue;
+                    const mfa_span batches = those_of(sb, shape[0] > 1, size[0]),
+                                   heads = those_of(sh, shape[1] > 1, size[1]);
+                    const mfa_span rows = those_of(line, q->rows, size[2]),
+                                   columns = those_of(group, q->columns, size[3]);
+                    for (int64_t b = batches.begin; b < batches.end; ++b)
+                        for (int64_t h = heads.begin; h < heads.end; ++h)
+                            for (int64_t n = rows.begin; n < rows.end; ++n)
+                                for (int64_t d = columns.begin; d < columns.end; ++d) {
                                     low = fminf(low, value_at(input, coded, b, h, n, d));
                                     high = fmaxf(high, value_at(input, coded, b, h, n, d));
                                 }
