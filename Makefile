@@ -70,8 +70,8 @@ SOURCES += $(filter-out src/metal/metal_stub.c,$(sort $(wildcard src/metal/*.[cm
 EMBEDDED := $(OUT)/metal_sources.o
 endif
 OBJECTS := $(patsubst %,$(OUT)/%.o,$(basename $(SOURCES))) $(EMBEDDED)
-# Debug information and __FILE__ do not say where this was built.
-C_FLAGS = $(OPTIMISE) $(CORE_FLAGS) $(HARDENING) $(WARNINGS) $(INCLUDES) $(call quote,-ffile-prefix-map=$(CURDIR)=.) $(CFLAGS)
+# WERROR=-Werror has .ci/run. Debug information and __FILE__ do not say where this was built.
+C_FLAGS = $(OPTIMISE) $(CORE_FLAGS) $(HARDENING) $(WARNINGS) $(WERROR) $(INCLUDES) $(call quote,-ffile-prefix-map=$(CURDIR)=.) $(CFLAGS)
 
 STATIC := $(OUT)/libmfa.a
 ifeq ($(shell uname -s),Darwin)
@@ -260,7 +260,11 @@ wheel: $(VENV)/build ## build a wheel in dist/, for other machines too (manylinu
 # Without the tools, tests of the Metal backend are skipped, or fail if MFA_REQUIRE_ALL=1.
 EMULATOR_IF_POSSIBLE := $(and $(filter none,$(METAL)),$(filter x86_64,$(shell uname -m)),$(shell command -v $(EMULATOR_CLANG)),$(wildcard $(EMULATOR_HEADER)),metal-emulator)
 
-test: lib $(EMULATOR_IF_POSSIBLE) $(VENV)/installed $(VENV)/test ## set up .venv, build, and run the whole suite (PYTEST_ARGS=... are passed on)
+# The environment first: with -j, downloads go on while other things compile.
+.PHONY: built
+built: $(VENV)/installed $(VENV)/test lib $(EMULATOR_IF_POSSIBLE) ## all that the tests run on, without running them
+
+test: built ## set up .venv, build, and run the whole suite (PYTEST_ARGS=... are passed on)
 	tests/run $(PYTEST_ARGS)
 
 dev: ## start clean, build for debugging, test

@@ -69,8 +69,7 @@ static void check_problem(int64_t queries, int64_t keys, int64_t block_rows, int
     p.block_rows = block_rows;
     p.block_keys = block_keys;
     for (size_t i = 0; i < sizeof bits / sizeof *bits; ++i)
-        bits[i] =
-            random_float() > 0 ? 0 : (uint32_t)(random_float() * 0x7fffffff) & (uint32_t)(random_float() * 0x7fffffff);
+        bits[i] = rand() % 2 ? 0 : (uint32_t)rand() & (uint32_t)rand();
     for (int bounds = 0; bounds < 4; ++bounds) {
         p.window_right = bounds > 0 ? 0 : -1;
         p.window_left = bounds == 2 ? 3 : -1;

@@ -417,7 +417,7 @@ static mfa_plan_t plan_of(mfa_context_t context, const lengths_t *lengths, bool 
         const int64_t columns = i == LOGSUMEXP ? 1 : 64;
         t[i] = (mfa_tensor_t)MFA_TENSOR_INIT;
         t[i].precision = i == LOGSUMEXP ? MFA_PRECISION_FP32 : MFA_PRECISION_BF16;
-        t[i].data = (char *)NULL + ((uintptr_t)(i + 1) << 32);
+        t[i].data = (void *)((uintptr_t)(i + 1) << 32);
         const int64_t shape[4] = {1, heads, rows, columns};
         const int64_t stride[4] = {heads * rows * columns, rows * columns, columns, 1};
         memcpy(t[i].shape, shape, sizeof shape);

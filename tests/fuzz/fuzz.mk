@@ -7,9 +7,9 @@ FUZZ_HARNESS := $(filter-out %_fuzz.o,$(FUZZ_OBJECTS))
 .SECONDARY: $(FUZZ_OBJECTS)
 .PHONY: fuzz-programs fuzz-run
 
-# Kernels are large: checks as calls, and without those that AddressSanitizer makes too, they compile in a quarter of the time.
+# Kernels are large: checks as calls, and without those that AddressSanitizer makes too, they compile in a third of the time.
 $(OUT)/src/cpu/isa_%.o: private OPTIMISE += -mllvm -asan-instrumentation-with-call-threshold=0 \
-    -fno-sanitize=null,alignment,object-size,pointer-overflow
+    -fno-sanitize=null,object-size,pointer-overflow
 
 # Arithmetic on every element, which has no guidance to give; instrumented, it would take most of the time.
 $(OUT)/tests/fuzz/reference.o: private OPTIMISE := -O2

@@ -5,8 +5,8 @@ import re
 import subprocess
 
 import pytest
-from support.source_tree import ROOT, make, make_env, run
-from support.tools import missing, require_tool
+from support.source_tree import FUZZ_BUILD, ROOT, make, make_env, run
+from support.tools import require_fuzzing_clang
 
 FOLDER = ROOT / "tests/fuzz"
 TARGETS = sorted(path.stem.removesuffix("_fuzz") for path in FOLDER.glob("*_fuzz.c"))
@@ -30,10 +30,8 @@ PLANTED = [
 @pytest.fixture(scope="session")
 def program():
     """A function from a target's name to its program."""
-    compiler = require_tool("clang-19", "apt-get install clang-19")
-    if not os.path.isabs(run(compiler, f"-print-file-name=libclang_rt.fuzzer-{os.uname().machine}.a")):
-        missing("libFuzzer is not installed: apt-get install libclang-rt-19-dev")
-    make("BUILD=fuzz", "CC=clang-19", "METAL=none", f"-j{os.cpu_count()}", "fuzz-programs")
+    require_fuzzing_clang()
+    make(*FUZZ_BUILD, "fuzz-programs")
     return lambda target: ROOT / "build/fuzz" / target
 
 

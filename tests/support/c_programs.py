@@ -3,14 +3,15 @@
 import functools
 import os
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from support.flags import CORE, INCLUDES, flags
 from support.once import made_once
-from support.source_tree import ROOT
-from support.tools import require_tool
+from support.source_tree import FUZZ_BUILD, ROOT, make
+from support.tools import require_fuzzing_clang, require_tool
 
 # Lines are all that reports name, and more about variables would double the time. Plain is hardened as a
 # release is: checked copies bring inline functions of headers into the regions of other instruction sets.
@@ -52,12 +53,29 @@ def _compile_library(compiler, options, folder):
 
 
 class Build:
-    """The library's objects, compiled once, and programs linked with them."""
+    """The library's objects, and programs linked with them."""
 
-    def __init__(self, tmp_path_factory, name, compiler, options):
+    def __init__(self, compiler, options, objects):
         self.command = [compiler, *FLAGS, *options]
+        self.objects = objects
+
+    @classmethod
+    def compiled(cls, tmp_path_factory, name, compiler, options):
+        """The library is compiled as the programs are, once."""
         compile_library = functools.partial(_compile_library, compiler, options)
-        self.objects = sorted(made_once(tmp_path_factory, f"objects-{name}", compile_library).glob("*.o"))
+        folder = made_once(tmp_path_factory, f"objects-{name}", compile_library)
+        return cls(compiler, options, sorted(folder.glob("*.o")))
+
+    @classmethod
+    def made(cls, compiler, options, folder, *arguments):
+        """The library is one that make leaves in a folder of build/, for other tests too."""
+        make(*arguments)
+        sources = sorted((ROOT / "src").glob("*/*.c"))
+        return cls(
+            compiler,
+            options,
+            [ROOT / "build" / folder / path.relative_to(ROOT).with_suffix(".o") for path in sources],
+        )
 
     def link(self, source, binary, *more):
         subprocess.run(
@@ -78,14 +96,28 @@ def run(*command):
     return result.stdout
 
 
+def build_here(tmp_path_factory, sanitizer):
+    options = SANITIZERS[sanitizer]
+    if sys.platform != "linux":  # what make builds has Metal in it, and no clang there has libFuzzer
+        compiler = require_tool(os.environ.get("CC", "cc"), "xcode-select --install")
+        return Build.compiled(tmp_path_factory, sanitizer, compiler, options)
+    if sanitizer == "plain":
+        compiler = require_tool(os.environ.get("CC", "cc"), "apt-get install gcc")
+        return Build.made(compiler, options, "release", "METAL=none", "lib")
+    # gcc takes twice as long to instrument the kernels, and its AddressSanitizer hangs in a forked child.
+    compiler = require_fuzzing_clang()
+    if sanitizer == "address+undefined":
+        return Build.made(compiler, options, "fuzz", *FUZZ_BUILD, "build/fuzz/libmfa.a")
+    return Build.compiled(tmp_path_factory, sanitizer, compiler, options)
+
+
 def run_here(tmp_path_factory, sanitizer, source, binary):
-    compiler = require_tool(os.environ.get("CC", "cc"), "apt-get install gcc")
-    Build(tmp_path_factory, sanitizer, compiler, SANITIZERS[sanitizer]).link(source, binary)
+    build_here(tmp_path_factory, sanitizer).link(source, binary)
     return run(binary)
 
 
 def run_on_arm(tmp_path_factory, processor, source, binary):
     compiler = require_tool("aarch64-linux-gnu-gcc", "apt-get install gcc-aarch64-linux-gnu")
     emulator = require_tool("qemu-aarch64", "apt-get install qemu-user")
-    Build(tmp_path_factory, "arm64", compiler, ["-O2"]).link(source, binary, "-static")
+    Build.compiled(tmp_path_factory, "arm64", compiler, ["-O2"]).link(source, binary, "-static")
     return run(emulator, "-cpu", processor, binary)

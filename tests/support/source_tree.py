@@ -11,6 +11,7 @@ from support.once import locked
 from support.tools import require_tool
 
 ROOT = Path(__file__).resolve().parents[2]
+FUZZ_BUILD = ("BUILD=fuzz", "CC=clang-19", "METAL=none", f"-j{os.cpu_count()}")  # of make, for build/fuzz
 PKG_CONFIG = ("pkg-config", "apt-get install pkg-config")
 
 

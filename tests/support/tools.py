@@ -4,6 +4,7 @@ import importlib
 import os
 import platform
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -34,6 +35,16 @@ def require_metal_emulator():
     if not os.path.exists("/usr/include/GNUstep/Foundation/Foundation.h"):
         missing("GNUstep is not installed: apt-get install libgnustep-base-dev gobjc")
     return require_tool("clang-19", "apt-get install clang-19")
+
+
+def require_fuzzing_clang():
+    """Path of the clang that sanitizes and fuzzes, on Linux."""
+    compiler = require_tool("clang-19", "apt-get install clang-19")
+    runtime = f"libclang_rt.fuzzer-{platform.machine()}.a"
+    found = subprocess.run([compiler, f"-print-file-name={runtime}"], capture_output=True, text=True).stdout
+    if not os.path.isabs(found.strip()):
+        missing("libFuzzer is not installed: apt-get install libclang-rt-19-dev")
+    return compiler
 
 
 def missing(reason):
