@@ -218,7 +218,7 @@ def scalars():
         "surrogate": "\ud800",
         "newlines": "\n" * 10**4,
         "nul": "float32\0",
-        "bytes": bytes(10**6),
+        "bytes": bytes(10**5),
         "bytearray": bytearray(3),
         "tuple": (),
         "pair": (2**63, -(2**63)),
